@@ -1,0 +1,38 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def _shared() -> Path:
+    return Path(os.environ.get("MEDSEG_SHARED", PROJECT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the development data, which the project does not ship."""
+    folder = _shared() / "data"
+    if not folder.is_dir():
+        pytest.skip("the development data (folder shared beside the project, or MEDSEG_SHARED) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_tools() -> Path:
+    """Folder of the validators, which the project does not ship."""
+    folder = _shared() / "tools"
+    if not folder.is_dir():
+        pytest.skip("the validators (folder shared beside the project, or MEDSEG_SHARED) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """Root of the working copy."""
+    return PROJECT
