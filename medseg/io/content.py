@@ -1,0 +1,76 @@
+"""The cheap checks every image gets, and what identifies its pixels whatever the file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import ImageReadError
+
+_EXACT_IN_FLOAT32 = 1 << 24
+
+
+def pixel_digest(array: NDArray[Any]) -> str:
+    """SHA-256 of the values as float32 and of the shape, hex.
+
+    The same picture stored as DICOM, PNG and NIfTI has one digest.
+
+    Parameters
+    ----------
+    array : (C, I, J) or (C, I, J, K) array
+    """
+    digest = hashlib.sha256(repr(tuple(int(n) for n in array.shape)).encode())
+    for channel in array:
+        plain = np.ascontiguousarray(channel, dtype="<f4") + np.float32(0)  # -0.0 and 0.0 are one value
+        digest.update(plain.tobytes())
+    return digest.hexdigest()
+
+
+def check_finite(array: NDArray[Any], path: Path) -> None:
+    """Refuse NaN and infinity, with their number."""
+    if not np.issubdtype(array.dtype, np.inexact):
+        return
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        raise ImageReadError(
+            f"{path}: expected finite values, found NaN or infinity in {bad} of {array.size}"
+        )
+
+
+def check_content(array: NDArray[Any], path: Path) -> None:
+    """Refuse an image without content: no voxels, NaN or infinity, or one single value."""
+    if array.size == 0:
+        raise ImageReadError(f"{path}: the image has no pixels (shape {tuple(array.shape[1:])})")
+    check_finite(array, path)
+    low, high = array.min(), array.max()
+    if low == high:
+        raise ImageReadError(f"{path}: all pixels have the value {low:g}: no image content")
+
+
+def as_float32(array: NDArray[Any], notes: list[str]) -> NDArray[np.float32]:
+    """The values as float32; adds a note where whole numbers are too large to stay exact."""
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 2:
+        extreme = max(abs(int(array.min())), abs(int(array.max())))
+        if extreme > _EXACT_IN_FLOAT32:
+            notes.append(f"values up to {extreme} are rounded to 32-bit floating point")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def merge_equal_channels(array: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    """One channel instead of three where all three are equal: a gray picture stored as RGB.
+
+    Parameters
+    ----------
+    array : (C, I, J) array
+    notes : list of str
+        Gets a note where channels were merged.
+    """
+    equal = array.shape[0] == 3 and all(np.array_equal(array[0], array[c]) for c in (1, 2))
+    if not equal:
+        return array
+    notes.append("gray picture stored as RGB, three equal channels read as one")
+    return array[:1]

@@ -1,0 +1,185 @@
+"""Read any supported image or mask by its content, and bring channels and masks onto one grid."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import GeometryError, ImageReadError, LabelError
+from medseg.io.content import as_float32, check_content, pixel_digest
+from medseg.io.dicom import read_radiograph, require_modality
+from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
+from medseg.io.nifti import read_nifti
+from medseg.io.picture import read_picture, read_picture_labels
+from medseg.io.sniff import sniff
+from medseg.volume import Source, Volume
+
+
+def read_image(
+    paths: Sequence[Path],
+    *,
+    gray_only: bool = False,
+    modality: frozenset[str] | None = None,
+    limits: ReadLimits = DEFAULT_LIMITS,
+) -> Volume:
+    """Read one image from one file or from several files that are its channels.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        DICOM, NIfTI, PNG, JPEG, TIFF or BMP, told by content. Several files must lie on one grid
+        and have one modality; their channels follow each other in this order.
+    gray_only : bool, optional
+        Refuse colour; RGB with three equal channels counts as gray.
+    modality : frozenset of str, optional
+        Allowed modalities, "" for files that do not say (pictures, NIfTI).
+    limits : ReadLimits, optional
+
+    Returns
+    -------
+    Volume
+        array (C, I, J) or (C, I, J, K) float32 without NaN.
+
+    Raises
+    ------
+    ImageReadError
+        A file cannot be read, holds one single value, or colour where gray is expected.
+    GeometryError
+        Channels on different grids, several frames, a damaged affine.
+    InputRefusedError
+        A modality that is not allowed.
+    """
+    if not paths:
+        raise ImageReadError("expected at least one image file, found none")
+    volumes = [_read_one(Path(path), gray_only=gray_only, modality=modality, limits=limits) for path in paths]
+    return volumes[0] if len(volumes) == 1 else _stack(volumes)
+
+
+def _read_one(path: Path, *, gray_only: bool, modality: frozenset[str] | None, limits: ReadLimits) -> Volume:
+    kind = sniff(path)
+    if kind == "dicom":
+        volume = read_radiograph(path, modality=modality, limits=limits)
+    else:
+        require_modality("", modality, (path,))
+        volume = read_nifti(path, limits=limits) if kind == "nifti" else read_picture(path, limits=limits)
+    if gray_only and volume.array.shape[0] > 1:
+        raise ImageReadError(
+            f"{path}: expected a gray image, found RGB with different channels; "
+            "add a `gray` step to the preprocessing if colour may be dropped"
+        )
+    check_content(volume.array, path)
+    notes = list(volume.notes)
+    array = as_float32(volume.array, notes)
+    return replace(volume, array=array, notes=tuple(notes))
+
+
+def _stack(volumes: list[Volume]) -> Volume:
+    """Channels of several files as one volume; what identifies the files is kept for all of them."""
+    first = volumes[0]
+    for other in volumes[1:]:
+        if not first.same_grid(other):
+            raise GeometryError(
+                f"channels do not share a grid: {describe_grid(first)}, but {describe_grid(other)}"
+            )
+        if other.modality != first.modality:
+            raise GeometryError(
+                f"channels have different modalities: {first.modality or 'none'} in {_names(first)}, "
+                f"{other.modality or 'none'} in {_names(other)}"
+            )
+    array = np.concatenate([volume.array for volume in volumes])
+    sources = [volume.source for volume in volumes]
+    source = replace(
+        first.source,
+        paths=tuple(path for source in sources for path in source.paths),
+        sha256=hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest(),
+        sop_instance_uids=tuple(uid for source in sources for uid in source.sop_instance_uids),
+    )
+    notes = tuple(dict.fromkeys(note for volume in volumes for note in volume.notes))
+    return replace(first, array=array, source=source, pixel_sha256=pixel_digest(array), notes=notes)
+
+
+def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS) -> NDArray[Any]:
+    """Read a mask that lies on the grid of an image.
+
+    Parameters
+    ----------
+    path : Path
+        NIfTI, PNG, TIFF or BMP; see `picture.read_picture_labels` for palettes.
+    like : Volume
+        The image. Affines are compared where both have one.
+    limits : ReadLimits, optional
+
+    Returns
+    -------
+    (1, I, J) or (1, I, J, K) integer array
+        The stored values, on the grid of `like`.
+
+    Raises
+    ------
+    ImageReadError
+        The file cannot be read.
+    GeometryError
+        Another grid; names both.
+    LabelError
+        Values that are not whole numbers, colours, or a lossy file.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    if kind == "dicom":
+        raise LabelError(f"{path}: a DICOM object is not read as a mask; convert it to NIfTI or PNG")
+    if kind == "nifti":
+        volume = read_nifti(path, limits=limits)
+    else:
+        volume = Volume(
+            array=read_picture_labels(path, limits=limits), source=Source(paths=(path,), format="picture")
+        )
+    if volume.array.shape[0] != 1:
+        raise LabelError(f"{path}: expected a mask of one channel, found {volume.array.shape[0]}")
+    if not like.same_grid(volume):
+        turned = volume.spatial_shape == like.spatial_shape[::-1]
+        hint = "; the mask looks as if its rows and columns were swapped" if turned else ""
+        raise GeometryError(
+            f"image and mask do not share a grid: {describe_grid(like)}, but {describe_grid(volume)}{hint}"
+        )
+    return whole_numbers(volume.array, path)
+
+
+def whole_numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Label values as integers: integer types as stored (64 bits as int64), floating point as int32.
+
+    Raises
+    ------
+    LabelError
+        Fractions, with their number and one example, or values beyond 32 bits.
+    """
+    if array.dtype.kind in "iub":
+        return array.astype(np.int64) if array.dtype == np.uint64 else array
+    fractions = array != np.rint(array)
+    count = int(fractions.sum())
+    if count:
+        raise LabelError(
+            f"{path}: a mask holds whole numbers, found fractions in {count} of {array.size} voxels, "
+            f"such as {float(array[fractions][0]):g}"
+        )
+    if float(np.abs(array).max(initial=0)) > np.iinfo(np.int32).max:
+        raise LabelError(f"{path}: label values up to {float(np.abs(array).max()):g} do not fit 32 bits")
+    return array.astype(np.int32)
+
+
+def describe_grid(volume: Volume) -> str:
+    """A grid in words for messages: files, shape and affine."""
+    shape = " x ".join(str(n) for n in volume.spatial_shape)
+    if volume.affine is None:
+        return f"{_names(volume)} has {shape} voxels and no affine"
+    rows = "; ".join(" ".join(f"{v:.4g}" for v in row) for row in volume.affine[:3])
+    return f"{_names(volume)} has {shape} voxels and the affine [{rows}]"
+
+
+def _names(volume: Volume) -> str:
+    return ", ".join(str(path) for path in volume.source.paths) or "the image"

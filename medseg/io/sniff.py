@@ -1,0 +1,135 @@
+"""What a file is, from its first bytes. The name counts for nothing."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Literal
+
+from medseg.errors import ImageReadError, StorageError
+from medseg.io.limits import open_regular, reason_of
+
+Kind = Literal["dicom", "nifti", "png", "jpeg", "tiff", "bmp"]
+PICTURES: frozenset[Kind] = frozenset({"png", "jpeg", "tiff", "bmp"})
+EXPECTED = "expected DICOM, NIfTI (.nii, .nii.gz), PNG, JPEG, TIFF or BMP"
+
+_HEAD = 4096
+EXPLICIT_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US "
+    b"UT UV".split()
+)
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "a zip archive: unpack it first"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
+    (b"Rar!", "a rar archive: unpack it first"),
+    (b"\x1f\x8b", "a gzip file that holds no NIfTI image"),
+    (b"%PDF", "a PDF document"),
+    (b"GIF8", "a GIF picture"),
+    (b"RIFF", "a RIFF file (WebP, AVI or WAV)"),
+    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (b"NRRD", "an NRRD image"),
+    (b"ObjectType", "a MetaImage header"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"MZ", "a program"),
+    (b"\x7fELF", "a program"),
+)
+
+
+def read_head(path: Path) -> bytes:
+    """The first 4096 bytes of a regular file."""
+    with open_regular(path) as stream:
+        try:
+            return stream.read(_HEAD)
+        except OSError as err:
+            raise StorageError(f"{path} cannot be read: {reason_of(err)}") from err
+
+
+def sniff(path: Path) -> Kind:
+    """Kind of image in a file.
+
+    Raises
+    ------
+    ImageReadError
+        The content is none of the supported kinds; the message says what it looks like.
+    StorageError
+        The file may not be read.
+    """
+    head = read_head(path)
+    kind = kind_of(head)
+    if kind is None:
+        raise ImageReadError(f"{path}: {EXPECTED}, found {describe(head)}")
+    return kind
+
+
+def kind_of(head: bytes) -> Kind | None:
+    """Kind of image that begins with `head`, or None. A DICOM preamble may look like a TIFF: DICM wins."""
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
+        return "tiff"
+    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
+        return "bmp"
+    if is_nifti(inflate_head(head) if head.startswith(b"\x1f\x8b") else head):
+        return "nifti"
+    return "dicom" if looks_like_dataset(head) else None
+
+
+def inflate_head(head: bytes) -> bytes:
+    """What the beginning of a gzip file inflates to, at most 4096 bytes; empty where it does not."""
+    try:
+        return zlib.decompressobj(31).decompress(head, _HEAD)
+    except zlib.error:
+        return b""
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a header of NIfTI-1 or NIfTI-2, single file or pair, begins here."""
+    one = head[344:348] in (b"n+1\0", b"ni1\0") and head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
+    two = head[4:12] in (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
+    return one or two
+
+
+def looks_like_dataset(head: bytes) -> bool:
+    """Whether these bytes begin a DICOM data set that lacks preamble and prefix.
+
+    The first element must be of group 0002 or 0008 with a low element number, and either a known
+    value representation or a length that such an element may have.
+    """
+    if len(head) < 16:
+        return False
+    for order in ("little", "big"):
+        group = int.from_bytes(head[0:2], order)
+        element = int.from_bytes(head[2:4], order)
+        if group not in (0x0002, 0x0008) or element > 0x0100:
+            continue
+        if head[4:6] in EXPLICIT_VRS:
+            return True
+        length = int.from_bytes(head[4:8], order)
+        if order == "little" and length % 2 == 0 and length <= 1024:
+            return True
+    return False
+
+
+def describe(head: bytes) -> str:
+    """What content that is no supported image looks like, in a few words."""
+    if not head:
+        return "an empty file"
+    for magic, words in _OTHERS:
+        if head.startswith(magic):
+            return words
+    if not head.strip(b"\0"):
+        return "only zero bytes"
+    if re.match(rb"\s*<(!doctype|html|\?xml|svg)", head, re.IGNORECASE):
+        return "HTML, XML or SVG text"
+    if head[:1] in b"{[" and b'"' in head[:200]:
+        return "JSON text"
+    printable = sum(byte in b"\t\n\r" or 32 <= byte < 127 or byte >= 128 for byte in head)
+    return "text" if printable == len(head) else "unknown content"
