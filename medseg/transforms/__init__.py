@@ -1,0 +1,1 @@
+"""Image preparation: deterministic steps, their inverse for predictions, and random training steps."""

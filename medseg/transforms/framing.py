@@ -1,0 +1,194 @@
+"""Which part of an image, and which way round: the grid maps of orient, crop, resize, resample, pad."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import ConfigError, GeometryError, InputRefusedError
+from medseg.geometry import GridMap
+from medseg.transforms.intensity import otsu_threshold
+from medseg.transforms.options import Crop, Orient, Pad, Resample, Resize
+from medseg.transforms.preprocess_options import HEAD_AND_FOOT, OPPOSITE
+from medseg.volume import Volume
+
+# A border that leaves less of an axis than this is more likely a dark image than a border.
+_LEAST_CONTENT = 0.25
+
+
+def source_directions(volume: Volume) -> tuple[str, ...] | None:
+    """Patient direction, one of L R A P S I, in which each axis of a volume grows; None where unknown."""
+    if volume.patient_orientation is not None:
+        # PS3.3 C.7.6.1.1.1: the first letter of several names the main direction.
+        letters = tuple(HEAD_AND_FOOT.get(text[:1], text[:1]) for text in volume.patient_orientation)
+        return letters if all(letter in OPPOSITE for letter in letters) else None
+    if volume.affine is None:
+        return None
+    cosines = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    # The assignment of voxel axes to world axes that loses least, as oblique scans need.
+    world = max(permutations(range(3)), key=lambda p: sum(abs(cosines[p[a], a]) for a in range(3)))
+    names = ("RL", "AP", "SI")
+    letters = tuple(names[w][int(cosines[w, axis] < 0)] for axis, w in enumerate(world))
+    return letters[: volume.spatial_dims]
+
+
+def orient_map(volume: Volume, grid: GridMap, step: Orient) -> tuple[GridMap, str]:
+    """Map that makes the axes grow as `step` says, and a note where that cannot be done.
+
+    Parameters
+    ----------
+    volume : Volume
+        The source, which knows its directions.
+    grid : GridMap
+        Source to the present array: earlier steps may have moved axes already.
+    step : Orient
+
+    Returns
+    -------
+    (GridMap, str)
+        Identity and one sentence where the orientation is unknown or has other axes; else "".
+    """
+    shape = grid.target_shape
+    wanted = step.directions
+    if len(wanted) != len(shape):
+        raise ConfigError(f"orient: to {step.to!r} names {len(wanted)} axes, the image has {len(shape)}")
+    directions = source_directions(volume)
+    if directions is None:
+        return GridMap.identity(shape), f"The orientation is unknown; taken to be {step.to}."
+    present = [
+        OPPOSITE[directions[source]] if scale < 0 else directions[source]
+        for source, scale, _ in grid.axis_maps()
+    ]
+    axes, flips = [], []
+    for letter in wanted:
+        match = [i for i, d in enumerate(present) if d in (letter, OPPOSITE[letter])]
+        if not match:
+            found = " and ".join(directions)
+            return GridMap.identity(
+                shape
+            ), f"The axes grow towards {found}, which cannot become {step.to}; left."
+        axes.append(match[0])
+        flips.append(present[match[0]] != letter)
+    return GridMap.permute_flip(shape, tuple(axes), tuple(flips)), ""
+
+
+def crop_map(array: NDArray[np.float32], step: Crop) -> tuple[GridMap, str]:
+    """Map to the box that `step` describes, and a note where a border crop was not believed.
+
+    Raises
+    ------
+    GeometryError
+        A fixed box reaches beyond the image.
+    InputRefusedError
+        No voxel is foreground.
+    """
+    shape = tuple(int(n) for n in array.shape[1:])
+    if step.method == "box" and step.start is not None and step.size is not None:
+        if len(step.start) != len(shape):
+            raise ConfigError(f"crop: start names {len(step.start)} axes, the image has {len(shape)}")
+        if any(a + n > full for a, n, full in zip(step.start, step.size, shape, strict=True)):
+            raise GeometryError(
+                f"crop: the box at {step.start} of size {step.size} reaches beyond the image of size {shape}"
+            )
+        return GridMap.crop_or_pad(shape, step.start, step.size), ""
+    gray = array[0] if array.shape[0] == 1 else array.mean(axis=0)
+    if step.method == "foreground":
+        box = foreground_box(gray, threshold=step.threshold, margin=step.margin)
+    else:
+        box = content_box(gray, tolerance=step.tolerance)
+        if any(b - a < _LEAST_CONTENT * n for (a, b), n in zip(box, shape, strict=True)):
+            kept = " x ".join(str(b - a) for a, b in box)
+            return GridMap.identity(shape), f"A border crop would leave {kept} pixels; nothing was cropped."
+    start = tuple(a for a, _ in box)
+    return GridMap.crop_or_pad(shape, start, tuple(b - a for a, b in box)), ""
+
+
+def foreground_box(
+    image: NDArray[np.float32], *, threshold: float | None, margin: int
+) -> tuple[tuple[int, int], ...]:
+    """(first, one past the last) voxel along each axis of what exceeds the threshold, with a margin."""
+    level = otsu_threshold(image) if threshold is None else threshold
+    mask = image > level
+    box = []
+    for axis, length in enumerate(image.shape):
+        others = tuple(a for a in range(image.ndim) if a != axis)
+        hits = np.flatnonzero(mask.any(axis=others))
+        if hits.size == 0:
+            raise InputRefusedError(f"crop: no voxel lies above the foreground threshold {level:g}")
+        box.append((max(0, int(hits[0]) - margin), min(length, int(hits[-1]) + 1 + margin)))
+    return tuple(box)
+
+
+def content_box(image: NDArray[np.float32], *, tolerance: float) -> tuple[tuple[int, int], ...]:
+    """Box that is left when lines of nothing but black or nothing but white are taken off the rim.
+
+    Conservative: a line goes only if every pixel of it lies within `tolerance` (part of the range from
+    the 1st to the 99th percentile) of one and the same end of that range. Removed lines no longer
+    count, so that a frame whose sides overlap is taken off as a whole.
+    """
+    low, high = np.percentile(image, (1, 99))
+    dark, bright = low + tolerance * (high - low), high - tolerance * (high - low)
+    box = [(0, n) for n in image.shape]
+    while True:
+        before = list(box)
+        for axis in range(image.ndim):
+            part = image[tuple(slice(a, b) for a, b in box)]
+            others = tuple(a for a in range(image.ndim) if a != axis)
+            flat = (part.max(axis=others) <= dark) | (part.min(axis=others) >= bright)
+            content = np.flatnonzero(~flat)
+            if content.size == 0:
+                return tuple((0, n) for n in image.shape)
+            first = box[axis][0]
+            box[axis] = (first + int(content[0]), first + int(content[-1]) + 1)
+        if box == before:
+            return tuple(box)
+
+
+def resize_maps(shape: tuple[int, ...], step: Resize) -> tuple[GridMap, GridMap]:
+    """Map to the new number of voxels, then the padding that fills up `size` (identity if none)."""
+    if len(step.size) != len(shape):
+        raise ConfigError(
+            f"resize: size {list(step.size)} names {len(step.size)} axes, the image has {len(shape)}"
+        )
+    inner = step.size
+    if step.keep_aspect:
+        factor = min(new / old for new, old in zip(step.size, shape, strict=True))
+        inner = tuple(max(1, round(n * factor)) for n in shape)
+    return GridMap.resize(shape, inner), centred(inner, step.size)
+
+
+def resample_map(shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None, step: Resample) -> GridMap:
+    """Map to exactly the new spacing about the same centre, with enough voxels to cover the image."""
+    if len(step.spacing_mm) != len(shape):
+        raise ConfigError(
+            f"resample: spacing_mm names {len(step.spacing_mm)} axes, the image has {len(shape)}"
+        )
+    if spacing_mm is None:
+        raise GeometryError(
+            "resample: the file does not say how far its pixels are apart; use resize instead"
+        )
+    scale = np.asarray(step.spacing_mm) / np.asarray(spacing_mm)
+    target = tuple(max(1, int(n)) for n in np.ceil(np.asarray(shape) / scale - 1e-6))
+    matrix = np.diag([*scale, 1.0])
+    matrix[:-1, -1] = (np.asarray(shape) - 1) / 2 - scale * (np.asarray(target) - 1) / 2
+    return GridMap(source_shape=shape, target_shape=target, matrix=matrix)
+
+
+def pad_map(shape: tuple[int, ...], step: Pad) -> GridMap:
+    """Map that adds voxels on both sides, never takes any away."""
+    if step.size is not None:
+        if len(step.size) != len(shape):
+            raise ConfigError(
+                f"pad: size {list(step.size)} names {len(step.size)} axes, the image has {len(shape)}"
+            )
+        return centred(shape, tuple(max(old, new) for old, new in zip(shape, step.size, strict=True)))
+    multiple = step.multiple or 1
+    return centred(shape, tuple(-(-n // multiple) * multiple for n in shape))
+
+
+def centred(shape: tuple[int, ...], target: tuple[int, ...]) -> GridMap:
+    """Map that pads on both sides; an odd voxel goes to the far side."""
+    start = tuple(-((new - old) // 2) for old, new in zip(shape, target, strict=True))
+    return GridMap.crop_or_pad(shape, start, target)
