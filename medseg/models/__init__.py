@@ -1,0 +1,1 @@
+"""Networks, and bundles of trained ones."""

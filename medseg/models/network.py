@@ -1,0 +1,134 @@
+"""SegmentationNetwork: what every network of the registry can do, whatever its shape inside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medseg.errors import ConfigError
+from medseg.models.options import NetworkOptions, minimum_window
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """Image in, one score map per class out, on the same grid.
+
+    A subclass says how to `encode` and `decode`; this class pads what does not fit the strides,
+    cuts the result back, and reads the features for the input gate.
+
+    Parameters
+    ----------
+    options : NetworkOptions
+        Kept as `options`, so that a bundle can say how the network was built.
+    spatial_dims : int
+        2 or 3.
+    in_channels, class_count : int
+        C of the image and L of the logits, background included.
+    """
+
+    def __init__(
+        self, options: NetworkOptions, *, spatial_dims: int, in_channels: int, class_count: int
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.class_count = class_count
+
+    @property
+    @abstractmethod
+    def feature_count(self) -> int:
+        """F, the length of a feature vector."""
+
+    @property
+    @abstractmethod
+    def head_names(self) -> tuple[str, ...]:
+        """Names of the modules whose outputs are classes, for transfer to another label table."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *sp), sizes that fit the stride -> feature maps, finest first, coarsest last."""
+
+    @abstractmethod
+    def decode(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Feature maps -> logits, finest first; more than one only in training with deep supervision."""
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits of an image.
+
+        Parameters
+        ----------
+        x : (B, C, *sp) float tensor
+            Any size; it is continued by its border to a multiple of the stride and the result cut
+            back, so the logits lie exactly on the grid of `x`.
+
+        Returns
+        -------
+        (B, L, *sp) tensor, or list of tensors
+            In training mode with deep supervision a list, finest first; a coarser entry has the size
+            of `x` divided by the stride of its level, rounded up.
+
+        Raises
+        ------
+        ConfigError
+            The number of axes or channels is not that of the network.
+        """
+        size = self._checked_size(x)
+        fitted = self._fit(x)
+        logits = self.decode(self.encode(fitted))
+        if self.training and len(logits) > 1:
+            return [_cut(part, size, scale=int(fitted.shape[2] // part.shape[2])) for part in logits]
+        return _cut(logits[0], size)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the input gate looks at: the coarsest feature maps, averaged over the window.
+
+        Parameters
+        ----------
+        x : (B, C, *sp) float tensor
+            Preprocessed as for prediction.
+
+        Returns
+        -------
+        (B, F) tensor
+            One vector per image; F is `feature_count`. Its gradient is kept unless the caller turns it off.
+        """
+        self._checked_size(x)
+        return self.encode(self._fit(x))[-1].flatten(2).mean(dim=2)
+
+    def _checked_size(self, x: Tensor) -> tuple[int, ...]:
+        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
+            raise ConfigError(
+                f"model {self.options.use} expects (batch, {self.in_channels}, "
+                f"{', '.join('IJK'[: self.spatial_dims])}), found an array of shape {tuple(x.shape)}"
+            )
+        return tuple(int(n) for n in x.shape[2:])
+
+    def _fit(self, x: Tensor) -> Tensor:
+        stride, least = self.options.stride, minimum_window(self.options)
+        missing = [max(-(-n // stride) * stride, least) - n for n in x.shape[2:]]
+        if any(missing):
+            # Padding at the end keeps voxel 0 of every level over voxel 0 of the image.
+            x = F.pad(x, [part for n in reversed(missing) for part in (0, n)], mode="replicate")
+        return x.contiguous(memory_format=memory_format(self.spatial_dims))
+
+
+def memory_format(spatial_dims: int) -> torch.memory_format:
+    """Channels-last layout for 2 or 3 axes: a quarter faster on CPUs with these networks."""
+    return torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+
+
+def as_channels_last(network: SegmentationNetwork) -> SegmentationNetwork:
+    """The same network; its convolution weights now lie channels last."""
+    axes = network.spatial_dims + 2
+    for parameter in network.parameters():
+        if parameter.ndim == axes:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format(network.spatial_dims))
+    return network
+
+
+def _cut(x: Tensor, size: tuple[int, ...], *, scale: int = 1) -> Tensor:
+    return x[(slice(None), slice(None), *(slice(0, -(-n // scale)) for n in size))]

@@ -1,0 +1,74 @@
+"""Name in the YAML -> network, in two or three dimensions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+
+from medseg.errors import ConfigError
+from medseg.models.blocks import initialise
+from medseg.models.fcn import FCN
+from medseg.models.network import SegmentationNetwork, as_channels_last
+from medseg.models.options import NetworkOptions
+from medseg.models.small_unet import SmallUNet
+from medseg.models.unet import UNet
+
+NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
+    "unet": UNet,
+    "residual_unet": UNet,
+    "attention_unet": UNet,
+    "fcn": FCN,
+    "small_unet": SmallUNet,
+}
+
+
+def build_network(
+    options: NetworkOptions, *, spatial_dims: int, in_channels: int, class_count: int, seed: int | None = None
+) -> SegmentationNetwork:
+    """A network with fresh weights, in training mode and channels-last layout.
+
+    Parameters
+    ----------
+    options : NetworkOptions
+        Which network, and its arguments. `start_from` is not followed here; see `transfer.load_matching`.
+    spatial_dims : int
+        2 or 3.
+    in_channels : int
+        Channels of the image.
+    class_count : int
+        Classes, background included.
+    seed : int or None, optional
+        The same seed gives the same weights and leaves torch's own random state alone. None draws from it.
+
+    Raises
+    ------
+    ConfigError
+        A number that no network can have.
+    """
+    if spatial_dims not in (2, 3):
+        raise ConfigError(f"model {options.use} can be built in 2 or 3 dimensions, found {spatial_dims}")
+    if in_channels < 1:
+        raise ConfigError(f"model {options.use} needs at least one image channel, found {in_channels}")
+    if class_count < 2:
+        raise ConfigError(
+            f"model {options.use} needs two classes or more (background and a label), found {class_count}; "
+            "name a structure under labels"
+        )
+    with _random_state(seed):
+        network = NETWORKS[options.use](
+            options, spatial_dims=spatial_dims, in_channels=in_channels, class_count=class_count
+        )
+        initialise(network)
+    return as_channels_last(network)
+
+
+@contextlib.contextmanager
+def _random_state(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
