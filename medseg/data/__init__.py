@@ -1,0 +1,1 @@
+"""Cases: lists of them, splits, checks, and the samples that training sees."""

@@ -1,0 +1,154 @@
+"""What a YAML may say about its data: where the cases are, how they are split, what is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Level = Literal["error", "note"]
+Modality = Annotated[str, Field(pattern=r"^([A-Z0-9]{1,16})?$")]
+_SUM_TOLERANCE = 1e-6
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PhantomSource(_Options):
+    """Synthetic images with exact masks, made on the spot."""
+
+    use: Literal["phantom"] = Field(default="phantom", description="Synthetic images with exact masks.")
+    recipe: Literal["chest_xray"] = Field(default="chest_xray", description="What is made.")
+    cases: int = Field(default=24, ge=1, le=100_000, description="Number of cases.")
+    seed: int = Field(default=7, ge=0, lt=2**63, description="Seed; the same seed makes the same files.")
+
+
+class ManifestSource(_Options):
+    """A CSV file with one row per case; data_manifests/README.md describes its columns."""
+
+    use: Literal["manifest"] = Field(default="manifest", description="A CSV file with one row per case.")
+    path: Path = Field(description="The CSV file, relative to this file.")
+    root: Path | None = Field(
+        default=None,
+        description="Folder that the manifest's paths are relative to and may not leave, relative to this "
+        "file. null: the folder of the manifest, and no limit.",
+    )
+
+
+class FolderSource(_Options):
+    """Whatever images a folder holds, with masks found by their names."""
+
+    use: Literal["folder"] = Field(default="folder", description="Whatever images a folder holds.")
+    images: Path = Field(description="Folder that is searched for images, relative to this file.")
+    labels: Path | None = Field(
+        default=None, description="Folder with the masks, relative to this file. null: images without masks."
+    )
+    pattern: str = Field(
+        default="{case_id}_mask.png",
+        description="Name of a case's mask inside `labels`; {case_id} is replaced.",
+    )
+    scheme: str | None = Field(
+        default=None, description="Entry of label_schemes that the masks follow. null: the label table."
+    )
+
+    @model_validator(mode="after")
+    def _pattern_names_the_case(self) -> Self:
+        if "{case_id}" not in self.pattern or "{" in self.pattern.replace("{case_id}", ""):
+            raise ValueError("pattern holds {case_id} once or more and no other braces")
+        if Path(self.pattern).is_absolute() or ".." in Path(self.pattern).parts:
+            raise ValueError("pattern stays inside `labels`: no absolute path and no `..`")
+        return self
+
+
+SourceOptions = Annotated[PhantomSource | ManifestSource | FolderSource, Field(discriminator="use")]
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class HoldoutSplit(_Options):
+    """Patients are dealt to three parts by shares of the cases, independent of their order."""
+
+    use: Literal["holdout"] = Field(default="holdout", description="Three parts by shares of the cases.")
+    by: Literal["patient"] = Field(default="patient", description="What stays together.")
+    training: float = Field(default=0.7, gt=0, le=1, description="Share of the cases to train on, 0..1.")
+    validation: float = Field(
+        default=0.15, ge=0, lt=1, description="Share that chooses the best epoch, 0..1."
+    )
+    test: float = Field(default=0.15, ge=0, lt=1, description="Share that is evaluated, 0..1.")
+    seed: Seed = Field(default=1, description="Seed of the deal.")
+    stratify: str | None = Field(
+        default=None, description="Manifest column whose values every part gets in the same proportion."
+    )
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        total = self.training + self.validation + self.test
+        if abs(total - 1) > _SUM_TOLERANCE:
+            raise ValueError(f"training + validation + test must be 1, found {total:g}")
+        return self
+
+
+class ManifestSplit(_Options):
+    """The column `split` of the manifest decides; every case needs an entry."""
+
+    use: Literal["manifest"] = Field(default="manifest", description="The column `split` of the manifest.")
+
+
+class FoldSplit(_Options):
+    """Patients are dealt to folds: one fold is tested, the next one validates, the rest trains.
+
+    A manifest with a column `fold` is followed; without one the folds are dealt by the seed.
+    """
+
+    use: Literal["folds"] = Field(default="folds", description="One fold is tested, the next validates.")
+    by: Literal["patient"] = Field(default="patient", description="What stays together.")
+    count: int = Field(default=5, ge=3, le=100, description="Number of folds.")
+    fold: int = Field(default=0, ge=0, description="Fold that is tested in this run, from 0.")
+    seed: Seed = Field(default=1, description="Seed of the deal.")
+    stratify: str | None = Field(
+        default=None, description="Manifest column whose values every fold gets in the same proportion."
+    )
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold >= self.count:
+            raise ValueError(f"fold is 0 to {self.count - 1} for {self.count} folds, found {self.fold}")
+        return self
+
+
+SplitOptions = Annotated[HoldoutSplit | ManifestSplit | FoldSplit, Field(discriminator="use")]
+
+
+class CheckOptions(_Options):
+    """How grave a finding is where tasks differ: an error sets the case aside, a note is reported."""
+
+    missing_label: Level = Field(default="note", description="A case that names no mask.")
+    empty_label: Level = Field(default="note", description="A mask without any structure.")
+    unknown_spacing: Level = Field(default="note", description="A file that does not say its pixel size.")
+    duplicate_in_split: Level = Field(
+        default="note", description="The same pixels twice in one split; across splits it is always an error."
+    )
+
+
+class DataOptions(_Options):
+    """Where the cases are, how they are split, and what is refused."""
+
+    source: SourceOptions = Field(description="Where the cases are.")
+    split: SplitOptions = Field(
+        default=HoldoutSplit(), description="Which cases train, which validate, which are tested."
+    )
+    modality: tuple[Modality, ...] = Field(
+        default=(),
+        description='DICOM modalities that are accepted, such as [CR, DX]; "" accepts DICOM files that do '
+        "not say. Empty: any. Pictures and NIfTI cannot say and are accepted.",
+    )
+    gray: bool = Field(
+        default=False,
+        description="Whether one gray channel is expected: colour images are refused unless a `gray` step "
+        "of preprocess converts them.",
+    )
+    checks: CheckOptions = Field(
+        default=CheckOptions(), description="How grave a finding is where tasks differ."
+    )
