@@ -1,0 +1,186 @@
+"""One update of the weights: forward, loss, backward, clipping, step; and what must stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import TrainingError
+from medseg.training import distributed
+from medseg.training.optim import set_learning_rate
+from medseg.training.precision import Precision
+
+MAX_SKIPPED_UPDATES = 20
+
+
+class TrainingBatch(Protocol):
+    """What a step needs of a batch: (B, C, *spatial) float32, (B, 1, *spatial) int64, names."""
+
+    @property
+    def image(self) -> Tensor: ...
+    @property
+    def label(self) -> Tensor: ...
+    @property
+    def case_ids(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateOutcome:
+    """Mean loss of the batches of one update, norm of the gradient, samples seen by this process."""
+
+    loss: float
+    gradient_norm: float
+    samples: int
+
+
+def to_layout(image: Tensor, memory_format: str) -> Tensor:
+    """The batch in the layout of the settings; values unchanged."""
+    if memory_format == "contiguous":
+        return image
+    layout = torch.channels_last_3d if image.ndim == 5 else torch.channels_last
+    return image.contiguous(memory_format=layout)
+
+
+def place_network(network: nn.Module, device: torch.device, memory_format: str) -> nn.Module:
+    """Move a network to a device and lay its convolution weights out; values unchanged."""
+    network.to(device)
+    if memory_format == "contiguous":
+        return network
+    for parameter in network.parameters():
+        if parameter.ndim in (4, 5):
+            layout = torch.channels_last if parameter.ndim == 4 else torch.channels_last_3d
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+    return network
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """63-bit seed of one batch in one process, a function of its arguments alone."""
+    text = f"step\x00{seed}\x00{epoch}\x00{step}\x00{rank}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+def grouped(batches: Iterable[TrainingBatch], size: int) -> Iterator[list[TrainingBatch]]:
+    """Lists of `size` batches, the last one perhaps shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+@dataclass(slots=True, kw_only=True)
+class Stepper:
+    """Everything one update needs; the weights change in place.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Wrapped for several processes where there are several.
+    optimiser : torch.optim.Optimizer
+    loss : nn.Module
+        forward(logits or list of logits, label) -> scalar.
+    precision : Precision
+    scaler : torch.amp.GradScaler
+    device : torch.device
+    clip_norm : float or None
+    memory_format : str
+    """
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    loss: nn.Module
+    precision: Precision
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    clip_norm: float | None
+    memory_format: str
+    skipped: int = 0
+
+    def update(
+        self, batches: Sequence[TrainingBatch], *, rate: float, seeds: Sequence[int], where: str
+    ) -> UpdateOutcome:
+        """Make one update from one or more equal-sized batches.
+
+        Parameters
+        ----------
+        batches : sequence of Batch
+            Their gradients are averaged.
+        rate : float
+            Learning rate of this update.
+        seeds : sequence of int
+            One per batch; dropout and other randomness in the network follow from it alone.
+        where : str
+            Epoch and step, for messages.
+
+        Raises
+        ------
+        TrainingError
+            The loss or the gradient is not finite; the message names step, cases and learning rate.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        set_learning_rate(self.optimiser, rate)
+        total = 0.0
+        for number, (batch, seed) in enumerate(zip(batches, seeds, strict=True), start=1):
+            torch.manual_seed(seed)
+            with self._joined_only(number == len(batches)):
+                total += self._backward(batch, share=1 / len(batches), rate=rate, where=where)
+        norm = self._step(batches, rate=rate, where=where)
+        return UpdateOutcome(
+            loss=total / len(batches),
+            gradient_norm=norm,
+            samples=sum(len(batch.case_ids) for batch in batches),
+        )
+
+    def _joined_only(self, last: bool) -> contextlib.AbstractContextManager[object]:
+        """Let processes exchange gradients at the last batch of an update only."""
+        if last or not hasattr(self.network, "no_sync"):
+            return contextlib.nullcontext()
+        return self.network.no_sync()  # type: ignore[operator, no-any-return]
+
+    def _backward(self, batch: TrainingBatch, *, share: float, rate: float, where: str) -> float:
+        image = to_layout(batch.image.to(self.device, non_blocking=True), self.memory_format)
+        label = batch.label.to(self.device, non_blocking=True)
+        with self.precision.autocast(self.device):
+            logits = self.network(image)
+        # Losses sum over many voxels; half precision would lose the small terms.
+        logits = [part.float() for part in logits] if isinstance(logits, list | tuple) else logits.float()
+        loss = self.loss(logits, label)
+        mine = float(loss.detach())
+        value = distributed.average(mine, self.device)
+        if not math.isfinite(value):
+            cases = batch.case_ids if not math.isfinite(mine) else ("of another process",)
+            raise TrainingError(_not_finite_text("loss", mine, where, rate, cases))
+        self.scaler.scale(loss * share).backward()
+        return value
+
+    def _step(self, batches: Sequence[TrainingBatch], *, rate: float, where: str) -> float:
+        self.scaler.unscale_(self.optimiser)
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        norm_tensor = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm_tensor)
+        norm = float(norm_tensor)
+        if math.isfinite(norm):
+            self.skipped = 0
+        elif self.scaler.is_enabled() and self.skipped < MAX_SKIPPED_UPDATES:
+            # Half precision overflows now and then; the scaler leaves the step out and scales less.
+            self.skipped += 1
+        else:
+            cases = tuple(case_id for batch in batches for case_id in batch.case_ids)
+            raise TrainingError(_not_finite_text("gradient norm", norm, where, rate, cases))
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return norm
+
+
+def _not_finite_text(what: str, value: float, where: str, rate: float, cases: tuple[str, ...]) -> str:
+    return (
+        f"the {what} is {value} at {where}, learning rate {rate:.3g}, cases {', '.join(cases)}; "
+        "look at these cases, lower training.learning_rate or set training.clip_norm"
+    )

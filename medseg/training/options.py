@@ -1,0 +1,178 @@
+"""Settings of a training run. No torch here: settings are checked without it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medseg.training.loss_options import DiceCrossEntropyOptions, LossOptions
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class AdamwOptions(BaseModel):
+    """AdamW (Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv:1711.05101)."""
+
+    model_config = _FROZEN
+
+    use: Literal["adamw"] = "adamw"
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        description="Decay per step relative to the learning rate; not applied to biases and norms.",
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean of gradients.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean of squared gradients.")
+
+
+class SgdOptions(BaseModel):
+    """Stochastic gradient descent with momentum."""
+
+    model_config = _FROZEN
+
+    use: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.99, ge=0, lt=1, description="Share of the last update kept.")
+    nesterov: bool = Field(True, description="Look ahead along the momentum (Nesterov).")
+    weight_decay: float = Field(
+        3e-5, ge=0, description="Squared-weight penalty; not applied to biases and norms."
+    )
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> SgdOptions:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0; set nesterov: false")
+        return self
+
+
+OptimiserOptions = Annotated[AdamwOptions | SgdOptions, Field(discriminator="use")]
+
+
+class OneCycleOptions(BaseModel):
+    """Up and down once (Smith and Topin, Super-Convergence, 2018, arXiv:1708.07120), in half cosines."""
+
+    model_config = _FROZEN
+
+    use: Literal["one_cycle"] = "one_cycle"
+    warmup: float = Field(0.25, ge=0, lt=1, description="Share of all steps in which the rate grows.")
+    start_factor: float = Field(0.04, gt=0, le=1, description="First rate as a share of learning_rate.")
+    end_factor: float = Field(1e-4, ge=0, le=1, description="Last rate as a share of learning_rate.")
+
+
+class CosineOptions(BaseModel):
+    """Linear warm-up, then a half cosine down (Loshchilov and Hutter, SGDR, ICLR 2017, arXiv:1608.03983)."""
+
+    model_config = _FROZEN
+
+    use: Literal["cosine"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0, description="Length of the linear warm-up in epochs.")
+    end_factor: float = Field(0.0, ge=0, le=1, description="Last rate as a share of learning_rate.")
+
+
+class PolyOptions(BaseModel):
+    """learning_rate * (1 - step / steps) ** power, the usual schedule of nnU-Net."""
+
+    model_config = _FROZEN
+
+    use: Literal["poly"] = "poly"
+    power: float = Field(0.9, gt=0, description="Exponent; 1 is a straight line.")
+
+
+class ConstantOptions(BaseModel):
+    """The same learning rate in every step."""
+
+    model_config = _FROZEN
+
+    use: Literal["constant"] = "constant"
+
+
+ScheduleOptions = Annotated[
+    OneCycleOptions | CosineOptions | PolyOptions | ConstantOptions, Field(discriminator="use")
+]
+
+
+class EarlyStopOptions(BaseModel):
+    """Stop when validation no longer gets better."""
+
+    model_config = _FROZEN
+
+    patience: int = Field(10, ge=1, description="Epochs without a better value before the run stops.")
+    min_delta: float = Field(
+        0.0, ge=0, description="Smallest change that counts as better, in the metric's unit."
+    )
+
+
+class TrainingOptions(BaseModel):
+    """How the network is trained."""
+
+    model_config = _FROZEN
+
+    epochs: int = Field(30, ge=1, description="Number of epochs.")
+    batch_size: int = Field(8, ge=1, description="Samples per step, over all training processes together.")
+    samples_per_epoch: int | None = Field(
+        None,
+        ge=1,
+        description="Samples per epoch, rounded up to whole batches; number of cases unless given.",
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate of the schedule.")
+    optimiser: OptimiserOptions = Field(AdamwOptions(), description="Optimiser.")
+    schedule: ScheduleOptions = Field(OneCycleOptions(), description="Course of the learning rate.")
+    loss: LossOptions = Field(default_factory=DiceCrossEntropyOptions, description="Loss function.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Number format of the forward pass; auto: bf16 or fp16 on a GPU, fp32 on a CPU."
+    )
+    memory_format: Literal["channels_last", "contiguous"] = Field(
+        "channels_last", description="Layout of images and weights in memory; changes speed, not the method."
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Decay of the moving average of weights used for validation and result."
+    )
+    clip_norm: float | None = Field(
+        12.0, gt=0, description="Largest norm of the gradient over all weights; null: no clipping."
+    )
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one update.")
+    metric: str = Field("dice", description="Validation value by which the best epoch is chosen.")
+    metric_is: Literal["higher_better", "lower_better"] = Field(
+        "higher_better", description="Which direction of the metric is better."
+    )
+    keep: Literal["best", "last"] = Field("best", description="Which epoch's weights are the result.")
+    early_stop: EarlyStopOptions | None = Field(None, description="Early stopping; null: never.")
+    validate_every: int = Field(
+        1, ge=1, description="Epochs between validations; the last epoch is always validated."
+    )
+    checkpoint_every_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Updates between checkpoints within an epoch; one is written after each epoch anyway.",
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="Parts of the network, by name prefix, that are not trained."
+    )
+    freeze_epochs: int | None = Field(
+        None, ge=1, description="Epochs in which `freeze` holds; null: the whole training."
+    )
+    case_weights: str | None = Field(
+        None, description="Manifest column with the relative frequency at which each case is drawn."
+    )
+    seed: int = Field(1, ge=0, lt=2**63, description="Seed of everything random in the training.")
+    deterministic: bool = Field(
+        True, description="Same weights bit for bit on the same machine; slower on a GPU."
+    )
+    time_limit_min: float | None = Field(
+        None,
+        gt=0,
+        description="Stop before the epoch that would end after this many minutes; null: no limit.",
+    )
+    tensorboard: bool = Field(
+        False, description="Write TensorBoard curves too (needs the extra `tensorboard`)."
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> TrainingOptions:
+        if self.freeze_epochs is not None and not self.freeze:
+            raise ValueError("freeze_epochs says how long, but freeze names no part of the network")
+        return self
+
+
+# They change when something is written or how long the run may last, not what it computes.
+NOT_IN_DIGEST = frozenset({"checkpoint_every_steps", "tensorboard", "time_limit_min"})

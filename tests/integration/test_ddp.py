@@ -1,0 +1,111 @@
+"""Two training processes: the same weights as one, and they end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("ddp_run.py")
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(folder: Path, what: str, *, processes: int) -> list[subprocess.Popen[str]]:
+    shared = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(processes),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder), what],
+            env={**shared, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def run(folder: Path, what: str = "", *, processes: int = 2) -> list[dict[str, Any]]:
+    started = start(folder, what, processes=processes)
+    try:
+        return [finish(process) for process in started]
+    finally:
+        end(started)
+
+
+def end(started: list[subprocess.Popen[str]]) -> None:
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_two_processes_with_half_a_batch_each_end_in_the_weights_of_one(tmp_path):
+    (alone,) = run(tmp_path / "one", processes=1)
+    first, second = run(tmp_path / "two")
+    for found in (first, second):
+        assert found["epochs"] == 2
+        assert found["head"] == pytest.approx(alone["head"], abs=1e-5)
+        assert found["encoder"] == pytest.approx(alone["encoder"], abs=1e-5)
+        assert found["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+    assert first["head"] == second["head"]
+
+
+def test_an_interrupt_of_one_process_stops_both_and_both_go_on(tmp_path):
+    expected = run(tmp_path / "whole")
+    stopped = run(tmp_path / "cut", "interrupt")
+    assert [found["error"] for found in stopped] == ["Interrupted", "Interrupted"]
+    assert "stopped by a signal to another process" in stopped[1]["text"]
+    again = run(tmp_path / "cut")
+    assert [found["head"] for found in again] == [found["head"] for found in expected]
+
+
+def test_an_error_of_one_process_is_told_by_the_other(tmp_path):
+    first, second = run(tmp_path, "raise")
+    assert first["error"] == "TrainingError"
+    assert "training process 1 of 2 failed: RuntimeError: the cable is out" in first["text"]
+    assert second["text"] == "the cable is out"
+    assert first["seconds"] < 30
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(tmp_path):
+    first, second = run(tmp_path, "nan")
+    assert "the loss is nan at epoch 1, step 2" in second["text"]
+    assert first["error"] == second["error"] == "TrainingError"
+    assert first["seconds"] < 30
+
+
+@pytest.mark.parametrize("what", ["kill", "stop"])
+def test_a_dead_or_silent_process_ends_the_other_within_the_limit(tmp_path, what):
+    processes = start(tmp_path, what, processes=2)
+    try:
+        first = finish(processes[0])
+        assert first["error"] == "TrainingError"
+        assert "lost another one, which died without a word or was silent" in first["text"]
+        assert first["seconds"] < 30
+    finally:
+        end(processes)
