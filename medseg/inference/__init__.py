@@ -1,0 +1,1 @@
+"""Trained network in, label map on the source grid out."""

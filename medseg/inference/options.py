@@ -1,0 +1,158 @@
+"""What a YAML may say about prediction and about cleaning up a mask. Imports neither torch nor SciPy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TtaName = Literal["flip", "gamma", "invert"]
+"""One kind of test-time augmentation."""
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RefineOptions(_Options):
+    """A second pass on the part of the source image around what the first pass found.
+
+    It gives every film the same framing before the network decides, however it was collimated.
+    Where the first result is empty or implausible, it stands and the case carries a note.
+    """
+
+    labels: Names | Literal["all"] = Field(
+        default="all", description="Structures, or regions, that the cut-out must hold."
+    )
+    margin: float = Field(
+        default=0.15,
+        ge=0,
+        le=2,
+        description="Kept on each side of the box around them, as a part of the box's length on that axis.",
+    )
+    min_share: float = Field(
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="Least plausible share of the image that they cover, 0..1; below it: no second pass.",
+    )
+    max_change: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Largest plausible difference in size between the two passes, as a part of the larger, "
+        "0..1; above it the first one stands.",
+    )
+
+
+class InferenceOptions(_Options):
+    """How the prepared image is shown to the network."""
+
+    window: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=3,
+        description="Voxels of a window along each axis of the prepared image; null: all at once.",
+    )
+    overlap: float = Field(
+        default=0.25,
+        ge=0,
+        le=0.9,
+        description="Share of a window that its neighbour sees again, along each axis.",
+    )
+    batch_size: int = Field(default=4, ge=1, le=1024, description="Windows in one run of the network.")
+    tta: Literal["none"] | TtaName | tuple[TtaName, ...] = Field(
+        default="none",
+        description="Test-time augmentation, a name or a list; the probabilities of all versions are "
+        "averaged. flip: mirrored along flip_axes; gamma: darker and brighter; invert: negative (for networks "
+        "trained on both).",
+    )
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+        default=(0,),
+        min_length=1,
+        description="tta flip: axes of the prepared image, in every combination; the left-right axis swaps "
+        "sides.",
+    )
+    refine: RefineOptions | None = Field(
+        default=None, description="Second pass around what the first one found; null: one pass."
+    )
+    save_probabilities: bool = Field(
+        default=False, description="Whether the probabilities on the prepared grid are kept with the result."
+    )
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        for name, values in (("tta", self.tta_names), ("flip_axes", self.flip_axes)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} names {list(values)}; each may stand there once")
+        return self
+
+    @property
+    def tta_names(self) -> tuple[TtaName, ...]:
+        """`tta` as a tuple, empty for none."""
+        if self.tta == "none":
+            return ()
+        return self.tta if isinstance(self.tta, tuple) else (self.tta,)
+
+
+class _PostprocessStep(_Options):
+    labels: Names | Literal["all"] = Field(
+        default="all", description="Labels, or regions where the step says so; all: each label by itself."
+    )
+
+
+class KeepLargest(_PostprocessStep):
+    """Keep the largest components of each named label or region; the rest becomes background."""
+
+    use: Literal["keep_largest"] = "keep_largest"
+    count: int = Field(default=1, ge=1, le=1000, description="Components kept.")
+
+
+class DropSmall(_PostprocessStep):
+    """Remove components of each named label or region that are smaller than one of the limits."""
+
+    use: Literal["drop_small"] = "drop_small"
+    min_mm2: float | None = Field(
+        default=None, gt=0, description="Least area in mm2; 2-D with known pixel spacing."
+    )
+    min_ml: float | None = Field(
+        default=None, gt=0, description="Least volume in ml; 3-D with known spacing."
+    )
+    min_pixels: int | None = Field(default=None, ge=1, description="Least number of pixels or voxels.")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        _limits(self, "min", least=1)
+        return self
+
+
+class FillHoles(_PostprocessStep):
+    """Fill background that a label encloses, of any size without a limit; never another label."""
+
+    use: Literal["fill_holes"] = "fill_holes"
+    max_mm2: float | None = Field(
+        default=None, gt=0, description="Largest area in mm2; 2-D with known pixel spacing."
+    )
+    max_ml: float | None = Field(
+        default=None, gt=0, description="Largest volume in ml; 3-D with known spacing."
+    )
+    max_pixels: int | None = Field(default=None, ge=1, description="Largest number of pixels or voxels.")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        _limits(self, "max", least=0)
+        return self
+
+
+PostprocessStep = Annotated[KeepLargest | DropSmall | FillHoles, Field(discriminator="use")]
+"""One step of cleaning up a mask as a YAML gives it, told apart by `use`."""
+
+
+def _limits(step: BaseModel, prefix: str, *, least: int) -> None:
+    names = [f"{prefix}_{unit}" for unit in ("mm2", "ml", "pixels")]
+    given = [name for name in names if getattr(step, name) is not None]
+    if not least <= len(given) <= 1:
+        wanted = "exactly one" if least else "at most one"
+        raise ValueError(f"give {wanted} of {', '.join(names)}, found {given or 'none'}")

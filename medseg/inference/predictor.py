@@ -1,0 +1,315 @@
+"""Network and Volume in, label map on the source grid out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medseg.errors import BundleError, ConfigError, InputRefusedError
+from medseg.geometry import GridMap
+from medseg.inference.confidence import image_entropy, label_confidence
+from medseg.inference.options import InferenceOptions, RefineOptions
+from medseg.inference.postprocess import bounding_box, keep_largest_component
+from medseg.inference.sliding_window import sliding_window, window_slices
+from medseg.labels import LabelTable
+from medseg.transforms.options import Orient, PreprocessStep
+from medseg.transforms.preprocess import Prepared, preprocess
+from medseg.transforms.restore import restore_label_map
+from medseg.volume import Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a network makes of one image.
+
+    Parameters
+    ----------
+    label_map : (*source) integer array
+        Class indices on the grid of the volume that was given; not yet postprocessed.
+    confidence : mapping of str to mapping of str to float
+        See `confidence.label_confidence`; labels that were not found are left out.
+    entropy : mapping of str to float
+        See `confidence.image_entropy`.
+    features : (F,) float32 array or None
+        The network's feature vector of the first pass, for the input gate; None where the
+        network has none.
+    prepared : Prepared
+        Image as the network saw it, in the pass that counts.
+    grid : GridMap
+        From the source grid to that of `prepared` and `probabilities`.
+    probabilities : (L, *prepared) float32 array or None
+        Kept where the options say so.
+    passes : int
+        2 where the result is that of the second pass.
+    notes : tuple of str
+        What a reader of the result must know, one sentence each.
+    """
+
+    label_map: NDArray[Any]
+    confidence: Mapping[str, Mapping[str, float]]
+    entropy: Mapping[str, float]
+    features: NDArray[np.float32] | None
+    prepared: Prepared
+    grid: GridMap
+    probabilities: NDArray[np.float32] | None = None
+    passes: int = 1
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    prepared: Prepared
+    grid: GridMap
+    probabilities: NDArray[np.float32]
+
+
+class Predictor:
+    """Prepares images, shows them to a network, and brings the answer back to their grid.
+
+    Parameters
+    ----------
+    network : nn.Module
+        (B, C, *sp) -> (B, L, *sp) logits; moved to `device`. It is put into evaluation mode for
+        each prediction and left in the mode it was in.
+    steps : sequence of PreprocessStep
+        What the network was trained on.
+    table : LabelTable
+        L classes.
+    options : InferenceOptions
+    statistics : mapping of str to float, optional
+        Of the training data, for `standardise: dataset`.
+    device : torch.device or str
+        Where the network runs and the probabilities are summed.
+    dtype : torch.dtype
+        float32, or the lower precision of autocast; softmax and sums are float32 always.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        steps: Sequence[PreprocessStep],
+        table: LabelTable,
+        options: InferenceOptions,
+        statistics: Mapping[str, float] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.device = torch.device(device)
+        self.network = network.to(self.device)
+        self.steps = tuple(steps)
+        self.table = table
+        self.options = options
+        self.statistics = statistics
+        self.dtype = dtype
+        self._side_axis = side_axis(steps)
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Label map of a volume on its own grid.
+
+        Raises
+        ------
+        InputRefusedError
+            The image holds values that are not finite.
+        BundleError
+            The network's answer is not finite, or has another number of classes than the table.
+        ConfigError
+            A window that does not fit the image's axes.
+        """
+        first = self._run(volume, GridMap.identity(volume.spatial_shape))
+        chosen, passes = first, 1
+        notes: tuple[str, ...] = ()
+        if self.options.refine is not None:
+            chosen, passes, notes = self._refine(volume, first, self.options.refine)
+        return Prediction(
+            label_map=restore_label_map(chosen.probabilities, chosen.grid),
+            confidence=label_confidence(chosen.probabilities, self.table),
+            entropy=image_entropy(chosen.probabilities),
+            features=self.features(first.prepared.array),
+            prepared=chosen.prepared,
+            grid=chosen.grid,
+            probabilities=chosen.probabilities if self.options.save_probabilities else None,
+            passes=passes,
+            notes=(*chosen.prepared.notes, *notes),
+        )
+
+    def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Class probabilities of a prepared image, one pass, on its own grid.
+
+        Parameters
+        ----------
+        image : (C, *sp) float32 array
+
+        Returns
+        -------
+        (L, *sp) float32 array
+        """
+        if not np.isfinite(image).all():
+            raise InputRefusedError(
+                "the prepared image holds values that are not finite; look for NaN in the file"
+            )
+        with self._evaluating():
+            found = sliding_window(
+                torch.from_numpy(np.ascontiguousarray(image)).to(self.device),
+                self.network,
+                window=self.options.window,
+                overlap=self.options.overlap,
+                batch_size=self.options.batch_size,
+                tta=self.options.tta_names,
+                flip_axes=self.options.flip_axes,
+                side_axis=self._side_axis,
+                mirror_classes=self.table.mirror_classes.tolist(),
+            )
+        probabilities = cast("NDArray[np.float32]", found.cpu().numpy())
+        self._check(probabilities)
+        return probabilities
+
+    def features(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Feature vector of a prepared image: the network's, averaged over windows side by side.
+
+        Parameters
+        ----------
+        image : (C, *sp) float32 array
+
+        Returns
+        -------
+        (F,) float32 array, or None where the network has no `features`
+        """
+        read = getattr(self.network, "features", None)
+        if read is None:
+            return None
+        size = image.shape[1:]
+        window = tuple(min(n, w) for n, w in zip(size, self.options.window or size, strict=True))
+        tensor = torch.from_numpy(np.ascontiguousarray(image))
+        with self._evaluating():
+            vectors = [
+                read(tensor[(None, slice(None), *place)].to(self.device)).float()
+                for place in window_slices(size, window, 0.0)
+            ]
+            mean: Tensor = torch.cat(vectors).mean(dim=0)
+        return cast("NDArray[np.float32]", mean.cpu().numpy())
+
+    def _run(self, volume: Volume, cut: GridMap) -> _Pass:
+        """One pass over a volume that `cut` took from the source."""
+        prepared = preprocess(volume, self.steps, statistics=self.statistics)
+        return _Pass(
+            prepared=prepared, grid=cut.then(prepared.grid), probabilities=self.probabilities(prepared.array)
+        )
+
+    def _refine(
+        self, volume: Volume, first: _Pass, options: RefineOptions
+    ) -> tuple[_Pass, int, tuple[str, ...]]:
+        classes = refine_classes(options, self.table)
+        mask = _main_components(first.probabilities, classes)
+        share = _source_voxels(mask, first.grid) / np.prod(volume.spatial_shape)
+        if share <= 0 or share < options.min_share:
+            return first, 1, (_kept(f"the first found only {share:.1%} of the image"),)
+        start, size = _cut_out(mask, first.grid, margin=options.margin)
+        if size == volume.spatial_shape:
+            return first, 1, ()
+        cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
+        second = self._run(crop_volume(volume, start, size), cut)
+        areas = [_source_voxels(_main_components(p.probabilities, classes), p.grid) for p in (first, second)]
+        change = abs(areas[0] - areas[1]) / max(areas)
+        if change > options.max_change:
+            return first, 1, (_kept(f"the masks of the two differ in size by {change:.0%}"),)
+        return second, 2, ()
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.network.training
+        self.network.eval()
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32),
+            ):
+                yield
+        finally:
+            self.network.train(training)
+
+    def _check(self, probabilities: NDArray[np.float32]) -> None:
+        if len(probabilities) != self.table.class_count:
+            raise BundleError(
+                f"the network gives {len(probabilities)} classes, the label table has "
+                f"{self.table.class_count} with background; weights and labels do not belong together"
+            )
+        if not np.isfinite(probabilities).all():
+            raise BundleError(
+                "the network gave probabilities that are not finite for a finite image "
+                f"(precision {str(self.dtype).removeprefix('torch.')}); use float32, or check the weights"
+            )
+
+
+def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
+    """Left-right axis of prepared images: by the last `orient`, else axis 0; None where there is none."""
+    orients = [step for step in steps if isinstance(step, Orient)]
+    if not orients:
+        return 0
+    return next((axis for axis, letter in enumerate(orients[-1].to) if letter in "LR"), None)
+
+
+def crop_volume(volume: Volume, start: Sequence[int], size: Sequence[int]) -> Volume:
+    """The box of a volume that begins at voxel `start`, its affine moved along."""
+    box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+    affine = volume.affine
+    if affine is not None:
+        affine = affine.copy()
+        affine[:3, 3] += affine[:3, : len(start)] @ np.asarray(start, dtype=np.float64)
+    return replace(volume, array=volume.array[(slice(None), *box)], affine=affine, pixel_sha256="")
+
+
+def refine_classes(options: RefineOptions, table: LabelTable) -> tuple[tuple[int, ...], ...]:
+    """Classes of each structure that the second pass must hold."""
+    if options.labels == "all":
+        return tuple((index,) for index in range(1, table.class_count))
+    known = table.region_classes()
+    unknown = [name for name in options.labels if name not in known]
+    if unknown:
+        raise ConfigError(f"inference.refine.labels names {unknown}; known: {', '.join(known)}")
+    return tuple(known[name] for name in options.labels)
+
+
+def _main_components(
+    probabilities: NDArray[np.float32], structures: Sequence[Sequence[int]]
+) -> NDArray[np.bool_]:
+    """Union of the largest component of each structure: stray specks must not move the frame."""
+    label_map = probabilities.argmax(axis=0)
+    mask = np.zeros(label_map.shape, dtype=np.bool_)
+    for classes in structures:
+        mask |= keep_largest_component(np.isin(label_map, classes))
+    return mask
+
+
+def _source_voxels(mask: NDArray[np.bool_], grid: GridMap) -> float:
+    scale = np.prod([abs(factor) for _, factor, _ in grid.axis_maps()])
+    return float(np.count_nonzero(mask) * scale)
+
+
+def _cut_out(
+    mask: NDArray[np.bool_], grid: GridMap, *, margin: float
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First source voxel and size of the box around the mask, widened and kept inside the source."""
+    box = bounding_box(mask, (1,))
+    if box is None:
+        raise ValueError("the mask is empty")
+    start, size = [0] * mask.ndim, [0] * mask.ndim
+    for part, (axis, scale, offset) in zip(box, grid.axis_maps(), strict=True):
+        low, high = sorted((scale * (part.start - 0.5) + offset, scale * (part.stop - 0.5) + offset))
+        room = margin * (high - low)
+        length = grid.source_shape[axis]
+        first = min(max(int(np.floor(low - room + 0.5)), 0), length - 1)
+        last = max(min(int(np.ceil(high + room + 0.5)), length), first + 1)
+        start[axis], size[axis] = first, last - first
+    return tuple(start), tuple(size)
+
+
+def _kept(reason: str) -> str:
+    return f"The second pass was not used, because {reason}; the result is that of the first."
