@@ -1,0 +1,162 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from medseg.errors import GeometryError
+from medseg.evaluation.surface import border, crop_box, hd95, image_diagonal, nsd, surface_distances
+
+
+def square(shape, *box):
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(slice(a, b) for a, b in box)] = True
+    return mask
+
+
+def test_border_counts_the_image_edge_as_outside():
+    mask = np.ones((4, 5), dtype=bool)
+    expected = np.ones((4, 5), dtype=bool)
+    expected[1:3, 1:4] = False
+    np.testing.assert_array_equal(border(mask), expected)
+
+
+def test_no_border_runs_along_unknown_voxels():
+    mask = square((7, 7), (2, 5), (2, 5))
+    unknown = square((7, 7), (5, 7), (0, 7))
+    found = border(mask, unknown)
+    assert found.sum() == 7
+    assert not found[4, 3]
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_border_equals_erosion(dims):
+    from scipy.ndimage import binary_erosion
+
+    mask = np.random.default_rng(1).random((9, 8, 7)[:dims]) < 0.8
+    np.testing.assert_array_equal(border(mask), mask & ~binary_erosion(mask))
+
+
+def test_one_voxel_apart_by_hand():
+    one, two = square((8, 9), (1, 2), (2, 3)), square((8, 9), (4, 5), (6, 7))
+    distances = surface_distances(one, two, spacing=(2.0, 0.5))
+    assert hd95(distances) == pytest.approx(np.hypot(6.0, 2.0))
+    assert nsd(distances, 6.0) == 0.0
+    assert nsd(distances, 6.33) == 1.0
+    assert hd95(surface_distances(one, two, spacing=None)) == 5.0
+
+
+def test_shifted_square_by_hand():
+    # 3 x 3 squares shifted by one along i, spacing 2 mm: of 8 border voxels each, those that
+    # coincide or face each other are 0 mm away and the outer row of three is 2 mm away.
+    one, two = square((9, 9), (2, 5), (2, 5)), square((9, 9), (3, 6), (2, 5))
+    distances = surface_distances(one, two, spacing=(2.0, 1.0))
+    # The middle of the first mask's row 3 is a border voxel of the second mask only.
+    assert sorted(distances.to_reference) == [0, 0, 0, 0, 1, 2, 2, 2]
+    assert hd95(distances) == pytest.approx(2.0)
+    assert nsd(distances, 1.0) == pytest.approx(10 / 16)
+
+
+def test_directions_differ_and_the_larger_counts():
+    long, short = square((40, 5), (0, 40), (2, 3)), square((40, 5), (0, 20), (2, 3))
+    distances = surface_distances(long, short, spacing=None)
+    assert np.percentile(distances.to_prediction, 95) == 0.0
+    assert hd95(distances) == pytest.approx(np.percentile([0] * 20 + list(range(1, 21)), 95))
+
+
+def test_tolerance_that_equals_the_distance_counts():
+    one, two = square((9, 9), (2, 3), (2, 3)), square((9, 9), (5, 6), (2, 3))
+    assert nsd(surface_distances(one, two, spacing=(0.1, 0.1)), 0.3) == 1.0
+
+
+def test_empty_masks_have_no_distances():
+    empty, full = np.zeros((4, 4), dtype=bool), np.ones((4, 4), dtype=bool)
+    assert surface_distances(empty, empty, spacing=None) is None
+    assert surface_distances(full, empty, spacing=None) is None
+    assert surface_distances(full, full, spacing=None, unknown=full) is None
+    assert crop_box(empty) is None
+
+
+def test_unknown_part_is_left_out():
+    reference = square((12, 12), (2, 6), (2, 10))
+    prediction = reference.copy()
+    prediction[6:12, 2:10] = True
+    unknown = square((12, 12), (6, 12), (0, 12))
+    distances = surface_distances(prediction, reference, spacing=None, unknown=unknown)
+    assert hd95(distances) == 0.0
+    assert hd95(surface_distances(prediction, reference, spacing=None)) > 5
+
+
+def test_diagonal():
+    assert image_diagonal((30, 40), None) == 50.0
+    assert image_diagonal((30, 40), (0.1, 0.1)) == pytest.approx(5.0)
+
+
+def test_refusals():
+    mask = np.ones((3, 3), dtype=bool)
+    with pytest.raises(GeometryError, match=r"share a grid, found \(3, 3\) and \(2, 3\)"):
+        surface_distances(mask, mask[:2], spacing=None)
+    with pytest.raises(GeometryError, match="2 axes need 2 spacings"):
+        surface_distances(mask, mask, spacing=(1.0, 1.0, 1.0))
+
+
+@given(hnp.arrays(np.bool_, (2, 6, 7)), st.floats(0.2, 4.0), st.floats(0.2, 4.0))
+@settings(max_examples=60, deadline=None)
+def test_laws_of_distances(masks, first, second):
+    spacing = (first, second)
+    distances = surface_distances(*masks, spacing=spacing)
+    if distances is None:
+        assert not masks.any(axis=(1, 2)).all()
+        return
+    swapped = surface_distances(masks[1], masks[0], spacing=spacing)
+    assert hd95(distances) == pytest.approx(hd95(swapped))
+    assert 0.0 <= hd95(distances) <= image_diagonal(masks[0].shape, spacing)
+    assert 0.0 <= nsd(distances, 1.0) <= nsd(distances, 2.0) <= 1.0
+    assert nsd(surface_distances(masks[0], masks[0], spacing=spacing), 0.01) == 1.0
+
+
+def blobs(shape, seed):
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(seed).standard_normal((2, *shape))
+    return [gaussian_filter(n, 3) > 0.02 for n in noise]
+
+
+# MONAI passes an argument that it has itself deprecated.
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [
+        ((61, 47), None),
+        ((61, 47), (0.143, 0.2)),
+        ((31, 27, 19), (0.586, 0.586, 3.3)),
+        ((31, 27, 1), (1, 2, 3)),
+    ],
+)
+def test_equal_to_monai(shape, spacing):
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    for seed in range(3):
+        masks = blobs(shape, seed)
+        distances = surface_distances(*masks, spacing=spacing)
+        tensors = [torch.from_numpy(m)[None, None].float() for m in masks]
+        theirs = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=spacing)
+        assert hd95(distances) == pytest.approx(theirs.item(), rel=1e-6)
+        for tolerance in (0.5, 1.0, 3.0):
+            dice = compute_surface_dice(
+                *tensors, class_thresholds=[tolerance], include_background=True, spacing=spacing
+            )
+            assert nsd(distances, tolerance) == pytest.approx(dice.item(), abs=1e-6)
+
+
+def test_full_size_radiograph_is_fast():
+    i, j = np.ogrid[:4892, :4020]
+    one = ((i - 1500) / 800) ** 2 + ((j - 2000) / 1500) ** 2 < 1
+    two = ((i - 1520) / 810) ** 2 + ((j - 2030) / 1490) ** 2 < 1
+    start = time.process_time()
+    distances = surface_distances(one, two, spacing=(0.1, 0.1))
+    assert time.process_time() - start < 2.0
+    assert hd95(distances) == pytest.approx(4.0, abs=0.5)
