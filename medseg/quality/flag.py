@@ -1,0 +1,138 @@
+"""Flags and checks: the codes, what a flag says, and what the checks are given to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from medseg.evaluation.cases import CaseEvaluation
+from medseg.evaluation.quantities import CaseMeasures
+from medseg.labels import LabelTable
+from medseg.quality.finding import Finding
+from medseg.quality.options import FlagCode
+from medseg.quality.ranges import Range
+
+FlagLevel = Literal["note", "review", "fail"]
+Verdict = Literal["pass", "note", "review", "fail"]
+LEVELS: tuple[Verdict, ...] = ("pass", "note", "review", "fail")
+
+CHECKS: dict[FlagCode, str] = {
+    "Q101": "cut off at the edge of the field of view",
+    "Q201": "disconnected parts",
+    "Q202": "closed holes",
+    "Q301": "unlikely size",
+    "Q302": "left/right ratio",
+    "Q303": "left and right swapped",
+    "Q401": "low confidence in the core",
+    "Q402": "input unlike the training data",
+    "Q501": "expected structure absent",
+    "Q601": "agreement with the reference",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One thing that is or may be wrong, and one thing to do about it.
+
+    Parameters
+    ----------
+    code : str
+        Stable, see `CHECKS`.
+    level : str
+        "note", "review" or "fail".
+    structure : str
+        Label, region or pair; "" for the whole image.
+    text : str
+        One sentence without identifiers.
+    measured, limit : float or None
+        In the unit that the text names.
+    advice : str
+        What to do.
+    """
+
+    code: FlagCode
+    level: FlagLevel
+    structure: str
+    text: str
+    measured: float | None
+    limit: float | None
+    advice: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """That a check was made of a structure, and how it ended; `reason` where it was not judged."""
+
+    code: FlagCode
+    structure: str
+    outcome: Literal["passed", "flagged", "not judged"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseFlags:
+    """All flags and checks of a case; `verdict` is the worst level, "pass" without flags."""
+
+    verdict: Verdict
+    flags: tuple[Flag, ...]
+    checks: tuple[Check, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with the titles of the codes."""
+        value = asdict(self)
+        for item in (*value["flags"], *value["checks"]):
+            item["title"] = CHECKS[item["code"]]
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFacts:
+    """What is known of a result; parts that are None make their checks "not judged".
+
+    Parameters
+    ----------
+    label_map : (*sp) integer array
+        Class indices.
+    table : LabelTable
+    measures : CaseMeasures
+    confidence : mapping, optional
+        Label -> numbers: "uncertain_core", the share of the core that is undecided (border band left
+        out), or else "mean_probability" of the core.
+    ranges : mapping, optional
+        From `fit_ranges`, with the record of this result in `record`.
+    record : mapping, optional
+        From `plausibility_record`.
+    gate : sequence of Finding, optional
+        What the input gate found; empty where it passed, None where the model has no gate.
+    evaluation : CaseEvaluation, optional
+        Where there is a reference.
+    """
+
+    label_map: NDArray[Any]
+    table: LabelTable
+    measures: CaseMeasures
+    confidence: Mapping[str, Mapping[str, float]] | None = None
+    ranges: Mapping[str, Range] | None = None
+    record: Mapping[str, float] | None = None
+    gate: Sequence[Finding] | None = None
+    evaluation: CaseEvaluation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a check ended: a flag, passed, or not judged for a reason."""
+
+    code: FlagCode
+    structure: str
+    flag: Flag | None = None
+    reason: str = ""
+
+    def check(self) -> Check:
+        """For the list of all checks."""
+        outcome: Literal["passed", "flagged", "not judged"] = (
+            "flagged" if self.flag else "not judged" if self.reason else "passed"
+        )
+        return Check(code=self.code, structure=self.structure, outcome=outcome, reason=self.reason)

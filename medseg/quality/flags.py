@@ -1,0 +1,158 @@
+"""Flags: what a reader of a result must know before using it, with codes that stay the same.
+
+Every check ends in one of three ways: passed, flagged, or not judged with the reason. The worst
+flag is the verdict of the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from medseg.errors import ConfigError
+from medseg.evaluation.definitions import DEFINITIONS
+from medseg.evaluation.measure import lateral_pairs
+from medseg.evaluation.quantities import StructureMeasures
+from medseg.labels import LabelTable
+from medseg.quality.flag import LEVELS, CaseFlags, Flag, Outcome, ResultFacts, Verdict
+from medseg.quality.geometry_checks import (
+    check_cut_off,
+    check_holes,
+    check_ratio,
+    check_sides,
+    check_size,
+    check_stray_parts,
+)
+from medseg.quality.options import FlagOptions
+
+
+def judge_result(facts: ResultFacts, options: FlagOptions | None = None) -> CaseFlags:
+    """Make every check on one result.
+
+    Raises
+    ------
+    ConfigError
+        `expected` names a label that the table does not have.
+    """
+    options = options or FlagOptions()
+    outcomes = [o for o in _all_outcomes(facts, options) if o.code not in options.off]
+    flags = [o.flag for o in outcomes if o.flag is not None]
+    flags.sort(key=lambda flag: -LEVELS.index(flag.level))
+    levels: list[Verdict] = [flag.level for flag in flags]
+    return CaseFlags(
+        verdict=max(levels, key=LEVELS.index, default="pass"),
+        flags=tuple(flags),
+        checks=tuple(o.check() for o in outcomes),
+    )
+
+
+def _all_outcomes(facts: ResultFacts, options: FlagOptions) -> Iterable[Outcome]:
+    labels = [facts.measures.structures[name] for name in facts.table.names[1:]]
+    for structure in labels:
+        yield check_cut_off(structure, facts)
+        yield check_stray_parts(structure, options)
+        yield check_holes(structure, facts, options)
+        yield check_size(structure, facts)
+        yield _confidence(structure, facts, options)
+    for left, right in lateral_pairs(facts.table):
+        yield check_ratio(left, right, facts)
+        yield check_sides(left, right, facts, options)
+    yield from _input(facts)
+    yield from _absent(labels, facts.table, options)
+    yield from _agreement(facts, options)
+
+
+def _confidence(s: StructureMeasures, facts: ResultFacts, options: FlagOptions) -> Outcome:
+    if s.shape is None:
+        return Outcome("Q401", s.structure, reason="absent")
+    known = (facts.confidence or {}).get(s.structure, {})
+    if "uncertain_core" in known:
+        measured, limit = known["uncertain_core"], options.uncertain_share
+        bad, text = measured > limit, f"{measured:.0%} of the core of {s.structure} is undecided"
+    elif "mean_probability" in known:
+        measured, limit = known["mean_probability"], options.least_probability
+        bad, text = measured < limit, f"the mean probability in the core of {s.structure} is {measured:.2f}"
+    else:
+        return Outcome("Q401", s.structure, reason="the model gives no confidence")
+    flag = Flag(
+        code="Q401",
+        level="review",
+        structure=s.structure,
+        text=text,
+        measured=measured,
+        limit=limit,
+        advice="check the structure against the image before using its numbers",
+    )
+    return Outcome("Q401", s.structure, flag if bad else None)
+
+
+def _input(facts: ResultFacts) -> Iterable[Outcome]:
+    if facts.gate is None:
+        yield Outcome("Q402", "", reason="the model has no statistics of its training images")
+    elif not facts.gate:
+        yield Outcome("Q402", "")
+    for finding in facts.gate or ():
+        flag = Flag(
+            code="Q402",
+            level="fail" if finding.level == "refuse" else "review",
+            structure="",
+            text=finding.text,
+            measured=finding.measured,
+            limit=finding.limit,
+            advice="check that the model is meant for this kind of image",
+        )
+        yield Outcome("Q402", "", flag)
+
+
+def _absent(
+    labels: Sequence[StructureMeasures], table: LabelTable, options: FlagOptions
+) -> Iterable[Outcome]:
+    expected = table.names[1:] if options.expected == "all" else options.expected
+    unknown = sorted(set(expected) - set(table.names[1:]))
+    if unknown:
+        raise ConfigError(
+            f"flags.expected names {', '.join(unknown)}; known labels: {', '.join(table.names[1:])}"
+        )
+    for s in labels:
+        if s.structure not in expected:
+            continue
+        flag = Flag(
+            code="Q501",
+            level="fail",
+            structure=s.structure,
+            text=f"{s.structure} was not found",
+            measured=0.0,
+            limit=None,
+            advice="check whether the image shows it; draw it by hand if so",
+        )
+        yield Outcome("Q501", s.structure, None if s.present else flag)
+
+
+def _agreement(facts: ResultFacts, options: FlagOptions) -> Iterable[Outcome]:
+    if facts.evaluation is None or not options.agreement:
+        reason = "no reference" if facts.evaluation is None else "the settings give no limit"
+        yield Outcome("Q601", "", reason=reason)
+        return
+    for s in facts.evaluation.structures:
+        for name, limit in options.agreement.items():
+            metric, definition = s.metrics.get(name), DEFINITIONS[name]
+            if metric is None or metric.value is None:
+                why = f"{definition.title}: {'not computed' if metric is None else metric.reason}"
+                yield Outcome("Q601", s.structure, reason=why)
+                continue
+            if metric.unit != definition.unit:
+                why = f"{definition.title} is in {metric.unit}, the limit in {definition.unit}"
+                yield Outcome("Q601", s.structure, reason=why)
+                continue
+            size = abs(metric.value) if definition.better == "zero" else metric.value
+            bad = size < limit if definition.better == "higher" else size > limit
+            unit = "" if definition.unit == "1" else f" {definition.unit}"
+            flag = Flag(
+                code="Q601",
+                level="review",
+                structure=s.structure,
+                text=f"{definition.title} of {s.structure} is {metric.value:.3g}{unit} (limit {limit:g})",
+                measured=metric.value,
+                limit=limit,
+                advice="compare the two contours",
+            )
+            yield Outcome("Q601", s.structure, flag if bad else None)

@@ -1,0 +1,144 @@
+"""The input gate's decision: image checks, feature distance and plausibility of the result in one verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medseg.quality.finding import Finding, GateLevel, worst_level
+from medseg.quality.gate import GateStatistics
+from medseg.quality.options import GateOptions
+from medseg.quality.ranges import Range, judge_ranges
+
+MANY_OUTSIDE = 4
+"""So many numbers of a result outside their ranges make it implausible; one far outside does, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVerdict:
+    """What the gate decides.
+
+    Parameters
+    ----------
+    level : str
+        "pass", "review" (a person should look) or "refuse" (no result may leave).
+    findings : tuple of Finding
+        Most severe first.
+    distance, percentile : float or None
+        Feature distance, and the share of left-out training images that lie nearer, in percent.
+    """
+
+    level: GateLevel
+    findings: tuple[Finding, ...]
+    distance: float | None = None
+    percentile: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The main reason; empty where the image passed."""
+        return self.findings[0].text if self.findings else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without NaN."""
+        finite = self.distance is not None and np.isfinite(self.distance)
+        return {
+            "level": self.level,
+            "sentence": self.sentence,
+            "distance": self.distance if finite else None,
+            "percentile": self.percentile,
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def judge_input(
+    *,
+    image: Sequence[Finding] = (),
+    distance: float | None = None,
+    statistics: GateStatistics | None = None,
+    record: Mapping[str, float] | None = None,
+    ranges: Mapping[str, Range] | None = None,
+    options: GateOptions | None = None,
+) -> GateVerdict:
+    """Decide from all that is known; call it with what there is, before or after the network ran.
+
+    An image is refused when an image check fails, when its features are very far from the training
+    images, when nothing was found in it, or when its features are rather far and its result is
+    implausible. An implausible result alone, or an unusual look alone, asks for a person: disease
+    does both.
+
+    Parameters
+    ----------
+    image : sequence of Finding
+        From `check_image`.
+    distance : float, optional
+        `GateStatistics.distance` of the image's `gate_features`.
+    statistics : GateStatistics, optional
+        Needed with `distance`.
+    record, ranges : mapping, optional
+        From `plausibility_record` of the result, and from `fit_ranges`.
+    options : GateOptions, optional
+        Limits in place of the bundle's.
+
+    Returns
+    -------
+    GateVerdict
+
+    Raises
+    ------
+    ValueError
+        A distance without statistics.
+    """
+    if distance is not None and statistics is None:
+        raise ValueError("a feature distance can be judged only with the statistics it was made with")
+    options = options or GateOptions()
+    found = list(image)
+    result = judge_ranges(record, ranges or {}) if record is not None else ()
+    implausible = sum(f.level == "refuse" for f in result) > 0 or len(result) >= MANY_OUTSIDE
+    if distance is not None and statistics is not None:
+        found += _judge_distance(distance, statistics, options, implausible=implausible)
+    nothing = [f for f in result if f.check == "found"]
+    found += nothing if nothing and nothing[0].measured == 0 else [_softened(f) for f in result]
+    found.sort(key=lambda finding: finding.level != "refuse")
+    return GateVerdict(
+        level=worst_level(finding.level for finding in found),
+        findings=tuple(found),
+        distance=distance,
+        percentile=None if distance is None or statistics is None else statistics.percentile(distance),
+    )
+
+
+def _softened(finding: Finding) -> Finding:
+    """A number of the result alone never refuses an image."""
+    return Finding(
+        check=finding.check,
+        level="review",
+        text=finding.text,
+        measured=finding.measured,
+        limit=finding.limit,
+    )
+
+
+def _judge_distance(
+    distance: float, statistics: GateStatistics, options: GateOptions, *, implausible: bool
+) -> list[Finding]:
+    review = statistics.review if options.review_distance is None else options.review_distance
+    doubt = statistics.doubt if options.doubt_distance is None else options.doubt_distance
+    refuse = statistics.refuse if options.refuse_distance is None else options.refuse_distance
+    measured = distance if np.isfinite(distance) else None
+    how = f"feature distance {distance:.2f}" if measured is not None else "its features are not finite"
+    if distance > refuse:
+        text = f"the image does not look like those the model was trained on ({how}, limit {refuse:.2f})"
+        return [Finding(check="distance", level="refuse", text=text, measured=measured, limit=refuse)]
+    if distance > doubt and implausible:
+        text = (
+            "the image looks unlike those the model was trained on and the result is implausible "
+            f"({how}, limit {doubt:.2f})"
+        )
+        return [Finding(check="distance", level="refuse", text=text, measured=measured, limit=doubt)]
+    if distance > review:
+        text = f"the image looks unusual for the model ({how}, limit {review:.2f})"
+        return [Finding(check="distance", level="review", text=text, measured=measured, limit=review)]
+    return []
