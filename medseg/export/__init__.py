@@ -1,0 +1,1 @@
+"""Label maps as files that other programs read: NIfTI, pictures, DICOM SEG."""

@@ -1,0 +1,112 @@
+"""Label map -> NIfTI on the source grid, with a sidecar that says what its values mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import LabelError
+from medseg.io.nifti import write_nifti
+from medseg.labels import LabelTable
+from medseg.provenance import sha256_file, write_json, write_text
+from medseg.volume import Volume
+
+SIDECAR_VERSION = 1
+
+
+def write_segmentation(
+    path: Path,
+    label_map: NDArray[Any],
+    volume: Volume,
+    table: LabelTable,
+    *,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write a label map as NIfTI and, beside it, `<name>.json` with its labels and grid.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .nii or .nii.gz; both files are whole or absent, the sidecar is written last and
+        holds the hash of the NIfTI file.
+    label_map : (*source) integer array
+        Class indices on the grid of `volume`.
+    volume : Volume
+        The image that was segmented.
+    table : LabelTable
+        Class indices become its values.
+    notes : sequence of str
+        What a reader of the mask must know, one sentence each; no identifiers.
+
+    Returns
+    -------
+    Path
+        The sidecar.
+
+    Raises
+    ------
+    LabelError
+        A class index that the table does not have.
+    GeometryError
+        Another grid than the volume's.
+    StorageError
+        A file cannot be written.
+    """
+    if label_map.size and not 0 <= int(label_map.min()) <= int(label_map.max()) < table.class_count:
+        raise LabelError(
+            f"the label map holds class indices {int(label_map.min())} to {int(label_map.max())}, "
+            f"the table has 0 to {table.class_count - 1}"
+        )
+    write_nifti(path, table.decode(label_map), volume)
+    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    write_json(sidecar, _sidecar(path, label_map, volume, table, notes))
+    return sidecar
+
+
+def write_itksnap_labels(path: Path, table: LabelTable) -> None:
+    """Write a label description file for ITK-SNAP: value, colour and name of each label, opaque and visible."""
+    lines = ['    0     0    0    0        0  0  0    "Clear Label"']
+    for label in table.labels:
+        red, green, blue = (int(label.colour[k : k + 2], 16) for k in (1, 3, 5))
+        lines.append(f'{label.value:5d} {red:5d}{green:5d}{blue:5d}        1  1  1    "{label.name}"')
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _sidecar(
+    path: Path, label_map: NDArray[Any], volume: Volume, table: LabelTable, notes: Sequence[str]
+) -> dict[str, Any]:
+    counts = np.bincount(label_map.ravel(), minlength=table.class_count)
+    described = {item["name"]: item for item in table.to_json()["labels"]}
+    labels = [
+        # The segment number is that of the DICOM SEG of the same result.
+        {**described[label.name], "segment_number": number, "voxels": int(counts[number])}
+        for number, label in enumerate(table.labels, start=1)
+    ]
+    return {
+        "medseg_segmentation": SIDECAR_VERSION,
+        "file": path.name,
+        "sha256": sha256_file(path),
+        "labels": labels,
+        "regions": {name: list(members) for name, members in table.regions.items()},
+        "grid": {
+            "shape": list(volume.spatial_shape),
+            "affine": None if volume.affine is None else [[float(v) for v in row] for row in volume.affine],
+            "world": None if volume.affine is None else "RAS+ mm",
+            "spacing_mm": None if volume.spacing_mm is None else [float(v) for v in volume.spacing_mm],
+            "spacing_origin": volume.spacing_origin,
+            "patient_orientation": None
+            if volume.patient_orientation is None
+            else list(volume.patient_orientation),
+        },
+        "source": {
+            "format": volume.source.format,
+            "modality": volume.modality,
+            "sha256": volume.source.sha256,
+            "pixel_sha256": volume.pixel_sha256,
+        },
+        "notes": list(notes),
+    }
