@@ -1,0 +1,268 @@
+"""Settings that are right by themselves and do not go together: names, numbers of axes, missing parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from medseg.config.document import KeyPath
+from medseg.config.problems import nearest
+from medseg.data.options import FolderSource, HoldoutSplit, PhantomSource
+from medseg.errors import ConfigError
+from medseg.labels import BACKGROUND
+from medseg.models.options import check_window
+
+RESERVED_NAMES = frozenset({BACKGROUND, "all", "none", "other", "ignore"})
+Found = Iterator[tuple[KeyPath, str]]
+Sections = Mapping[str, Any]
+
+
+def find_conflicts(sections: Sections) -> list[tuple[KeyPath, str]]:
+    """All conflicts among the sections of a run.
+
+    Parameters
+    ----------
+    sections : mapping of str to object
+        Valid top-level values of a RunConfig by name. A check whose sections are not all there is
+        left out, so that conflicts are found beside other mistakes.
+
+    Returns
+    -------
+    list of (path, sentence)
+        The setting to change and what is wrong with it.
+    """
+    found: list[tuple[KeyPath, str]] = []
+    for needed, check in _CHECKS:
+        if all(name in sections for name in needed):
+            found += check(sections)
+    return found
+
+
+def _label_values(s: Sections) -> Found:
+    taken: dict[int, str] = {}
+    for name, label in s["labels"].items():
+        if name in RESERVED_NAMES:
+            yield ("labels", name), f"`{name}` has a meaning of its own; choose another name"
+        first = taken.setdefault(label.value, name)
+        if first != name:
+            yield ("labels", name, "value"), f"the value {label.value} is that of {first}"
+        if label.value == s["ignore_value"]:
+            yield ("labels", name, "value"), f"the value {label.value} is ignore_value"
+
+
+def _pairs(s: Sections) -> Found:
+    labels = s["labels"]
+    for name, label in labels.items():
+        place = ("labels", name, "pair")
+        if label.pair is None:
+            continue
+        if label.pair not in labels or label.pair == name:
+            others = [n for n in labels if n != name]
+            yield place, f"{_no_label(label.pair, others)}; a pair is the label on the other side"
+        elif labels[label.pair].pair != name:
+            yield place, f"{label.pair} does not name it back; add `pair: {name}` to {label.pair}"
+        elif {label.side, labels[label.pair].side} not in ({"left", "right"}, {"none"}):
+            sides = f"{label.side} and {labels[label.pair].side}"
+            yield place, f"the sides of a pair are left and right, found {sides} (in {label.pair})"
+
+
+def _regions(s: Sections) -> Found:
+    for name, members in s["regions"].items():
+        if name in s["labels"] or name in RESERVED_NAMES:
+            yield ("regions", name), f"`{name}` is taken; choose another name for the region"
+        if len(set(members)) != len(members):
+            yield ("regions", name), "a label stands twice"
+        yield from _names(("regions", name), members, tuple(s["labels"]))
+
+
+def _schemes(s: Sections) -> Found:
+    known = (BACKGROUND, *s["labels"])
+    pairs = [{name, label.pair} for name, label in s["labels"].items() if label.pair]
+    for name, scheme in s["label_schemes"].items():
+        place: KeyPath = ("label_schemes", name)
+        for value, members in scheme.members.items():
+            yield from _names(
+                (*place, "values", str(value)), members, known, single=isinstance(scheme.values[value], str)
+            )
+            if value == s["ignore_value"]:
+                yield (*place, "values", str(value)), f"the value {value} is ignore_value"
+        if scheme.sides_by_position and not any(p <= set(m) for m in scheme.members.values() for p in pairs):
+            text = "needs a value that names a left label and its pair on the right"
+            yield (*place, "sides_by_position"), text
+        for label in scheme.medial_open:
+            opened: KeyPath = (*place, "medial_open", label)
+            if label not in s["labels"]:
+                yield opened, _no_label(label, tuple(s["labels"]))
+            elif s["labels"][label].side not in ("left", "right"):
+                yield opened, f"`{label}` has no side; its midline end is known for left and right labels"
+
+
+def _source_scheme(s: Sections) -> Found:
+    source = s["data"].source
+    scheme = source.scheme if isinstance(source, FolderSource) else None
+    if scheme is not None and scheme not in s["label_schemes"]:
+        known = ", ".join(s["label_schemes"]) or "none"
+        yield ("data", "source", "scheme"), f"label_schemes has no `{scheme}`; it has: {known}"
+
+
+def _postprocess(s: Sections) -> Found:
+    regions = tuple(s["regions"])
+    for index, step in enumerate(s["postprocess"]):
+        if step.labels == "all":
+            continue
+        allowed = tuple(s["labels"]) if step.use == "fill_holes" else (*s["labels"], *regions)
+        yield from _names(("postprocess", index, "labels"), step.labels, allowed)
+
+
+def _structures(s: Sections) -> Found:
+    known = (*s["labels"], *s["regions"])
+    evaluation = s["evaluation"]
+    if evaluation.structures != "all":
+        yield from _names(("evaluation", "structures"), evaluation.structures, known)
+    for name in evaluation.require:
+        if name not in known:
+            yield ("evaluation", "require", name), _no_label(name, known)
+
+
+def _refine(s: Sections) -> Found:
+    refine = s["inference"].refine
+    if refine is not None and refine.labels != "all":
+        known = (*s["labels"], *s["regions"])
+        yield from _names(("inference", "refine", "labels"), refine.labels, known)
+
+
+def _expected(s: Sections) -> Found:
+    expected = s["flags"].expected
+    if expected != "all":
+        yield from _names(("flags", "expected"), expected, tuple(s["labels"]))
+
+
+def _class_weights(s: Sections) -> Found:
+    if s["training"] is None:
+        return
+    known = (BACKGROUND, *s["labels"], *s["regions"])
+    for name in s["training"].loss.class_weights:
+        if name not in known:
+            yield ("training", "loss", "class_weights", name), _no_label(name, known)
+
+
+def _codes(s: Sections) -> Found:
+    if "dicom_seg" not in s["export"]:
+        return
+    for name, label in s["labels"].items():
+        if label.code is None:
+            text = "DICOM SEG needs a coded concept; add code: {scheme: SCT, value: ..., meaning: ...}"
+            yield ("labels", name), f"{text}, or leave dicom_seg out of export"
+
+
+def _measures(s: Sections) -> Found:
+    paired = any(label.pair for label in s["labels"].values())
+    for index, name in enumerate(s["measure"]):
+        if name == "left_right_ratio" and not paired:
+            yield ("measure", index), "left_right_ratio needs two labels that name each other as pair"
+
+
+def _axes(s: Sections) -> Found:
+    """Sizes, windows and directions must agree on the number of axes."""
+    lengths = list(_lengths(s))
+    if isinstance(s["data"].source, PhantomSource):
+        dims, origin = 2, f"data.source makes {s['data'].source.recipe} images"
+    elif lengths:
+        (path, dims) = lengths[0]
+        origin = ".".join(str(part) for part in path)
+    else:
+        return
+    for path, length in lengths:
+        if length != dims:
+            yield path, f"has {length} axes where {origin} has {dims}"
+    too_far = [axis for axis in s["inference"].flip_axes if axis >= dims]
+    if too_far:
+        yield ("inference", "flip_axes"), f"axis {too_far[0]} does not exist; the axes are 0 to {dims - 1}"
+
+
+def _lengths(s: Sections) -> Iterator[tuple[KeyPath, int]]:
+    for section in ("preprocess", "augment"):
+        for index, step in enumerate(s[section]):
+            for key in ("size", "start", "spacing_mm", "to"):
+                value = getattr(step, key, None)
+                if isinstance(value, tuple if key != "to" else str):
+                    yield (section, index, key), len(value)
+    if s["inference"].window is not None:
+        yield ("inference", "window"), len(s["inference"].window)
+
+
+def _window(s: Sections) -> Found:
+    """The network's levels must fit into what it is shown."""
+    sizes = [
+        (("preprocess", i, "size"), step.size)
+        for i, step in enumerate(s["preprocess"])
+        if step.use == "resize"
+    ]
+    shown: list[tuple[KeyPath, tuple[int, ...]]] = [*sizes[-1:]]
+    if s["inference"].window is not None:
+        shown = [(("inference", "window"), s["inference"].window)]
+    for path, window in shown:
+        try:
+            check_window(s["model"], window)
+        except ConfigError as err:
+            yield path, str(err)
+
+
+def _weights(s: Sections) -> Found:
+    """Without training the weights must come from somewhere."""
+    if s["training"] is None and s["model"].start_from is None:
+        text = "says neither start_from (a trained model) nor is there a `training` that makes one"
+        yield ("model",), text
+
+
+def _parts(s: Sections) -> Found:
+    """What the training and the evaluation look at must have a share of the cases."""
+    split, training = s["data"].split, s["training"]
+    if not isinstance(split, HoldoutSplit):
+        return
+    blind = training is not None and split.validation == 0
+    if blind and training.keep == "best":
+        yield (
+            ("data", "split", "validation"),
+            "training.keep: best needs validation cases; give them a share, or keep: last",
+        )
+    if blind and training.early_stop is not None:
+        yield ("data", "split", "validation"), "training.early_stop needs validation cases; give them a share"
+    evaluated = s["evaluation"].cases
+    if evaluated in ("test", "validation") and getattr(split, evaluated) == 0:
+        yield ("data", "split", evaluated), f"evaluation.cases is {evaluated}, but the share is 0"
+
+
+def _names(path: KeyPath, members: tuple[str, ...], known: tuple[str, ...], *, single: bool = False) -> Found:
+    for index, name in enumerate(members):
+        if name not in known:
+            yield (path if single else (*path, index)), _no_label(name, known)
+
+
+def _no_label(name: str, known: tuple[str, ...] | list[str]) -> str:
+    guess = nearest(name, known)
+    return (
+        f"no label `{name}`, did you mean `{guess}`?"
+        if guess
+        else f"no label `{name}`; known: {', '.join(known)}"
+    )
+
+
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sections], Found]], ...] = (
+    (("labels", "ignore_value"), _label_values),
+    (("labels",), _pairs),
+    (("labels", "regions"), _regions),
+    (("labels", "label_schemes", "ignore_value"), _schemes),
+    (("data", "label_schemes"), _source_scheme),
+    (("labels", "regions", "postprocess"), _postprocess),
+    (("labels", "regions", "evaluation"), _structures),
+    (("labels", "regions", "inference"), _refine),
+    (("labels", "regions", "training"), _class_weights),
+    (("labels", "flags"), _expected),
+    (("labels", "export"), _codes),
+    (("labels", "measure"), _measures),
+    (("data", "preprocess", "augment", "inference"), _axes),
+    (("preprocess", "inference", "model"), _window),
+    (("training", "model"), _weights),
+    (("data", "training", "evaluation"), _parts),
+)

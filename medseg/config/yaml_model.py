@@ -1,0 +1,179 @@
+"""A YAML file, its `extends` and the `--set` of the command line -> one checked option model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from medseg.config.document import Entry, Node, merge, parse, read_document, without
+from medseg.config.messages import Context, conflict_problems, translate
+from medseg.config.problems import Mark, Problem, SettingsError, SourceText
+from medseg.config.shapes import Walk, dotted, shape_of
+from medseg.provenance import sha256_json
+
+EXTENDS = "extends"
+_MAX_BASES = 8
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded(Generic[ModelT]):
+    """Checked settings, the file they come from, and the SHA-256 of the settings as resolved.
+
+    Equal settings have equal digests, however the file is laid out or split into bases.
+    """
+
+    config: ModelT
+    path: Path
+    digest: str
+
+
+def load_yaml_model(path: Path, model_class: type[ModelT], overrides: Sequence[str] = ()) -> Loaded[ModelT]:
+    """Read, merge and check a settings file.
+
+    Values are typed strictly (no text for a number), relative paths are taken from the folder of
+    the file (for an override: from the working folder), and a choice may be its bare name.
+
+    Parameters
+    ----------
+    path : Path
+        YAML 1.2 file; `extends: NAME.yaml` in it names one base file of the same folder.
+    model_class : type
+        Frozen pydantic model to check against. A static method `conflicts(sections)` of it, if
+        any, is asked about the sections that are valid even where others are not.
+    overrides : sequence of str
+        `a.b=value` as after `--set`, later ones winning; `value` is read as YAML.
+
+    Raises
+    ------
+    SettingsError
+        With every problem of the file, its bases and the overrides.
+    """
+    root, problems = _merged(path, model_class, ())
+    for override in overrides:
+        root, found = _with_override(root, override, model_class)
+        problems += found
+    walk = Walk(resolve_paths=True, name_or_path=getattr(model_class, "name_or_path", frozenset()))
+    root = walk.run(root, shape_of(model_class))
+    context = Context(root=root, models=walk.models, choices=walk.choices)
+    config, found = _validate(model_class, context)
+    problems += walk.problems + found
+    if config is None or problems:
+        raise SettingsError(str(path), problems)
+    return Loaded(config=config, path=path, digest=sha256_json(config.model_dump(mode="json")))
+
+
+def _merged(path: Path, model_class: type[BaseModel], above: tuple[Path, ...]) -> tuple[Node, list[Problem]]:
+    """The tree of a file over the tree of its base, names written out."""
+    document = read_document(path)
+    problems = list(document.problems)
+    if document.root is None or not isinstance(document.root.value, dict):
+        mark = Mark(source=document.source) if document.root is None else document.root.mark
+        text = "expected settings as `key: value` at the top of the file"
+        raise SettingsError(str(path), [*problems, Problem(path="", text=text, mark=mark)])
+    root = Walk(resolve_paths=False).run(document.root, shape_of(model_class))
+    name = root.child(EXTENDS)
+    if name is None:
+        return root, problems
+    root = without(root, EXTENDS)
+    above = (*above, path.resolve())
+    base, sentence = _base_path(path, name, above)
+    if base is None:
+        return root, [*problems, Problem(path=EXTENDS, text=sentence, mark=name.mark)]
+    tree, found = _merged(base, model_class, above)
+    return merge(tree, root), problems + found
+
+
+def _base_path(path: Path, name: Node, above: tuple[Path, ...]) -> tuple[Path | None, str]:
+    """The file that `extends` names, or None and why not."""
+    text = name.value
+    if not isinstance(text, str) or Path(text).name != text or "\\" in text or text in ("", ".", ".."):
+        return None, f"expected the name of a file in the same folder, found {text!r}"
+    base = path.parent / text
+    if base.resolve() in above:
+        chain = " -> ".join(p.name for p in (*above, base))
+        return None, f"files extend each other in a circle: {chain}"
+    if len(above) > _MAX_BASES:
+        return None, f"more than {_MAX_BASES} files extend one another"
+    if not base.is_file():
+        return None, f"no file {text!r} in {path.parent}"
+    return base, ""
+
+
+def _with_override(root: Node, override: str, model_class: type[BaseModel]) -> tuple[Node, list[Problem]]:
+    """The tree with one `a.b=value` set."""
+    source = SourceText.of(override, name=f"--set {override}", folder=Path.cwd(), on_command_line=True)
+    keys, equals, value = override.partition("=")
+    whole = Mark(source=source, width=len(override))
+    parts = keys.split(".")
+    if not equals or not all(part.strip() == part and part for part in parts):
+        text = "expected --set key.key=value"
+        return root, [Problem(path="", text=text, mark=whole)]
+    # Blanks in place of the key keep the columns of the value those of the override.
+    document = parse(source, " " * (len(keys) + 1) + value)
+    node = document.root or Node(value=None, mark=whole)
+    try:
+        changed = _set(root, tuple(parts), 0, node, source)
+    except LookupError as err:
+        return root, [*document.problems, Problem(path=keys, text=str(err.args[0]), mark=whole)]
+    return Walk(resolve_paths=False).run(changed, shape_of(model_class)), list(document.problems)
+
+
+def _set(node: Node, parts: tuple[str, ...], depth: int, value: Node, source: SourceText) -> Node:
+    """`node` with the place `parts[depth:]` replaced; LookupError where it has no such place."""
+    if depth == len(parts):
+        return value
+    part, here = parts[depth], dotted(parts[:depth])
+    if isinstance(node.value, tuple):
+        index = int(part) if part.isascii() and part.isdigit() and len(part) < 10 else len(node.value)
+        if index >= len(node.value):
+            known = f"its entries are 0 to {len(node.value) - 1}" if node.value else "it is empty"
+            raise LookupError(f"`{here}` is a list and has no entry {part}; {known}")
+        items = list(node.value)
+        items[index] = _set(items[index], parts, depth + 1, value, source)
+        return replace(node, value=tuple(items))
+    if not isinstance(node.value, dict | None):
+        raise LookupError(
+            f"`{here}` is {node.value!r}, not a block of settings; nothing can be set inside it"
+        )
+    column = sum(len(p) + 1 for p in parts[:depth])
+    mark = Mark(source=source, column=column, width=len(part))
+    entries = dict(node.value or {})
+    old = entries[part].node if part in entries else Node(value=None, mark=mark)
+    entries[part] = Entry(key_mark=mark, node=_set(old, parts, depth + 1, value, source))
+    return replace(node, value=entries)
+
+
+def _validate(model_class: type[ModelT], context: Context) -> tuple[ModelT | None, list[Problem]]:
+    """The model, or None and every problem pydantic and the model's own cross checks find."""
+    try:
+        # JSON mode: strict types, while lists may become tuples and text may become paths.
+        return model_class.model_validate_json(json.dumps(context.root.plain()), strict=True), []
+    except ValidationError as err:
+        problems = translate(err, context)
+        top = {str(e["loc"][0]) for e in err.errors(include_url=False) if e["loc"]}
+    conflicts = getattr(model_class, "conflicts", None)
+    if top and conflicts is not None:
+        sections = _valid_sections(model_class, context.root, top)
+        problems += conflict_problems(conflicts(sections), context)
+    return None, problems
+
+
+def _valid_sections(model_class: type[BaseModel], root: Node, broken: set[str]) -> Mapping[str, Any]:
+    """The top-level values that are valid by themselves, defaults included."""
+    sections: dict[str, Any] = {}
+    for name, info in model_class.model_fields.items():
+        node = root.child(name)
+        if name in broken or (node is None and info.is_required()):
+            continue
+        if node is None:
+            sections[name] = info.get_default(call_default_factory=True)
+            continue
+        adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
+        sections[name] = adapter.validate_json(json.dumps(node.plain()), strict=True)
+    return sections
