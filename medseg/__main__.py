@@ -1,0 +1,5 @@
+"""`python -m medseg`, for launchers such as torchrun."""
+
+from medseg.cli import main
+
+main()

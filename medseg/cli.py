@@ -1,0 +1,250 @@
+"""Arguments in, exit code out. Heavy packages are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medseg import __version__
+from medseg.errors import Interrupted, MedsegError
+
+app = typer.Typer(
+    name="medseg",
+    help="Medical-image segmentation from the scanner to a checked result. Research use only, not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PipelineArgument = Annotated[Path, typer.Argument(help="Pipeline YAML; also looked for in ./pipelines/.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder that runs are kept in.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+@app.command()
+def run(
+    pipeline: PipelineArgument,
+    output: OutputOption = Path("runs"),
+    overrides: SetOption = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="STAGE", help="Repeat this stage.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run all stages of a pipeline: check, plan, train, predict, evaluate, export, report.
+
+    A run that was interrupted or killed goes on with the same command; stages whose settings and inputs did
+    not change are not done again.
+    """
+    from medseg.pipeline.api import dry_run_pipeline, run_pipeline
+
+    with _reporter(quiet) as reporter:
+        if dry_run:
+            result = dry_run_pipeline(pipeline, output=output, overrides=overrides or [], reporter=reporter)
+        else:
+            result = run_pipeline(
+                pipeline, output=output, overrides=overrides or [], only=only or [], reporter=reporter
+            )
+    _finish(result, as_json=as_json)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    def command(
+        pipeline: PipelineArgument,
+        output: OutputOption = Path("runs"),
+        overrides: SetOption = None,
+        as_json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        from medseg.pipeline.api import run_pipeline
+
+        with _reporter(quiet) as reporter:
+            result = run_pipeline(
+                pipeline, output=output, overrides=overrides or [], until=stage, reporter=reporter
+            )
+        _finish(result, as_json=as_json)
+
+    app.command(name=stage, help=text)(command)
+
+
+_stage_command("train", "Run a pipeline up to its training.")
+_stage_command("evaluate", "Run a pipeline up to its evaluation.")
+_stage_command("report", "Run a pipeline up to its report.")
+_stage_command("plan", "Check the data and say what would be trained, with the memory and time it needs.")
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Files or folders of DICOM, NIfTI, PNG, JPEG, TIFF.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model, or folder of a bundle.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    formats: Annotated[str, typer.Option("--format", help="Comma-separated: nifti, dicom-seg, png.")] = "nifti,dicom-seg,png",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all unless given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do cases again whose results are up to date.")] = False,
+    accept_unlike: Annotated[
+        bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Segment images with a trained model; needs no YAML."""
+    from medseg.pipeline.predict_folder import predict_folder
+
+    with _reporter(quiet) as reporter:
+        result = predict_folder(
+            inputs,
+            model=model,
+            output=output,
+            formats=formats,
+            device=device,
+            threads=threads,
+            overwrite=overwrite,
+            accept_unlike=accept_unlike,
+            reporter=reporter,
+        )
+    _finish(result, as_json=as_json)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the models that come with medseg."""
+    from medseg.models.bundle import list_bundles
+
+    found = list_bundles()
+    if as_json:
+        print(json.dumps([bundle.describe() for bundle in found], indent=2))
+        return
+    for bundle in found:
+        about = bundle.describe()
+        print(f"{about['name']} {about['version']}  {about['description']}\n    licence: {about['licence']}")
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout unless given.")] = None,
+) -> None:
+    """Write the JSON Schema of pipeline files, for editors."""
+    from medseg.config.schema import json_schema
+    from medseg.provenance import write_text
+
+    text = json.dumps(json_schema(), indent=2) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine: packages, codecs, memory, disk; each problem with its fix."""
+    from medseg.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([f.to_json() for f in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"  {finding.level:<5} {finding.text}")
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(4)
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="start, train or predict; all unless given.")] = "all",
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median is printed.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Time this machine: start of the program, training images per second, seconds per radiograph."""
+    from medseg.bench import bench as run_bench
+
+    rows = run_bench(what, repeats=repeats)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['name']:<44} {row['median']:>9.3f} {row['unit']:<9} ({row['low']:.3f} to {row['high']:.3f}, n={row['count']})")
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if version:
+        print(f"medseg {__version__}")
+        raise typer.Exit
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    context.obj = {"debug": debug}
+
+
+class _reporter:  # noqa: N801  (reads as a function where it is used)
+    """A console reporter for the time of a command."""
+
+    def __init__(self, quiet: bool) -> None:
+        from medseg.console import ConsoleReporter, stderr_console
+
+        self._reporter = ConsoleReporter(stderr_console(quiet=quiet))
+
+    def __enter__(self) -> Any:
+        return self._reporter
+
+    def __exit__(self, *_: object) -> None:
+        self._reporter.close()
+
+
+def _finish(result: Any, *, as_json: bool) -> None:
+    """Print where the result lies, last; exit with its code."""
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        for line in result.lines:
+            print(line, file=sys.stderr)
+        if result.path is not None:
+            print(result.path)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+def main() -> None:
+    """Entry point of the `medseg` command."""
+    debug = "--debug" in sys.argv
+    as_json = "--json" in sys.argv
+    try:
+        app()
+    except MedsegError as err:
+        if debug:
+            raise
+        _report_error(str(err), err.exit_code, as_json=as_json)
+    except KeyboardInterrupt:
+        _report_error("stopped; go on with the same command", Interrupted.exit_code, as_json=as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as err:
+        if debug:
+            raise
+        text = f"internal error, please report it: {type(err).__name__} (run again with --debug for the traceback)"
+        _report_error(text, 70, as_json=as_json)
+
+
+def _report_error(text: str, code: int, *, as_json: bool) -> None:
+    print(text if "\n" in text else f"error: {text}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": text, "exit_code": code}))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

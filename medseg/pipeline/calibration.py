@@ -1,0 +1,140 @@
+"""What a trained network makes of its training and validation images: the measure for new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medseg.data.manifest import Case
+from medseg.errors import InputError
+from medseg.inference.postprocess import postprocess
+from medseg.inference.predictor import Prediction, Predictor
+from medseg.models.bundle import Bundle
+from medseg.pipeline.readers import image_reader
+from medseg.quality.gate import GateStatistics, fit_gate
+from medseg.quality.ranges import fit_ranges, plausibility_record
+from medseg.transforms.augment import compile_augment
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medseg.pipeline.context import Context
+
+LEAST_IMAGES = 50
+VARIANTS = 3
+_RANGE = "range "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Arrays and numbers of the input gate as a bundle stores them; None where there are too few images."""
+
+    arrays: dict[str, NDArray[np.float32]] | None = None
+    limits: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class _Seen:
+    features: list[NDArray[np.float32]] = field(default_factory=list)
+    patients: list[str] = field(default_factory=list)
+
+    def add(self, features: NDArray[np.float32] | None, patient_id: str) -> None:
+        if features is not None:
+            self.features.append(features)
+            self.patients.append(patient_id)
+
+
+def calibrate(context: Context, network: nn.Module) -> Calibration:
+    """Predict every labelled training and validation image, and keep what is usual.
+
+    Features of training images, as they are and as augmentation varies them, make the gate: what the
+    network was trained to bear is not unusual. Those of validation images set its limits beside the
+    left-out training images. Sizes, places and confidences of all results make the ranges.
+    """
+    config = context.config
+    training = context.labelled(context.in_split("train"))
+    validation = context.labelled(context.in_split("validation"))
+    if len(training) < LEAST_IMAGES:
+        context.reporter.note(
+            f"no input gate: {len(training)} training images are too few to tell what is unusual "
+            f"(at least {LEAST_IMAGES})"
+        )
+        return Calibration()
+    predictor = Predictor(
+        network,
+        steps=config.preprocess,
+        table=context.table,
+        options=config.inference,
+        device=context.device(),
+    )
+    records: list[dict[str, float]] = []
+    seen = {"train": _Seen(), "validation": _Seen()}
+    for done, case in enumerate([*training, *validation], start=1):
+        found, record = _one(context, predictor, case)
+        records.append(record)
+        part = seen["validation" if case.split == "validation" else "train"]
+        for variant in range(VARIANTS if case.split == "train" else 1):
+            part.add(_features(context, predictor, found.prepared.array, variant), case.patient_id)
+        context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
+    limits: dict[str, Any] = {_RANGE + name: values for name, values in fit_ranges(records).items()}
+    if not seen["train"].features:
+        return Calibration(limits=limits)
+    held_out = np.array(seen["validation"].features, dtype=np.float32) if seen["validation"].features else None
+    gate = fit_gate(np.array(seen["train"].features), held_out, groups=seen["train"].patients)
+    return Calibration(arrays=gate.arrays(), limits=limits | gate.to_json())
+
+
+def _features(
+    context: Context, predictor: Predictor, image: NDArray[np.float32], variant: int
+) -> NDArray[np.float32] | None:
+    """Features of a prepared image, augmented where `variant` is not 0."""
+    if variant:
+        table = context.table
+        vary = compile_augment(context.config.augment, table.mirror_sets)
+        blank = torch.zeros((1, *image.shape[1:]), dtype=torch.int16)
+        image = vary(torch.from_numpy(image.copy()), blank, variant)[0].numpy()
+    return predictor.features(image)
+
+
+def _one(
+    context: Context, predictor: Predictor, case: Case
+) -> tuple[Prediction, dict[str, float]]:
+    volume = image_reader(context.config)(case.images)
+    found = predictor.predict(volume)
+    try:
+        label_map = postprocess(
+            found.label_map, context.config.postprocess, table=context.table, spacing_mm=volume.spacing_mm
+        )
+    except InputError:
+        # A step in mm cannot be applied to a picture without spacing; its raw mask still tells what is usual.
+        label_map = found.label_map
+    record = plausibility_record(
+        label_map,
+        table=context.table,
+        patient_orientation=volume.patient_orientation,
+        affine=volume.affine,
+        confidence=found.confidence,
+    )
+    return found, record
+
+
+def read_gate(bundle: Bundle) -> GateStatistics | None:
+    """The feature gate of a bundle, None where it has none."""
+    arrays = bundle.load_gate()
+    if not arrays or bundle.record.gate is None:
+        return None
+    return GateStatistics.from_parts(arrays, bundle.record.gate.limits)
+
+
+def read_ranges(bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Ranges of results on the training images; empty where the bundle has none."""
+    limits = {} if bundle.record.gate is None else bundle.record.gate.limits
+    return {
+        name.removeprefix(_RANGE): dict(value)
+        for name, value in limits.items()
+        if name.startswith(_RANGE) and isinstance(value, dict)
+    }

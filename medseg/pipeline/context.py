@@ -1,0 +1,114 @@
+"""What every stage of a run is handed: settings, label table, run folder, the cases, who listens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medseg.config.schema import RunConfig
+from medseg.data.manifest import Case
+from medseg.errors import ConfigError
+from medseg.labels import LabelTable
+from medseg.pipeline.progress import Reporter
+from medseg.pipeline.run_folder import RunFolder, StageState
+
+
+@dataclass(slots=True, kw_only=True)
+class CaseFailure:
+    """A case that a stage could not do, and why; the run goes on without it."""
+
+    case_id: str
+    stage: str
+    text: str
+
+
+@dataclass(kw_only=True)
+class Context:
+    """One run.
+
+    Parameters
+    ----------
+    config : RunConfig
+    run : RunFolder
+    reporter : Reporter
+    cases : tuple of Case
+        Usable cases, set by the stage `check`.
+    splits : dict
+        Case id -> train, validation or test; set by the stage `check`.
+    facts : dict
+        Case id -> what `check` found out: shape, spacing, file hashes.
+    failures : list of CaseFailure
+        Grows; a run that has any ends with exit code 1.
+    """
+
+    config: RunConfig
+    run: RunFolder
+    reporter: Reporter
+    cases: tuple[Case, ...] = ()
+    splits: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: list[CaseFailure] = field(default_factory=list)
+
+    @cached_property
+    def table(self) -> LabelTable:
+        """Label table of the settings."""
+        return self.config.label_table()
+
+    @cached_property
+    def threads(self) -> int:
+        """Processor threads for the numeric libraries."""
+        wanted = self.config.compute.threads
+        return len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
+
+    def section(self, name: str) -> Any:
+        """One section of the resolved settings as JSON, for keys and records."""
+        return self.config.model_dump(mode="json", include={name})[name]
+
+    def in_split(self, *splits: str) -> tuple[Case, ...]:
+        """Usable cases of the named splits."""
+        return tuple(case for case in self.cases if self.splits.get(case.case_id) in splits)
+
+    def labelled(self, cases: Sequence[Case]) -> tuple[Case, ...]:
+        """Those that name a mask."""
+        return tuple(case for case in cases if case.label is not None)
+
+    def chosen(self, which: str) -> tuple[Case, ...]:
+        """Cases of a split, or ``all``."""
+        return self.cases if which == "all" else self.in_split(which)
+
+    def fail(self, case_id: str, stage: str, text: str) -> None:
+        """Leave one case out of the rest of the run and remember why."""
+        self.failures.append(CaseFailure(case_id=case_id, stage=stage, text=text))
+        self.cases = tuple(case for case in self.cases if case.case_id != case_id)
+        self.run.log("case failed", stage=stage, case=case_id)
+        self.reporter.note(f"{case_id}: {text}")
+
+    def upstream_of(self, name: str, key: str, state: StageState) -> str:
+        """What later stages depend on: this stage's key and, for `check`, what it found."""
+        return f"{key}:{state.summary.get('inputs_sha256', '')}" if name == "check" else key
+
+    def device(self) -> str:
+        """The torch device of the settings; `auto` takes a CUDA device where there is one."""
+        wanted = self.config.compute.device
+        import torch
+
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("compute.device is cuda, but torch sees no CUDA device; use auto or cpu")
+        if wanted == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return wanted
+
+    @staticmethod
+    def now() -> str:
+        """The time, UTC, ISO 8601."""
+        return datetime.now(UTC).isoformat(timespec="seconds")
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the bundle of this run lies."""
+        return self.run.path / "model"

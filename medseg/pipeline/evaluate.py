@@ -1,0 +1,127 @@
+"""Stage `evaluate`: predictions against reference masks, on the grid of the images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medseg.data.tables import write_csv
+from medseg.errors import MedsegError, StorageError
+from medseg.evaluation.cases import CaseEvaluation, evaluate_case
+from medseg.evaluation.summary import Statistic, Summary, summarise
+from medseg.models.bundle_record import MetricRecord
+from medseg.pipeline import bundling, case_files
+from medseg.pipeline.context import Context
+from medseg.pipeline.readers import image_reader, read_reference
+from medseg.provenance import write_json
+
+STAGE = "evaluate"
+
+
+def plan(context: Context) -> str:
+    """One line for the dry run."""
+    return f"{', '.join(context.config.evaluation.metric_names)} of the {context.config.evaluation.cases} cases"
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write evaluation/cases.csv, cases.json, summary.csv and summary.json; show the table."""
+    options = context.config.evaluation
+    cases = context.labelled(context.chosen(options.cases))
+    read = image_reader(context.config)
+    found: list[CaseEvaluation] = []
+    for done, case in enumerate(cases, start=1):
+        folder = context.run.case_folder(case.case_id)
+        try:
+            volume = read(case.images)
+            found.append(
+                evaluate_case(
+                    case_files.read_mask_file(folder, context.table),
+                    read_reference(case, volume, context.table),
+                    table=context.table,
+                    case_id=case.case_id,
+                    patient_id=case.patient_id,
+                    spacing_mm=volume.spacing_mm,
+                    options=options,
+                    columns={name: case.columns.get(name, "") for name in options.by},
+                )
+            )
+        except StorageError:
+            raise
+        except MedsegError as err:
+            context.fail(case.case_id, STAGE, str(err))
+        context.reporter.advanced(STAGE, done, len(cases), case.case_id)
+    if not found:
+        return {"text": "no case has a reference mask", "unmet": [], "cases": 0}
+    summary = summarise(found, options)
+    _write(context, found, summary)
+    _show(context, summary)
+    if context.config.training is not None:
+        bundling.with_metrics(context, metric_records(summary, data=f"{options.cases} split of {context.config.name}"))
+    return {
+        "text": f"{len(found)} {options.cases} cases of {summary.patients} patients",
+        "cases": len(found),
+        "unmet": [requirement.text for requirement in summary.unmet],
+    }
+
+
+def _write(context: Context, found: list[CaseEvaluation], summary: Summary) -> None:
+    folder = context.run.path / "evaluation"
+    write_csv(folder / "cases.csv", [row for case in found for row in case.rows()])
+    write_json(folder / "cases.json", [case.to_json() for case in found])
+    write_csv(folder / "summary.csv", summary.rows())
+    write_json(folder / "summary.json", summary.to_json())
+
+
+def _show(context: Context, summary: Summary) -> None:
+    columns = ["structure", *context.config.evaluation.metric_names[:1], "95 % interval", "cases"]
+    main = [name for name in ("dice", "hd95", "nsd") if name in context.config.evaluation.metric_names]
+    columns = ["structure", *(f"{name} (interval)" for name in main), "cases", "missed"]
+    missed = [structure for _, structure in summary.missed]
+    rows = [
+        (
+            structure,
+            *(_cell(metrics, name) for name in main),
+            str(max((s.count for s in metrics.values()), default=0)),
+            str(missed.count(structure)),
+        )
+        for structure, metrics in summary.structures.items()
+    ]
+    context.reporter.table("", columns, rows)
+
+
+def _cell(metrics: Any, name: str) -> str:
+    statistic: Statistic | None = next(
+        (metrics[key] for key in (name, f"{name}_pixels") if key in metrics and metrics[key].mean is not None), None
+    )
+    if statistic is None or statistic.mean is None:
+        return "not defined"
+    digits = 3 if statistic.unit.startswith("1") else 1
+    unit = "" if statistic.unit.startswith("1") else f" {statistic.unit}"
+    text = f"{statistic.mean:.{digits}f}{unit}"
+    if statistic.mean_interval is not None:
+        low, high = statistic.mean_interval
+        text += f" ({low:.{digits}f}-{high:.{digits}f})"
+    return text
+
+
+def metric_records(summary: Summary, *, data: str) -> tuple[MetricRecord, ...]:
+    """Means with intervals as a bundle keeps them."""
+    records = []
+    for structure, metrics in summary.structures.items():
+        for name, statistic in metrics.items():
+            if statistic.mean is None or statistic.count == 0:
+                continue
+            low, high = statistic.mean_interval or (None, None)
+            records.append(
+                MetricRecord(
+                    structure=structure,
+                    metric=name,
+                    unit="" if statistic.unit == "1" else statistic.unit,
+                    data=f"{data}: {statistic.count} images of {statistic.patients} patients",
+                    cases=statistic.count,
+                    value=statistic.mean,
+                    low=low,
+                    high=high,
+                    level=statistic.level,
+                )
+            )
+    return tuple(records)

@@ -1,0 +1,179 @@
+"""A bundle made ready to segment images: network, gate, clean-up, measurements, flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from medseg.errors import InputRefusedError
+from medseg.evaluation.measure import measure_case
+from medseg.evaluation.options import MeasureName
+from medseg.evaluation.quantities import CaseMeasures
+from medseg.inference.options import InferenceOptions, PostprocessStep
+from medseg.inference.postprocess import postprocess
+from medseg.inference.predictor import Prediction, Predictor
+from medseg.labels import LabelTable
+from medseg.models.bundle import Bundle
+from medseg.pipeline.calibration import read_gate, read_ranges
+from medseg.quality.finding import Finding
+from medseg.quality.flag import CaseFlags, ResultFacts
+from medseg.quality.flags import judge_result
+from medseg.quality.gate import GateStatistics
+from medseg.quality.image_checks import check_image
+from medseg.quality.options import FlagOptions, GateOptions
+from medseg.quality.ranges import plausibility_record
+from medseg.quality.verdict import GateVerdict, judge_input
+from medseg.transforms.options import PreprocessStep
+from medseg.volume import Volume
+
+_STEPS: TypeAdapter[tuple[PreprocessStep, ...]] = TypeAdapter(tuple[PreprocessStep, ...])
+_CLEANING: TypeAdapter[tuple[PostprocessStep, ...]] = TypeAdapter(tuple[PostprocessStep, ...])
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """All that a model says about one image.
+
+    Parameters
+    ----------
+    label_map : (*source) integer array
+        Class indices after clean-up, on the grid of the image.
+    measures : CaseMeasures
+    prediction : Prediction
+    gate : GateVerdict
+    flags : CaseFlags
+    """
+
+    label_map: NDArray[Any]
+    measures: CaseMeasures
+    prediction: Prediction
+    gate: GateVerdict
+    flags: CaseFlags
+
+
+class LoadedModel:
+    """A bundle in memory.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    device : str
+    gate_options, flag_options : optional
+        Limits of the settings.
+    measures : sequence of MeasureName
+    inference, cleaning : optional
+        Instead of those of the bundle.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        gate_options: GateOptions | None = None,
+        flag_options: FlagOptions | None = None,
+        measures: Sequence[MeasureName] = (),
+        inference: InferenceOptions | None = None,
+        cleaning: Sequence[PostprocessStep] | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.table: LabelTable = bundle.table
+        self.gate_options = gate_options or GateOptions()
+        self.flag_options = flag_options or FlagOptions()
+        self.measures = tuple(measures)
+        self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
+        self.predictor = Predictor(
+            bundle.load_network(),
+            steps=_STEPS.validate_python(bundle.preprocess),
+            table=self.table,
+            options=inference or InferenceOptions.model_validate(bundle.inference),
+            statistics=bundle.record.training.statistics or None,
+            device=device,
+        )
+        self.gate: GateStatistics | None = read_gate(bundle)
+        self.ranges = read_ranges(bundle)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Name, version and weights, for records and DICOM objects."""
+        return {
+            "name": self.bundle.name,
+            "version": self.bundle.version,
+            "weights_sha256": self.bundle.weights_sha256,
+            "licence": self.bundle.licence,
+        }
+
+    def segment(self, volume: Volume, *, case_id: str) -> CaseResult:
+        """Segment, clean up, measure and judge one image.
+
+        Raises
+        ------
+        InputRefusedError
+            The image is not of the kind that the model was trained on, and the settings refuse those.
+        """
+        image = check_image(volume.array, in_channels=self.bundle.in_channels, options=self.gate_options)
+        self._refuse(judge_input(image=image, options=self.gate_options))
+        prediction = self.predictor.predict(volume)
+        label_map = postprocess(
+            prediction.label_map, self.cleaning, table=self.table, spacing_mm=volume.spacing_mm
+        )
+        record = plausibility_record(
+            label_map,
+            table=self.table,
+            patient_orientation=volume.patient_orientation,
+            affine=volume.affine,
+            confidence=prediction.confidence,
+        )
+        verdict = self._judge(image, prediction, record)
+        self._refuse(verdict)
+        measures = measure_case(
+            label_map,
+            table=self.table,
+            measures=self.measures,
+            case_id=case_id,
+            spacing_mm=volume.spacing_mm,
+            spacing_origin=volume.spacing_origin,
+            patient_orientation=volume.patient_orientation,
+            affine=volume.affine,
+        )
+        facts = ResultFacts(
+            label_map=label_map,
+            table=self.table,
+            measures=measures,
+            confidence=prediction.confidence,
+            ranges=self.ranges or None,
+            record=record,
+            gate=verdict.findings if self.gate is not None else None,
+        )
+        return CaseResult(
+            label_map=label_map,
+            measures=measures,
+            prediction=prediction,
+            gate=verdict,
+            flags=judge_result(facts, self.flag_options),
+        )
+
+    def _judge(
+        self, image: Sequence[Finding], prediction: Prediction, record: Mapping[str, float]
+    ) -> GateVerdict:
+        distance = None
+        if self.gate is not None and prediction.features is not None:
+            distance = self.gate.distance(prediction.features)
+        return judge_input(
+            image=image,
+            distance=distance,
+            statistics=self.gate,
+            record=record,
+            ranges=self.ranges,
+            options=self.gate_options,
+        )
+
+    def _refuse(self, verdict: GateVerdict) -> None:
+        if verdict.level == "refuse" and self.gate_options.refuse:
+            raise InputRefusedError(
+                f"{verdict.sentence}; model {self.bundle.name} is not used on it "
+                "(--accept-unlike, or gate.refuse: false, segments it all the same)"
+            )

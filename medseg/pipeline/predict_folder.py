@@ -1,0 +1,197 @@
+"""`medseg predict`: any mess of images in, one folder of results per image out; no YAML."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.data.tables import write_csv
+from medseg.errors import ConfigError, InputError, MedsegError, StorageError
+from medseg.evaluation.options import MeasureName
+from medseg.export.options import ExportName
+from medseg.io.discover import Found, discover
+from medseg.io.read import read_image
+from medseg.models.bundle import read_bundle
+from medseg.pipeline import case_files
+from medseg.pipeline.api import Result
+from medseg.pipeline.model import LoadedModel
+from medseg.pipeline.progress import Reporter, SilentReporter
+from medseg.privacy import safe_name
+from medseg.provenance import sha256_file, sha256_json, sweep_parts, versions, write_json
+from medseg.quality.options import GateOptions
+
+FORMATS: dict[str, ExportName] = {"nifti": "nifti", "dicom-seg": "dicom_seg", "png": "png"}
+MEASURES: tuple[MeasureName, ...] = ("area", "volume", "left_right_ratio", "cardiothoracic_ratio")
+RADIOGRAPHS = frozenset({"CR", "DX", "SC", "RG", "IO", "OT", ""})
+
+
+def predict_folder(
+    inputs: Sequence[Path],
+    *,
+    model: str,
+    output: Path,
+    formats: str = "nifti,dicom-seg,png",
+    device: str = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    accept_unlike: bool = False,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Segment every image that the inputs hold.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Files or folders.
+    model : str
+        Shipped name, or folder of a bundle.
+    output : Path
+        One folder per image is made in it, with predictions.json and measurements.csv beside them.
+    formats : str
+        Comma-separated names of `FORMATS`.
+    device, threads
+        As in the settings of a pipeline.
+    overwrite : bool
+        Whether images are done again that have a result of this model.
+    accept_unlike : bool
+        Whether images that the input gate refuses are segmented all the same.
+    reporter : Reporter or None
+
+    Returns
+    -------
+    Result
+        Exit code 1 where some images failed, 3 where all did.
+    """
+    reporter = reporter or SilentReporter()
+    kinds, bundle = _kinds(formats), read_bundle(model)
+    missing = [path for path in inputs if not path.exists()]
+    if missing:
+        raise StorageError(f"{missing[0]} does not exist; correct the path")
+    found = discover(inputs)
+    reporter.title(f"{bundle.name} {bundle.version} · {len(found.images)} images · {output}")
+    if not found.images:
+        raise InputError(_nothing(inputs, [f"{s.path.name}: {s.reason}" for s in found.skipped]))
+    loaded = _load(bundle, device=device, threads=threads, accept_unlike=accept_unlike)
+    output.mkdir(parents=True, exist_ok=True)
+    sweep_parts(output)
+    begin, cases = time.monotonic(), []
+    reporter.stage_started("predict", f"{len(found.images)} images")
+    for done, image in enumerate(found.images, start=1):
+        cases.append(_one(image, loaded, output=output, kinds=kinds, overwrite=overwrite))
+        reporter.advanced("predict", done, len(found.images), image.case_id)
+        if "error" in cases[-1]:
+            reporter.note(f"{image.case_id}: {cases[-1]['error']}")
+    seconds = time.monotonic() - begin
+    failed = [case for case in cases if "error" in case]
+    reporter.stage_done("predict", f"{len(cases) - len(failed)} of {len(cases)} images", seconds)
+    return _result(cases, found.skipped, loaded, output=output, seconds=seconds, failed=failed)
+
+
+def _kinds(formats: str) -> tuple[ExportName, ...]:
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise ConfigError(f"--format {formats!r}: expected one or more of {', '.join(FORMATS)}")
+    return tuple(FORMATS[name] for name in names)
+
+
+def _load(bundle: Any, *, device: str, threads: int | None, accept_unlike: bool) -> LoadedModel:
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {device!r}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch sees no CUDA device; use auto or cpu")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    return LoadedModel(
+        bundle, device=chosen, gate_options=GateOptions(refuse=not accept_unlike), measures=MEASURES
+    )
+
+
+def _one(
+    image: Found, model: LoadedModel, *, output: Path, kinds: tuple[ExportName, ...], overwrite: bool
+) -> dict[str, Any]:
+    folder = output / safe_name(image.case_id)
+    case: dict[str, Any] = {"case_id": image.case_id, "folder": folder.name}
+    try:
+        key = sha256_json(
+            [versions()["medseg"], model.bundle.weights_sha256, [sha256_file(p) for p in image.paths], list(kinds)]
+        )
+        if overwrite or not case_files.is_done(folder, key):
+            # The extra files come first: the record that says "done" is written last.
+            volume = read_image(image.paths, gray_only=False, modality=_modalities(model))
+            result = model.segment(volume, case_id=image.case_id)
+            exported, notes = case_files.export_case(
+                folder,
+                kinds=kinds,
+                volume=volume,
+                label_map=result.label_map,
+                table=model.table,
+                model=model.facts,
+            )
+            case_files.write_result(
+                folder, case_id=image.case_id, key=key, volume=volume, result=result, model=model
+            )
+            case["notes"] = list(notes)
+        record = case_files.read_record(folder) or {}
+        case |= {"verdict": record["verdict"], "measurements": record["measurements"], "image": record["image"]}
+    except StorageError:
+        raise
+    except MedsegError as err:
+        case |= {"error": str(err), "exit_code": err.exit_code}
+    except OSError as err:
+        case |= {"error": f"cannot be read: {err.strerror or err}", "exit_code": 4}
+    return case
+
+
+def _modalities(model: LoadedModel) -> frozenset[str] | None:
+    return RADIOGRAPHS if model.bundle.spatial_dims == 2 else None
+
+
+def _nothing(inputs: Sequence[Path], skipped: list[str]) -> str:
+    what = ", ".join(str(path) for path in inputs)
+    why = f"; left out: {'; '.join(skipped[:5])}" if skipped else ""
+    return f"no image in {what}{why}"
+
+
+def _result(
+    cases: list[dict[str, Any]],
+    skipped: Sequence[Any],
+    model: LoadedModel,
+    *,
+    output: Path,
+    seconds: float,
+    failed: list[dict[str, Any]],
+) -> Result:
+    rows = [_row(case) for case in cases]
+    write_csv(output / "measurements.csv", rows)
+    value = {
+        "format": 1,
+        "model": model.facts,
+        "versions": versions(),
+        "seconds": round(seconds, 3),
+        "cases": [{k: v for k, v in case.items() if k not in ("measurements", "image")} for case in cases],
+        "skipped": [{"file": s.path.name, "reason": s.reason} for s in skipped],
+    }
+    write_json(output / "predictions.json", value)
+    lines = [f"left out {s.path.name}: {s.reason}" for s in skipped[:10]]
+    lines += [f"left out {len(skipped) - 10} more files, listed in predictions.json"] if len(skipped) > 10 else []
+    lines += [f"{len(failed)} of {len(cases)} images failed; the reasons are above and in predictions.json"] if failed else []
+    code = 0 if not failed else InputError.exit_code if len(failed) == len(cases) else MedsegError.exit_code
+    return Result(exit_code=code, path=output, lines=tuple(lines), facts=value)
+
+
+def _row(case: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"case_id": case["case_id"], "verdict": case.get("verdict", "failed")}
+    row["error"] = case.get("error", "")
+    for name, structure in case.get("measurements", {}).get("structures", {}).items():
+        for measure, quantity in structure["quantities"].items():
+            row[f"{name} {measure}"] = quantity["value"]
+            row[f"{name} {measure} unit"] = quantity["unit"]
+    for name, quantity in case.get("measurements", {}).get("ratios", {}).items():
+        row[name] = quantity["value"]
+    return row

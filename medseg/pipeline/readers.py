@@ -1,0 +1,40 @@
+"""Readers as the settings want them: which colours and modalities are accepted, sides resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.config.schema import RunConfig
+from medseg.data.manifest import Case
+from medseg.data.encoding import encode_mask
+from medseg.io.read import read_image, read_label
+from medseg.labels import LabelTable
+from medseg.volume import Volume
+
+
+def image_reader(config: RunConfig) -> Callable[[Sequence[Path]], Volume]:
+    """A reader that refuses what the settings do not accept."""
+    gray_only = config.refuses_colour
+    modality = frozenset(config.data.modality) or None
+
+    def read(paths: Sequence[Path]) -> Volume:
+        return read_image(paths, gray_only=gray_only, modality=modality)
+
+    return read
+
+
+def read_mask(path: Path, like: Volume) -> NDArray[Any]:
+    """A mask on the grid of its image, (1, *spatial)."""
+    return read_label(path, like)
+
+
+def read_reference(case: Case, like: Volume, table: LabelTable) -> NDArray[np.int16]:
+    """Mask of a case as set indices on the grid of its image, (1, *spatial)."""
+    if case.label is None:
+        raise ValueError("a case without a mask has no reference")
+    return encode_mask(read_mask(case.label, like), scheme=case.scheme, like=like, table=table)
