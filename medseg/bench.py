@@ -109,8 +109,10 @@ def _predict(repeats: int) -> Iterator[Row]:
         yield _row("reading and segmenting one radiograph", "s", values)
         begin = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "medseg", "predict", str(Path(folder) / "studies"), "--model", _MODEL]
-            + ["--output", str(Path(folder) / "out"), "--quiet"],
+            [
+                *(sys.executable, "-m", "medseg", "predict", str(Path(folder) / "studies")),
+                *("--model", _MODEL, "--output", str(Path(folder) / "out"), "--quiet"),
+            ],
             check=False,
             stdout=subprocess.DEVNULL,
         )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg import __version__
 from medseg.errors import Interrupted, MedsegError
+
+if TYPE_CHECKING:
+    from medseg.console import ConsoleReporter
+    from medseg.pipeline.result import Result
 
 app = typer.Typer(
     name="medseg",
@@ -24,7 +30,9 @@ app = typer.Typer(
 )
 
 PipelineArgument = Annotated[Path, typer.Argument(help="Pipeline YAML; also looked for in ./pipelines/.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder that runs are kept in.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -35,8 +43,12 @@ def run(
     pipeline: PipelineArgument,
     output: OutputOption = Path("runs"),
     overrides: SetOption = None,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="STAGE", help="Repeat this stage.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="STAGE", help="Repeat this stage.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -85,12 +97,18 @@ _stage_command("plan", "Check the data and say what would be trained, with the m
 @app.command()
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Files or folders of DICOM, NIfTI, PNG, JPEG, TIFF.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model, or folder of a bundle.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name of a shipped model, or folder of a bundle.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
-    formats: Annotated[str, typer.Option("--format", help="Comma-separated: nifti, dicom-seg, png.")] = "nifti,dicom-seg,png",
+    formats: Annotated[
+        str, typer.Option("--format", help="Comma-separated: nifti, dicom-seg, png.")
+    ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all unless given.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do cases again whose results are up to date.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do cases again whose results are up to date.")
+    ] = False,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -131,13 +149,15 @@ def models(as_json: JsonOption = False) -> None:
 
 @app.command()
 def schema(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout unless given.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; stdout unless given.")
+    ] = None,
 ) -> None:
     """Write the JSON Schema of pipeline files, for editors."""
-    from medseg.config.schema import json_schema
+    from medseg.config.editor_schema import schema_text
     from medseg.provenance import write_text
 
-    text = json.dumps(json_schema(), indent=2) + "\n"
+    text = schema_text()
     if output is None:
         sys.stdout.write(text)
     else:
@@ -173,7 +193,8 @@ def bench(
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['name']:<44} {row['median']:>9.3f} {row['unit']:<9} ({row['low']:.3f} to {row['high']:.3f}, n={row['count']})")
+        spread = f"({row['low']:.3f} to {row['high']:.3f}, n={row['count']})"
+        print(f"{row['name']:<44} {row['median']:>9.3f} {row['unit']:<9} {spread}")
 
 
 @app.callback(invoke_without_command=True)
@@ -189,22 +210,19 @@ def _main(
     context.obj = {"debug": debug}
 
 
-class _reporter:  # noqa: N801  (reads as a function where it is used)
+@contextlib.contextmanager
+def _reporter(quiet: bool) -> Iterator[ConsoleReporter]:
     """A console reporter for the time of a command."""
+    from medseg.console import ConsoleReporter, stderr_console
 
-    def __init__(self, quiet: bool) -> None:
-        from medseg.console import ConsoleReporter, stderr_console
-
-        self._reporter = ConsoleReporter(stderr_console(quiet=quiet))
-
-    def __enter__(self) -> Any:
-        return self._reporter
-
-    def __exit__(self, *_: object) -> None:
-        self._reporter.close()
+    reporter = ConsoleReporter(stderr_console(quiet=quiet))
+    try:
+        yield reporter
+    finally:
+        reporter.close()
 
 
-def _finish(result: Any, *, as_json: bool) -> None:
+def _finish(result: Result, *, as_json: bool) -> None:
     """Print where the result lies, last; exit with its code."""
     if as_json:
         print(json.dumps(result.to_json(), indent=2))

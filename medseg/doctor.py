@@ -54,7 +54,9 @@ def _packages() -> list[Finding]:
             missing.append(name)
     lines = [Finding(level="ok", text=", ".join(found))] if found else []
     if missing:
-        lines.append(Finding(level="error", text=f"missing: {', '.join(missing)}; run pip install medseg again"))
+        lines.append(
+            Finding(level="error", text=f"missing: {', '.join(missing)}; run pip install medseg again")
+        )
     return lines
 
 
@@ -70,14 +72,18 @@ def _codecs() -> Finding:
 def _memory() -> Finding:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if total < _LEAST_MEMORY_GB:
-        return Finding(level="note", text=f"memory {total:.1f} GB: little for training; lower training.batch_size")
+        return Finding(
+            level="note", text=f"memory {total:.1f} GB: little for training; lower training.batch_size"
+        )
     return Finding(level="ok", text=f"memory {total:.1f} GB")
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     if free < _LEAST_DISK_GB:
-        return Finding(level="error", text=f"disk {free:.1f} GB free here; free space or use --output elsewhere")
+        return Finding(
+            level="error", text=f"disk {free:.1f} GB free here; free space or use --output elsewhere"
+        )
     return Finding(level="ok", text=f"disk {free:.1f} GB free")
 
 

@@ -97,8 +97,7 @@ class GridMap:
         """This step and after it `following`, as one map."""
         if following.source_shape != self.target_shape:
             raise GeometryError(
-                f"steps do not join: one makes {self.target_shape}, "
-                f"the next expects {following.source_shape}"
+                f"steps do not join: one makes {self.target_shape}, the next expects {following.source_shape}"
             )
         return GridMap(
             source_shape=self.source_shape,
@@ -111,7 +110,7 @@ class GridMap:
         return GridMap(
             source_shape=self.target_shape,
             target_shape=self.source_shape,
-            matrix=np.linalg.inv(self.matrix),
+            matrix=np.asarray(np.linalg.inv(self.matrix), dtype=np.float64),
         )
 
     def axis_maps(self) -> tuple[tuple[int, float, float], ...]:

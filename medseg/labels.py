@@ -102,7 +102,9 @@ class LabelTable:
         known = {BACKGROUND, *names}
         for label in self.labels:
             if label.pair is not None and self._pair_of(label) != label.name:
-                raise LabelError(f"label {label.name} names the pair {label.pair}, which does not name it back")
+                raise LabelError(
+                    f"label {label.name} names the pair {label.pair}, which does not name it back"
+                )
         unions = [(f"region {n}", m) for n, m in self.regions.items()]
         unions += [(f"scheme {s.name}", m) for s in self.schemes.values() for m in s.unions()]
         for where, members in unions:
@@ -172,7 +174,9 @@ class LabelTable:
 
     def region_classes(self) -> dict[str, tuple[int, ...]]:
         """Class indices of every evaluated structure: each label, then each region."""
-        table = {label.name: (self.class_index(label.name),) for label in self.labels}
+        table: dict[str, tuple[int, ...]] = {
+            label.name: (self.class_index(label.name),) for label in self.labels
+        }
         table |= {n: tuple(self.class_index(m) for m in members) for n, members in self.regions.items()}
         return table
 
@@ -191,9 +195,9 @@ class LabelTable:
         LabelError
             A value that neither table nor scheme names, with its count, or values that are not whole.
         """
-        if not np.issubdtype(mask.dtype, np.integer) and mask.dtype != np.bool_:
-            if not np.isfinite(mask).all() or (mask != np.round(mask)).any():
-                raise LabelError("a mask holds whole numbers, found fractions or NaN")
+        whole = np.issubdtype(mask.dtype, np.integer) or mask.dtype == np.bool_
+        if not whole and (not np.isfinite(mask).all() or (mask != np.round(mask)).any()):
+            raise LabelError("a mask holds whole numbers, found fractions or NaN")
         sets = self.sets
         lookup = self._value_sets(scheme)
         found, inverse = np.unique(mask.astype(np.int64), return_inverse=True)
@@ -225,7 +229,7 @@ class LabelTable:
 
     def decode(self, classes: NDArray[Any]) -> NDArray[np.int64]:
         """Class indices -> mask values."""
-        return self.values[classes]
+        return np.asarray(self.values[classes], dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
         """The table as plain JSON values, for bundles, sidecars and run records."""
@@ -239,7 +243,11 @@ class LabelTable:
                     "pair": label.pair,
                     "code": None
                     if label.code is None
-                    else {"scheme": label.code.scheme, "value": label.code.value, "meaning": label.code.meaning},
+                    else {
+                        "scheme": label.code.scheme,
+                        "value": label.code.value,
+                        "meaning": label.code.meaning,
+                    },
                 }
                 for label in self.labels
             ],

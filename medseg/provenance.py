@@ -54,7 +54,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         _sync(path.parent)
     except OSError as err:
-        raise StorageError(f"cannot write {path}: {err.strerror or err}; free space or change --output") from err
+        raise StorageError(
+            f"cannot write {path}: {err.strerror or err}; free space or change --output"
+        ) from err
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -89,7 +91,18 @@ def sweep_parts(folder: Path) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of Python, the system and the packages a result depends on; imports none of them."""
-    packages = ("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom", "highdicom", "pillow")
+    packages = (
+        "medseg",
+        "torch",
+        "monai",
+        "numpy",
+        "scipy",
+        "nibabel",
+        "SimpleITK",
+        "pydicom",
+        "highdicom",
+        "pillow",
+    )
     found = {"python": sys.version.split()[0], "system": f"{platform.system()} {platform.machine()}"}
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -107,16 +107,12 @@ class Volume:
             return False
         if self.affine is None or other.affine is None:
             return True
-        corners = np.array(np.meshgrid(*[[0, n - 1] for n in (*self.spatial_shape, 1)[:3]])).reshape(
-            3, -1
-        )
+        corners = np.array(np.meshgrid(*[[0, n - 1] for n in (*self.spatial_shape, 1)[:3]])).reshape(3, -1)
         corners = np.vstack([corners, np.ones(corners.shape[1])])
         gap = np.abs((self.affine - other.affine) @ corners)[:3]
         return bool(gap.max() <= tolerance_mm)
 
 
-def spacing_from_affine(
-    affine: NDArray[np.float64], spatial_dims: int
-) -> tuple[float, ...]:
+def spacing_from_affine(affine: NDArray[np.float64], spatial_dims: int) -> tuple[float, ...]:
     """Spacing in mm along the first `spatial_dims` voxel axes."""
     return spacing_of(affine)[:spatial_dims]

@@ -391,9 +391,8 @@ def _to_dicom(
     else:
         dataset.KVP, dataset.PlateID, dataset.FilterType = "110", "1", "NONE"
     if storage.syntax in _ENCODERS:
-        dataset.compress(
-            storage.syntax, encoding_plugin=_ENCODERS[storage.syntax], generate_instance_uid=False
-        )
+        plugin = _ENCODERS[storage.syntax]
+        dataset.compress(_SYNTAXES[storage.syntax], encoding_plugin=plugin, generate_instance_uid=False)
     return dataset
 
 

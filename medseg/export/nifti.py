@@ -68,7 +68,7 @@ def write_segmentation(
 
 
 def write_itksnap_labels(path: Path, table: LabelTable) -> None:
-    """Write a label description file for ITK-SNAP: value, colour and name of each label, opaque and visible."""
+    """Write ITK-SNAP's label description file: value, colour and name of each label, opaque and visible."""
     lines = ['    0     0    0    0        0  0  0    "Clear Label"']
     for label in table.labels:
         red, green, blue = (int(label.colour[k : k + 2], 16) for k in (1, 3, 5))

@@ -66,8 +66,8 @@ class InferenceOptions(_Options):
     tta: Literal["none"] | TtaName | tuple[TtaName, ...] = Field(
         default="none",
         description="Test-time augmentation, a name or a list; the probabilities of all versions are "
-        "averaged. flip: mirrored along flip_axes; gamma: darker and brighter; invert: negative (for networks "
-        "trained on both).",
+        "averaged. flip: mirrored along flip_axes; gamma: darker and brighter; invert: negative "
+        "(for networks trained on both).",
     )
     flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
         default=(0,),

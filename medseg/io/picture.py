@@ -135,7 +135,7 @@ def _one_channel(array: NDArray[Any], path: Path) -> NDArray[Any]:
 def _decode(data: bytes, path: Path, limits: ReadLimits) -> _Decoded:
     kind = kind_of(data[:4096])
     if kind not in PICTURES:
-        raise ImageReadError(f"{path}: {EXPECTED}, found {kind or describe(data[:4096])}")
+        raise ImageReadError(f"{path}: {EXPECTED}, found {describe(data[:4096])}")
     if kind == "png":
         header = check_png(data, path, limits)
         if header.depth == 16 and header.colour == 4:

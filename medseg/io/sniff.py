@@ -15,6 +15,14 @@ PICTURES: frozenset[Kind] = frozenset({"png", "jpeg", "tiff", "bmp"})
 EXPECTED = "expected DICOM, NIfTI (.nii, .nii.gz), PNG, JPEG, TIFF or BMP"
 
 _HEAD = 4096
+_NAMES: dict[Kind, str] = {
+    "dicom": "DICOM",
+    "nifti": "NIfTI",
+    "png": "a PNG picture",
+    "jpeg": "a JPEG picture",
+    "tiff": "a TIFF picture",
+    "bmp": "a BMP picture",
+}
 EXPLICIT_VRS = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US "
     b"UT UV".split()
@@ -119,9 +127,12 @@ def looks_like_dataset(head: bytes) -> bool:
 
 
 def describe(head: bytes) -> str:
-    """What content that is no supported image looks like, in a few words."""
+    """What content looks like, in a few words."""
     if not head:
         return "an empty file"
+    kind = kind_of(head)
+    if kind is not None:
+        return _NAMES[kind]
     for magic, words in _OTHERS:
         if head.startswith(magic):
             return words

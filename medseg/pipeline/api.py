@@ -5,49 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from medseg.config.load import find_pipeline, load_run_config, resolved_yaml
 from medseg.errors import MedsegError, QualityError
 from medseg.pipeline import check, evaluate, export, plan, predict, report, train
 from medseg.pipeline.context import Context
 from medseg.pipeline.progress import Reporter, SilentReporter
+from medseg.pipeline.result import Result
 from medseg.pipeline.run_folder import RunFolder, find_or_new
 from medseg.pipeline.runner import Stage, describe, run_stages
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """How a command ended.
-
-    Parameters
-    ----------
-    exit_code : int
-        0 done, 1 some cases failed, 3 every case was refused, 5 below the required quality.
-    path : Path or None
-        What to open next, printed last.
-    lines : tuple of str
-        Sentences for people, before the path.
-    facts : dict
-        For `--json`.
-    """
-
-    exit_code: int = 0
-    path: Path | None = None
-    lines: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """One JSON object: exit code, path, sentences, facts."""
-        return {
-            "exit_code": self.exit_code,
-            "path": None if self.path is None else str(self.path),
-            "messages": list(self.lines),
-            **self.facts,
-        }
-
 
 STAGE_TABLE: tuple[Stage, ...] = (
     Stage(
@@ -74,7 +41,17 @@ STAGE_TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="predict",
-        settings=("model", "preprocess", "inference", "postprocess", "measure", "gate", "flags", "evaluation", "report"),
+        settings=(
+            "model",
+            "preprocess",
+            "inference",
+            "postprocess",
+            "measure",
+            "gate",
+            "flags",
+            "evaluation",
+            "report",
+        ),
         run=predict.run,
         wanted=lambda _: True,
         plan=predict.plan,
@@ -173,10 +150,20 @@ def _until(until: str | None) -> tuple[Stage, ...]:
 
 
 def _result(context: Context, *, ran: bool, until: str | None) -> Result:
-    unmet = context.run.stage("evaluate").summary.get("unmet", []) if until in (None, "evaluate", "report") else []
+    unmet = (
+        context.run.stage("evaluate").summary.get("unmet", [])
+        if until in (None, "evaluate", "report")
+        else []
+    )
     failed = [{"case_id": f.case_id, "stage": f.stage, "error": f.text} for f in context.failures]
-    lines = [] if ran else ["All stages are up to date (same settings, same files). Use --only STAGE to repeat one."]
-    lines += [f"{len(failed)} case(s) failed: {', '.join(f['case_id'] for f in failed[:10])}"] if failed else []
+    lines = (
+        []
+        if ran
+        else ["All stages are up to date (same settings, same files). Use --only STAGE to repeat one."]
+    )
+    lines += (
+        [f"{len(failed)} case(s) failed: {', '.join(f['case_id'] for f in failed[:10])}"] if failed else []
+    )
     lines += [f"below the required quality: {text}" for text in unmet]
     report_path = context.run.path / "report.html"
     code = MedsegError.exit_code if failed else QualityError.exit_code if unmet else 0

@@ -16,7 +16,7 @@ from medseg.models.bundle_record import BundleAbout, MetricRecord, TrainingRecor
 if TYPE_CHECKING:
     from medseg.models.network import SegmentationNetwork
     from medseg.pipeline.context import Context
-    from medseg.training.trainer import TrainingResult
+    from medseg.training.records import TrainingResult
 
 
 def image_size(config: RunConfig) -> tuple[int, ...] | None:
@@ -86,6 +86,7 @@ def with_metrics(context: Context, metrics: Sequence[MetricRecord]) -> None:
         metrics=metrics,
         gate=gate or None,
         gate_limits=None if bundle.record.gate is None else bundle.record.gate.limits,
+        weights_precision=bundle.record.weights_precision,
     )
 
 

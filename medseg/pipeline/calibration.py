@@ -83,7 +83,9 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
     limits: dict[str, Any] = {_RANGE + name: values for name, values in fit_ranges(records).items()}
     if not seen["train"].features:
         return Calibration(limits=limits)
-    held_out = np.array(seen["validation"].features, dtype=np.float32) if seen["validation"].features else None
+    held_out = (
+        np.array(seen["validation"].features, dtype=np.float32) if seen["validation"].features else None
+    )
     gate = fit_gate(np.array(seen["train"].features), held_out, groups=seen["train"].patients)
     return Calibration(arrays=gate.arrays(), limits=limits | gate.to_json())
 
@@ -100,9 +102,7 @@ def _features(
     return predictor.features(image)
 
 
-def _one(
-    context: Context, predictor: Predictor, case: Case
-) -> tuple[Prediction, dict[str, float]]:
+def _one(context: Context, predictor: Predictor, case: Case) -> tuple[Prediction, dict[str, float]]:
     volume = image_reader(context.config)(case.images)
     found = predictor.predict(volume)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from medseg import provenance
 from medseg.data.checks import CheckReport, check_cases
-from medseg.data.manifest import Case, manifest_error
+from medseg.data.manifest import Case, Split, manifest_error
 from medseg.data.splits import assign_splits
 from medseg.data.tables import write_csv
 from medseg.errors import ManifestError
@@ -64,7 +64,7 @@ def _hashes(case: Case) -> list[str]:
     return [provenance.sha256_file(path) if path.is_file() else "missing" for path in paths]
 
 
-def _splits(context: Context, cases: tuple[Case, ...]) -> dict[str, Any]:
+def _splits(context: Context, cases: tuple[Case, ...]) -> dict[str, Split]:
     if context.config.training is None:
         return {case.case_id: case.split or "test" for case in cases}
     return dict(assign_splits(cases, context.config.data.split))
@@ -130,7 +130,12 @@ def _take(context: Context, cases: tuple[Case, ...], report: dict[str, Any]) -> 
     write_csv(
         context.run.path / "cases.csv",
         [
-            {"case_id": c.case_id, "patient_id": c.patient_id, "split": c.split or "", "labelled": c.label is not None}
+            {
+                "case_id": c.case_id,
+                "patient_id": c.patient_id,
+                "split": c.split or "",
+                "labelled": c.label is not None,
+            }
             for c in context.cases
         ],
     )

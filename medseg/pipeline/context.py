@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config.schema import RunConfig
-from medseg.data.manifest import Case
+from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
 from medseg.labels import LabelTable
 from medseg.pipeline.progress import Reporter
@@ -50,7 +50,7 @@ class Context:
     run: RunFolder
     reporter: Reporter
     cases: tuple[Case, ...] = ()
-    splits: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, Split] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[CaseFailure] = field(default_factory=list)
 

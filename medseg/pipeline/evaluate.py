@@ -19,7 +19,9 @@ STAGE = "evaluate"
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    return f"{', '.join(context.config.evaluation.metric_names)} of the {context.config.evaluation.cases} cases"
+    return (
+        f"{', '.join(context.config.evaluation.metric_names)} of the {context.config.evaluation.cases} cases"
+    )
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -55,7 +57,9 @@ def run(context: Context) -> dict[str, Any]:
     _write(context, found, summary)
     _show(context, summary)
     if context.config.training is not None:
-        bundling.with_metrics(context, metric_records(summary, data=f"{options.cases} split of {context.config.name}"))
+        bundling.with_metrics(
+            context, metric_records(summary, data=f"{options.cases} split of {context.config.name}")
+        )
     return {
         "text": f"{len(found)} {options.cases} cases of {summary.patients} patients",
         "cases": len(found),
@@ -90,7 +94,12 @@ def _show(context: Context, summary: Summary) -> None:
 
 def _cell(metrics: Any, name: str) -> str:
     statistic: Statistic | None = next(
-        (metrics[key] for key in (name, f"{name}_pixels") if key in metrics and metrics[key].mean is not None), None
+        (
+            metrics[key]
+            for key in (name, f"{name}_pixels")
+            if key in metrics and metrics[key].mean is not None
+        ),
+        None,
     )
     if statistic is None or statistic.mean is None:
         return "not defined"

@@ -24,7 +24,7 @@ from medseg.provenance import sha256_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
 from medseg.training.options import TrainingOptions
-from medseg.training.trainer import Progress, TrainingResult
+from medseg.training.records import Progress, TrainingResult
 from medseg.training.trainer import train as train_network
 from medseg.transforms.augment import compile_augment
 from medseg.transforms.preprocess import label_to_grid, preprocess
@@ -43,9 +43,12 @@ def fit(context: Context) -> dict[str, Any]:
     loss = build_loss(
         training.loss,
         set_matrix=table.set_matrix,
-        regions={name: members for name, members in table.region_classes().items() if len(members) > 1},
+        regions=table.region_classes(),
     )
-    with distributed.process_group(device=torch.device(device)) as processes, _loader(context, train_set, training, device, processes) as loader:
+    with (
+        distributed.process_group(device=torch.device(device)) as processes,
+        _loader(context, train_set, training, device, processes) as loader,
+    ):
         result = train_network(
             network=network,
             loader=loader,

@@ -33,6 +33,7 @@ from medseg.volume import Volume
 _STEPS: TypeAdapter[tuple[PreprocessStep, ...]] = TypeAdapter(tuple[PreprocessStep, ...])
 _CLEANING: TypeAdapter[tuple[PostprocessStep, ...]] = TypeAdapter(tuple[PostprocessStep, ...])
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseResult:
     """All that a model says about one image.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.data.tables import write_csv
 from medseg.errors import ConfigError, InputError, MedsegError, StorageError
@@ -13,14 +13,16 @@ from medseg.evaluation.options import MeasureName
 from medseg.export.options import ExportName
 from medseg.io.discover import Found, discover
 from medseg.io.read import read_image
-from medseg.models.bundle import read_bundle
+from medseg.models.bundle import Bundle, read_bundle
 from medseg.pipeline import case_files
-from medseg.pipeline.api import Result
-from medseg.pipeline.model import LoadedModel
 from medseg.pipeline.progress import Reporter, SilentReporter
+from medseg.pipeline.result import Result
 from medseg.privacy import safe_name
 from medseg.provenance import sha256_file, sha256_json, sweep_parts, versions, write_json
 from medseg.quality.options import GateOptions
+
+if TYPE_CHECKING:
+    from medseg.pipeline.model import LoadedModel
 
 FORMATS: dict[str, ExportName] = {"nifti": "nifti", "dicom-seg": "dicom_seg", "png": "png"}
 MEASURES: tuple[MeasureName, ...] = ("area", "volume", "left_right_ratio", "cardiothoracic_ratio")
@@ -97,8 +99,10 @@ def _kinds(formats: str) -> tuple[ExportName, ...]:
     return tuple(FORMATS[name] for name in names)
 
 
-def _load(bundle: Any, *, device: str, threads: int | None, accept_unlike: bool) -> LoadedModel:
+def _load(bundle: Bundle, *, device: str, threads: int | None, accept_unlike: bool) -> LoadedModel:
     import torch
+
+    from medseg.pipeline.model import LoadedModel
 
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device!r}: expected auto, cpu or cuda")
@@ -119,13 +123,18 @@ def _one(
     case: dict[str, Any] = {"case_id": image.case_id, "folder": folder.name}
     try:
         key = sha256_json(
-            [versions()["medseg"], model.bundle.weights_sha256, [sha256_file(p) for p in image.paths], list(kinds)]
+            [
+                versions()["medseg"],
+                model.bundle.weights_sha256,
+                [sha256_file(p) for p in image.paths],
+                list(kinds),
+            ]
         )
         if overwrite or not case_files.is_done(folder, key):
             # The extra files come first: the record that says "done" is written last.
             volume = read_image(image.paths, gray_only=False, modality=_modalities(model))
             result = model.segment(volume, case_id=image.case_id)
-            exported, notes = case_files.export_case(
+            _, notes = case_files.export_case(
                 folder,
                 kinds=kinds,
                 volume=volume,
@@ -138,7 +147,11 @@ def _one(
             )
             case["notes"] = list(notes)
         record = case_files.read_record(folder) or {}
-        case |= {"verdict": record["verdict"], "measurements": record["measurements"], "image": record["image"]}
+        case |= {
+            "verdict": record["verdict"],
+            "measurements": record["measurements"],
+            "image": record["image"],
+        }
     except StorageError:
         raise
     except MedsegError as err:
@@ -179,8 +192,14 @@ def _result(
     }
     write_json(output / "predictions.json", value)
     lines = [f"left out {s.path.name}: {s.reason}" for s in skipped[:10]]
-    lines += [f"left out {len(skipped) - 10} more files, listed in predictions.json"] if len(skipped) > 10 else []
-    lines += [f"{len(failed)} of {len(cases)} images failed; the reasons are above and in predictions.json"] if failed else []
+    lines += (
+        [f"left out {len(skipped) - 10} more files, listed in predictions.json"] if len(skipped) > 10 else []
+    )
+    lines += (
+        [f"{len(failed)} of {len(cases)} images failed; the reasons are above and in predictions.json"]
+        if failed
+        else []
+    )
     code = 0 if not failed else InputError.exit_code if len(failed) == len(cases) else MedsegError.exit_code
     return Result(exit_code=code, path=output, lines=tuple(lines), facts=value)
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config.schema import RunConfig
-from medseg.data.manifest import Case
 from medseg.data.encoding import encode_mask
+from medseg.data.manifest import Case
 from medseg.io.read import read_image, read_label
 from medseg.labels import LabelTable
 from medseg.volume import Volume

@@ -1,4 +1,11 @@
 """Stage `report`: the cohort page of the run."""
+
 STAGE = "report"
-def plan(context): return "one page for the cohort"
-def run(context): return {"text": "placeholder"}
+
+
+def plan(context):
+    return "one page for the cohort"
+
+
+def run(context):
+    return {"text": "placeholder"}

@@ -128,15 +128,20 @@ class RunFolder:
 
 
 def find_or_new(output: Path, *, pipeline: str, digest: str) -> RunFolder:
-    """The latest run of these settings in `output`, or a new one that nothing was written to yet."""
+    """The latest run of these settings in `output`, or a new one that nothing was written to yet.
+
+    Raises
+    ------
+    StorageError
+        The record of a run with this short hash is damaged.
+    """
     home = output / safe_name(pipeline)
     short = digest[:8]
     candidates = sorted(home.glob(f"*-{short}")) if home.is_dir() else []
     for path in reversed(candidates):
-        with contextlib.suppress(StorageError):
-            run = RunFolder(path)
-            if run.record.get("settings_sha256") == digest:
-                return run
+        run = RunFolder(path)
+        if run.record.get("settings_sha256") == digest:
+            return run
     return RunFolder(home / f"{datetime.now():%Y%m%d-%H%M%S}-{short}")
 
 
@@ -150,7 +155,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise StorageError(f"{path} cannot be read as a run record: {err}; remove the folder to start anew") from err
+        raise StorageError(
+            f"{path} cannot be read as a run record: {err}; remove the folder to start anew"
+        ) from err
     if not isinstance(value, dict):
         raise StorageError(f"{path} is no run record; remove the folder to start anew")
     return value

@@ -76,7 +76,8 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
 
 def describe(context: Context, stages: Sequence[Stage]) -> list[tuple[str, str, str]]:
     """For a dry run: stage, what it would do, and why (or that it is reused). Nothing is written."""
-    upstream, lines, stale = "", [], False
+    lines: list[tuple[str, str, str]] = []
+    upstream, stale = "", False
     for stage in stages:
         if not stage.wanted(context):
             continue
@@ -105,7 +106,7 @@ def _check_names(only: Sequence[str]) -> None:
 
 
 def _refuse_gap(stage: Stage, only: Sequence[str]) -> None:
-    if STAGES.index(stage.name) < max(STAGES.index(name) for name in only):  # type: ignore[arg-type]
+    if STAGES.index(stage.name) < max(STAGES.index(name) for name in only):
         raise ConfigError(
             f"--only {' '.join(only)} needs the stage {stage.name}, which is not done or out of date; "
             "run the whole pipeline, or name that stage as well"

@@ -65,9 +65,9 @@ def judge_input(
     """Decide from all that is known; call it with what there is, before or after the network ran.
 
     An image is refused when an image check fails, when its features are very far from the training
-    images, when nothing was found in it, or when its features are rather far and its result is
-    implausible. An implausible result alone, or an unusual look alone, asks for a person: disease
-    does both.
+    images, when nothing was found in it although there always is something, or when its features
+    are rather far and its result is implausible. An implausible result alone, or an unusual look
+    alone, asks for a person: disease does both.
 
     Parameters
     ----------
@@ -96,11 +96,10 @@ def judge_input(
     options = options or GateOptions()
     found = list(image)
     result = judge_ranges(record, ranges or {}) if record is not None else ()
-    implausible = sum(f.level == "refuse" for f in result) > 0 or len(result) >= MANY_OUTSIDE
+    implausible = _implausible(result)
     if distance is not None and statistics is not None:
-        found += _judge_distance(distance, statistics, options, implausible=implausible)
-    nothing = [f for f in result if f.check == "found"]
-    found += nothing if nothing and nothing[0].measured == 0 else [_softened(f) for f in result]
+        found += _judge_distance(distance, statistics, options, implausible=bool(implausible))
+    found += implausible
     found.sort(key=lambda finding: finding.level != "refuse")
     return GateVerdict(
         level=worst_level(finding.level for finding in found),
@@ -110,15 +109,23 @@ def judge_input(
     )
 
 
-def _softened(finding: Finding) -> Finding:
-    """A number of the result alone never refuses an image."""
-    return Finding(
-        check=finding.check,
-        level="review",
-        text=finding.text,
-        measured=finding.measured,
-        limit=finding.limit,
-    )
+def _implausible(result: Sequence[Finding]) -> list[Finding]:
+    """One finding for all numbers of a result that lie outside; none while they are few and near."""
+    if any(finding.check == "found" and finding.measured == 0 for finding in result):
+        return list(result)
+    if len(result) < MANY_OUTSIDE and all(finding.level == "review" for finding in result):
+        return []
+    more = f", and {len(result) - 1} more" if len(result) > 1 else ""
+    text = f"the result is unlike those of training images: {result[0].text}{more}"
+    return [
+        Finding(
+            check="result",
+            level="review",
+            text=text,
+            measured=float(len(result)),
+            limit=float(MANY_OUTSIDE),
+        )
+    ]
 
 
 def _judge_distance(

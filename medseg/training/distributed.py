@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,7 @@ class _Store(Protocol):
     def set(self, key: str, value: str, /) -> None: ...
     def get(self, key: str, /) -> bytes: ...
     def check(self, keys: list[str], /) -> bool: ...
+    def wait(self, keys: list[str], timeout: datetime.timedelta, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,9 @@ def processes() -> Processes:
 
 
 @contextlib.contextmanager
-def process_group(*, device: torch.device, timeout_s: float = 30.0) -> Iterator[Processes]:
+def process_group(
+    *, device: torch.device, timeout_s: float = 30.0, join_timeout_s: float = 600.0
+) -> Iterator[Processes]:
     """Join the processes that torchrun started; a single process just goes on.
 
     An error in one process ends all of them: its reason is left in the shared store, the others stop
@@ -58,18 +61,19 @@ def process_group(*, device: torch.device, timeout_s: float = 30.0) -> Iterator[
         NCCL for cuda, gloo for cpu.
     timeout_s : float, optional
         Longest wait for the other processes at one exchange.
+    join_timeout_s : float, optional
+        Longest wait until all processes are here.
 
     Raises
     ------
     TrainingError
-        Another process failed, died or is silent.
+        Another process failed, died or is silent, or did not come.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
+    store, rank, world_size = _join(join_timeout_s)
     timeout = datetime.timedelta(seconds=timeout_s)
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    store.set_timeout(timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
@@ -89,6 +93,21 @@ def process_group(*, device: torch.device, timeout_s: float = 30.0) -> Iterator[
         # After an error the peers may be gone, and then there is nobody to part from.
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+def _join(timeout_s: float) -> tuple[Any, int, int]:
+    """Store, rank and number of processes, once all of them are here."""
+    timeout = datetime.timedelta(seconds=timeout_s)
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        store.set(f"medseg/here/{rank}", "")
+        store.wait([f"medseg/here/{number}" for number in range(world_size)], timeout)
+    except RuntimeError as err:
+        raise TrainingError(
+            f"the training processes did not all come together within {timeout_s:g} s; "
+            "look at the number of processes, MASTER_ADDR and MASTER_PORT, and the logs of the other machines"
+        ) from err
+    return store, rank, world_size
 
 
 def _is_connection_error(err: RuntimeError) -> bool:

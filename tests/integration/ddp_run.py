@@ -70,7 +70,7 @@ def main() -> None:
             outcome["encoder"] = network.state_dict()["encoder.0.weight"].flatten().tolist()
     except (TrainingError, Interrupted, RuntimeError) as err:
         outcome = {"error": type(err).__name__, "text": str(err)}
-    print(json.dumps({**outcome, "seconds": time.monotonic() - start}))
+    sys.stdout.write(json.dumps({**outcome, "seconds": time.monotonic() - start}) + "\n")
 
 
 if __name__ == "__main__":

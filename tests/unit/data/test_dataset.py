@@ -194,7 +194,10 @@ def test_problems_of_one_case_are_collected_and_the_others_go_on(cases, tmp_path
     found = {failure.case_id: (type(failure.error), failure.text) for failure in prepared.failures}
     assert found["Case 0"] == (ImageReadError, "i0.npy is no array")
     assert found["Case 1"][0] is LabelError
-    assert found["gone"] == (InputError, "cannot read the file gone.npy of case gone: No such file or directory")
+    assert found["gone"] == (
+        InputError,
+        "cannot read the file gone.npy of case gone: No such file or directory",
+    )
     assert found["nan"] == (InputError, "case nan holds NaN or infinite values after preprocessing")
     with pytest.raises(ManifestError, match="case nan is not among the 1 prepared cases: case nan holds NaN"):
         prepared.subset(["nan"])
@@ -217,7 +220,7 @@ def test_threads_change_nothing(cases, tmp_path):
 def test_a_subset_keeps_the_order_and_names_what_is_unknown(cases, tmp_path):
     prepared = prepare(cases, tmp_path)
     assert prepared.subset(["Case 2", "Case 0"]).case_ids == ("Case 0", "Case 2")
-    with pytest.raises(ManifestError, match="case other is not among the 3 prepared cases$"):
+    with pytest.raises(ManifestError, match=r"case other is not among the 3 prepared cases$"):
         prepared.subset(["other"])
 
 
@@ -258,5 +261,3 @@ def test_leftovers_of_killed_processes_are_removed_and_those_of_living_ones_kept
     living.touch()
     prepare(cases, tmp_path)
     assert (dead.exists(), living.exists()) == (False, True)
-
-

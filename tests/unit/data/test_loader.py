@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import loader_jobs
 import numpy as np
 import pytest
 import torch
 
 from medseg.data.loader import Batch, BatchLoader, auto_workers, epoch_order, sample_seed
 from medseg.errors import ConfigError, GeometryError, LabelError, ManifestError, WorkerError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import loader_jobs
 
 CASES = loader_jobs.SmallCases(7)
 START_S = 15  # importing torch in the workers, on a busy machine
@@ -35,6 +32,10 @@ def equal(left: Batch, right: Batch) -> bool:
         and torch.equal(left.image, right.image)
         and torch.equal(left.label, right.label)
     )
+
+
+def epochs(loader: BatchLoader, count: int) -> list[Batch]:
+    return [batch for epoch in range(count) for batch in loader.epoch(epoch)]
 
 
 def children() -> set[str]:
@@ -140,8 +141,14 @@ def test_samples_do_not_depend_on_the_number_of_compute_threads():
 @pytest.mark.parametrize(
     ("augment", "text"),
     [
-        (loader_jobs.die_on_case_3, r"ended by SIGKILL while it prepared case case-3 \(.* GB of memory free\)"),
-        (loader_jobs.stop_on_case_3, "not answered for 10 s while it prepared case case-3; the process is stopped"),
+        (
+            loader_jobs.die_on_case_3,
+            r"ended by SIGKILL while it prepared case case-3 \(.* GB of memory free\)",
+        ),
+        (
+            loader_jobs.stop_on_case_3,
+            "not answered for 10 s while it prepared case case-3; the process is stopped",
+        ),
         (loader_jobs.loop_on_case_3, "not answered for 10 s while it prepared case case-3"),
     ],
 )
@@ -150,15 +157,13 @@ def test_a_worker_that_dies_or_hangs_is_named_within_the_default_ten_seconds(aug
         loader.start()
         begin = time.monotonic()
         with pytest.raises(WorkerError, match=text):
-            for epoch in range(2):
-                list(loader.epoch(epoch))
+            epochs(loader, 2)
         assert time.monotonic() - begin < 12 + START_S
 
 
 def test_an_error_in_this_process_keeps_its_type_and_names_the_case():
     with pytest.raises(ValueError, match="no such intensity") as caught:
-        for epoch in range(2):
-            list(make(augment=loader_jobs.fail_on_case_3).epoch(epoch))
+        epochs(make(augment=loader_jobs.fail_on_case_3), 2)
     assert "case-3" in caught.value.__notes__[0]
 
 

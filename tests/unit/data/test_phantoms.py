@@ -20,7 +20,7 @@ CASES = 12
 
 @pytest.fixture(scope="module")
 def phantoms():
-    return [make_chest_phantom(seed) for seed in (0, 3, 107)]
+    return [make_chest_phantom(seed) for seed in (107, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +111,9 @@ def test_the_mask_border_is_an_edge_of_the_picture(phantoms):
 
 def test_same_cases_and_seed_give_the_same_bytes(studies, tmp_path):
     root, _ = studies
-    write_chest_studies(tmp_path, cases=3, seed=7)
+    write_chest_studies(tmp_path, cases=2, seed=7)
     files = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
-    assert len(files) == 7
+    assert len(files) == 5
     for name in files[1:]:
         pair = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in (tmp_path, root)]
         assert pair[0] == pair[1], name

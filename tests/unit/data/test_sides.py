@@ -94,7 +94,13 @@ def test_volumes_are_told_apart_as_well():
 
 @pytest.mark.parametrize(
     ("orientation", "expected"),
-    [(None, (0, 1)), (("L", "F"), (0, 1)), (("R", "F"), (0, -1)), (("F", "L"), (1, 1)), (("H", "RP"), (1, -1))],
+    [
+        (None, (0, 1)),
+        (("L", "F"), (0, 1)),
+        (("R", "F"), (0, -1)),
+        (("F", "L"), (1, 1)),
+        (("H", "RP"), (1, -1)),
+    ],
 )
 def test_the_lateral_axis_follows_the_patient_orientation(orientation, expected):
     volume = Volume(array=np.zeros((1, 4, 5)), patient_orientation=orientation)

@@ -11,13 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pool_jobs
 import pytest
 
 from medseg.data.worker_pool import Task, WorkerPool, free_memory_text
 from medseg.errors import GeometryError, WorkerError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import pool_jobs
 
 
 def tasks(*payloads: object) -> list[Task]:

@@ -84,8 +84,13 @@ def test_swapped_sides_are_far_outside(ranges):
 
 
 def test_nothing_found(ranges):
-    found = judge_ranges(record(np.zeros((50, 60), dtype=np.uint8)), ranges)
+    empty = record(np.zeros((50, 60), dtype=np.uint8))
+    found = judge_ranges(empty, ranges)
     assert [f.text for f in found] == ["none of the structures was found in the image"]
+    # A model of lesions finds nothing in many healthy patients.
+    lesions = fit_ranges([empty] * 10 + [record(chest(seed)) for seed in range(30)])
+    assert judge_ranges(empty, lesions) == ()
+    assert judge_ranges(empty, {}) == ()
 
 
 def test_one_lung_only(ranges):
@@ -128,6 +133,15 @@ def test_implausible_result_alone_asks_for_a_person(gate, ranges):
     swapped = record(np.array([0, 2, 1], dtype=np.uint8)[chest(3)])
     verdict = judge_input(distance=1.0, statistics=gate, record=swapped, ranges=ranges)
     assert verdict.level == "review"
+    assert [f.check for f in verdict.findings] == ["result"]
+    assert verdict.sentence.startswith("the result is unlike those of training images: ")
+
+
+def test_one_number_a_little_outside_is_no_reason(gate, ranges):
+    odd = record(chest(7))
+    odd["fraction lung_left"] = ranges["fraction lung_left"]["high"] * 1.05
+    assert len(judge_ranges(odd, ranges)) == 1
+    assert judge_input(distance=1.0, statistics=gate, record=odd, ranges=ranges).level == "pass"
 
 
 def test_both_together_are_refused(gate, ranges):

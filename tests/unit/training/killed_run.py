@@ -66,7 +66,8 @@ def main() -> None:
         [line.rsplit(",", 1)[0] for line in (folder / name / "metrics.csv").read_text().splitlines()]
         for name in ("whole", "killed")
     ]
-    print(json.dumps({"kills": done, "hashes": hashes, "same_curve": curves[0] == curves[1], "states": states}))
+    report = {"kills": done, "hashes": hashes, "same_curve": curves[0] == curves[1], "states": states}
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

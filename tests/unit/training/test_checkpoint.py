@@ -82,7 +82,9 @@ def test_a_damaged_file_is_skipped_by_name(tmp_path, damage):
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path):
     for number in (1, 2):
         save_checkpoint(tmp_path, state(number), update=number, settings=SETTINGS).write_bytes(b"")
-    with pytest.raises(StorageError, match="all checkpoints in .* are damaged .*remove them to train from the start"):
+    with pytest.raises(
+        StorageError, match=r"all checkpoints in .* are damaged .*remove them to train from the start"
+    ):
         load_checkpoint(tmp_path, settings=SETTINGS)
 
 

@@ -42,7 +42,13 @@ def test_one_cycle_equals_the_one_of_torch():
     parameter = nn.Parameter(torch.zeros(1))
     optimiser = torch.optim.SGD([parameter], lr=1.0)
     reference = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=2.0, total_steps=21, pct_start=0.3, div_factor=25, final_div_factor=400, cycle_momentum=False
+        optimiser,
+        max_lr=2.0,
+        total_steps=21,
+        pct_start=0.3,
+        div_factor=25,
+        final_div_factor=400,
+        cycle_momentum=False,
     )
     expected = []
     for _ in range(21):
@@ -52,7 +58,9 @@ def test_one_cycle_equals_the_one_of_torch():
             reference.step()
     # torch ends its rise at pct_start * total_steps - 1, one step lower than a share of all steps.
     warmup = (0.3 * 21 - 1) / 20
-    assert rates(OneCycleOptions(warmup=warmup, start_factor=0.04, end_factor=1e-4), 21) == pytest.approx(expected)
+    assert rates(OneCycleOptions(warmup=warmup, start_factor=0.04, end_factor=1e-4), 21) == pytest.approx(
+        expected
+    )
 
 
 def test_cosine_warms_up_and_ends_where_it_is_told():
@@ -115,7 +123,10 @@ def test_freezing_by_name():
 def test_a_prefix_does_not_reach_into_the_middle_of_a_name():
     net = nn.ModuleDict({"down": nn.Linear(1, 1), "down_last": nn.Linear(1, 1)})
     set_frozen(net, ["down"], frozen=True)
-    assert [name for name, p in net.named_parameters() if p.requires_grad] == ["down_last.weight", "down_last.bias"]
+    assert [name for name, p in net.named_parameters() if p.requires_grad] == [
+        "down_last.weight",
+        "down_last.bias",
+    ]
 
 
 def test_the_moving_average_follows_the_formula():

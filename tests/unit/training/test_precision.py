@@ -28,7 +28,7 @@ def test_auto_on_a_cpu_is_fp32_without_a_probe(monkeypatch):
 
 
 def test_fp16_on_a_cpu_is_refused():
-    with pytest.raises(ConfigError, match="fp16 needs a GPU: .*set training.precision to auto or fp32"):
+    with pytest.raises(ConfigError, match=r"fp16 needs a GPU: .*set training.precision to auto or fp32"):
         choose_precision("fp16", CPU)
 
 

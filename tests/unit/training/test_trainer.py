@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -29,8 +30,6 @@ from medseg.provenance import sha256_file
 from medseg.training.trainer import Progress
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import tiny
 
 
 class StopAfter:
@@ -135,7 +134,7 @@ def test_last_weights_lower_is_better_and_no_validation(tmp_path):
     alone = tiny.run(tmp_path / "b", validate=None, keep="last")
     assert alone.best_metric is None
     assert alone.weights_sha256 == result.weights_sha256
-    with pytest.raises(ConfigError, match="set training.keep: last"):
+    with pytest.raises(ConfigError, match=r"set training.keep: last"):
         tiny.run(tmp_path / "c", validate=None)
 
 
@@ -166,7 +165,7 @@ def test_nan_is_never_the_best_and_a_metric_that_never_is_finite_is_an_error(tmp
 
 
 def test_an_unknown_metric_names_those_there_are(tmp_path):
-    with pytest.raises(ConfigError, match="training.metric 'hd95' is not among the validation values: dice"):
+    with pytest.raises(ConfigError, match=r"training.metric 'hd95' is not among the validation values: dice"):
         tiny.run(tmp_path, metric="hd95")
 
 
@@ -185,7 +184,9 @@ def test_a_gradient_that_is_not_finite_stops_as_well(tmp_path):
         def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             return (logits * 0).abs().sqrt().sum()
 
-    with pytest.raises(TrainingError, match=r"the gradient norm is (nan|inf) at epoch 1, step 1 of 3.*no checkpoint"):
+    with pytest.raises(
+        TrainingError, match=r"the gradient norm is (nan|inf) at epoch 1, step 1 of 3.*no checkpoint"
+    ):
         tiny.run(tmp_path, loss=Exploding(), clip_norm=None)
     assert not list(tmp_path.glob("state-*"))
 
@@ -196,7 +197,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
             return 1e4 * super().forward(logits, label)
 
     settings = {"learning_rate": 1e38, "optimiser": {"use": "sgd"}, "schedule": {"use": "constant"}}
-    with pytest.raises(TrainingError, match="the weights .* are not finite at epoch 1, step 2"):
+    with pytest.raises(TrainingError, match=r"the weights .* are not finite at epoch 1, step 2"):
         tiny.run(tmp_path, loss=Steep(), clip_norm=None, ema=None, **settings)
     assert not list(tmp_path.iterdir())
 
@@ -205,7 +206,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 def test_ctrl_c_saves_and_the_same_call_ends_in_the_same_weights(tmp_path, reports):
     expected = tiny.run(tmp_path / "whole")
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match="stopped by SIGINT after .* the same command goes on from there"):
+    with pytest.raises(Interrupted, match=r"stopped by SIGINT after .* the same command goes on from there"):
         tiny.run(tmp_path / "cut", progress=StopAfter(reports), checkpoint_every_steps=None)
     assert signal.getsignal(signal.SIGINT) is before
     result = tiny.run(tmp_path / "cut", checkpoint_every_steps=None)
@@ -257,10 +258,11 @@ def test_resume_false_starts_again(tmp_path):
 def test_other_settings_are_refused_by_name(tmp_path):
     tiny.run(tmp_path, settings={"preprocess": {"size": 256}})
     with pytest.raises(
-        ConfigError, match=r"other settings \(run.preprocess.size: 256 then, 512 now; training.learning_rate: 0.02"
+        ConfigError,
+        match=r"other settings \(run.preprocess.size: 256 then, 512 now; training.learning_rate: 0.02",
     ):
         tiny.run(tmp_path, settings={"preprocess": {"size": 512}}, learning_rate=0.01)
-    with pytest.raises(ConfigError, match="batches.cases"):
+    with pytest.raises(ConfigError, match=r"batches.cases"):
         tiny.run(tmp_path, settings={"preprocess": {"size": 256}}, loader_cases=tiny.Discs(5))
     # What changes only how often something is written may change.
     tiny.run(tmp_path, settings={"preprocess": {"size": 256}}, checkpoint_every_steps=None)
@@ -283,7 +285,7 @@ def test_missing_best_weights_are_named(tmp_path):
     tiny.run(tmp_path)
     for path in tmp_path.glob("best-*"):
         path.unlink()
-    with pytest.raises(StorageError, match="best weights .* are missing or damaged"):
+    with pytest.raises(StorageError, match=r"best weights .* are missing or damaged"):
         tiny.run(tmp_path)
 
 

@@ -103,7 +103,9 @@ def run(folder: Path, **changes: Any) -> TrainingResult:
     own = {"network", "validate", "loss", "progress", "resume", "settings", "loader", "device"}
     given = {name: changes.pop(name) for name in list(changes) if name in own}
     loading = {
-        name.removeprefix("loader_"): changes.pop(name) for name in list(changes) if name.startswith("loader_")
+        name.removeprefix("loader_"): changes.pop(name)
+        for name in list(changes)
+        if name.startswith("loader_")
     }
     chosen = options(**changes)
     with BatchLoader(

@@ -206,6 +206,12 @@ def test_denoising_brings_an_edge_nearer_to_the_truth(step):
         assert found[:, :, 41:43].mean() - found[:, :, 37:39].mean() > 0.95
 
 
+def test_non_local_means_forgives_patches_the_difference_that_noise_makes():
+    noise = 0.1 * np.random.default_rng(6).standard_normal((1, 60, 80)).astype(np.float32)
+    # 49 voxels of the search window averaged nearly evenly would give 0.014.
+    assert apply(noise, use="denoise", method="nlm", search=3).std() < 0.03
+
+
 def test_denoising_works_in_3d_and_on_each_channel():
     array = image(2, 8, 9, 10)
     for method in ("median", "gaussian", "bilateral"):
