@@ -91,7 +91,7 @@ def _stage_command(stage: str, text: str) -> None:
 _stage_command("train", "Run a pipeline up to its training.")
 _stage_command("evaluate", "Run a pipeline up to its evaluation.")
 _stage_command("report", "Run a pipeline up to its report.")
-_stage_command("plan", "Check the data and say what would be trained, with the memory and time it needs.")
+_stage_command("plan", "Check the data and say what would be trained.")
 
 
 @app.command()

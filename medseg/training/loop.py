@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import TrainingError
+from medseg.errors import ConfigError, EnvironmentFailure, TrainingError
 from medseg.training import distributed
 from medseg.training.optim import set_learning_rate
 from medseg.training.precision import Precision
@@ -177,6 +177,34 @@ class Stepper:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return norm
+
+
+@contextlib.contextmanager
+def explained_errors(where: str) -> Iterator[None]:
+    """Turn what torch says about memory and determinism into errors that name the setting.
+
+    Raises
+    ------
+    EnvironmentFailure
+        Out of memory, on the GPU or the CPU.
+    ConfigError
+        An operation that has no deterministic form on this device.
+    """
+    try:
+        yield
+    except RuntimeError as err:
+        text = str(err).splitlines()[0] if str(err) else ""
+        if isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise EnvironmentFailure(
+                f"out of memory at {where} ({text}); use a smaller training.batch_size, "
+                "with training.accumulate for the same number of samples per update"
+            ) from err
+        if "does not have a deterministic implementation" in text:
+            raise ConfigError(
+                f"training.deterministic cannot be honoured on this device ({text.split('.')[0]}); "
+                "set training.deterministic: false, or use another network"
+            ) from err
+        raise
 
 
 def _not_finite_text(what: str, value: float, where: str, rate: float, cases: tuple[str, ...]) -> str:

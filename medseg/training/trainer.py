@@ -31,7 +31,14 @@ from medseg.training.checkpoint import (
 )
 from medseg.training.curves import TensorboardCurves, require_tensorboard, write_curves
 from medseg.training.ema import MovingAverage
-from medseg.training.loop import Stepper, TrainingBatch, grouped, place_network, step_seed
+from medseg.training.loop import (
+    Stepper,
+    TrainingBatch,
+    explained_errors,
+    grouped,
+    place_network,
+    step_seed,
+)
 from medseg.training.optim import build_optimiser, learning_rate_at, set_frozen
 from medseg.training.options import NOT_IN_DIGEST, TrainingOptions
 from medseg.training.precision import choose_precision
@@ -298,7 +305,8 @@ class _Run:
             for number in range(len(group))
         ]
         try:
-            outcome = self.stepper.update(group, rate=self._rate(), seeds=seeds, where=self._where())
+            with explained_errors(self._where()):
+                outcome = self.stepper.update(group, rate=self._rate(), seeds=seeds, where=self._where())
         except TrainingError as err:
             raise TrainingError(f"{err}; {self._last_good()}") from err
         if self.average is not None:

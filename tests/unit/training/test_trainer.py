@@ -21,6 +21,7 @@ from torch import nn
 
 from medseg.errors import (
     ConfigError,
+    EnvironmentFailure,
     Interrupted,
     MissingPackageError,
     StorageError,
@@ -246,6 +247,36 @@ def test_a_finished_training_is_not_done_again(tmp_path):
     assert second.weights_sha256 == first.weights_sha256
     assert second.history == first.history
     assert torch.equal(network.state_dict()["head.bias"], load_file(first.weights)["head.bias"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "text"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+            EnvironmentFailure,
+            r"out of memory at epoch 1, step 1 of 3 \(CUDA out .* 2 GiB\); use a smaller training.batch_size",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            EnvironmentFailure,
+            "out of memory",
+        ),
+        (
+            RuntimeError("upsample_backward does not have a deterministic implementation, but you set. More"),
+            ConfigError,
+            "set training.deterministic: false",
+        ),
+        (RuntimeError("shapes do not match"), RuntimeError, "shapes do not match"),
+    ],
+)
+def test_what_torch_says_about_the_machine_is_explained(tmp_path, raised, error, text):
+    class Failing(tiny.CrossEntropy):
+        def forward(self, logits: Any, label: torch.Tensor) -> torch.Tensor:
+            raise raised
+
+    with pytest.raises(error, match=text):
+        tiny.run(tmp_path, loss=Failing())
 
 
 def test_resume_false_starts_again(tmp_path):
