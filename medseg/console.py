@@ -67,7 +67,7 @@ class ConsoleReporter:
         self._stop_bar()
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2))
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*map(_escape, row))
         self.console.print(table)

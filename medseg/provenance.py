@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medseg import __version__
 from medseg.errors import StorageError
 
 _BLOCK = 1 << 20
@@ -103,7 +104,11 @@ def versions() -> dict[str, str]:
         "highdicom",
         "pillow",
     )
-    found = {"python": sys.version.split()[0], "system": f"{platform.system()} {platform.machine()}"}
+    found = {
+        "medseg": __version__,
+        "python": sys.version.split()[0],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

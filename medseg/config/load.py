@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
+from medseg.config.document import scalar_value
 from medseg.config.problems import nearest
 from medseg.config.schema import RunConfig
 from medseg.config.shapes import CHOICE_KEY
@@ -19,6 +23,7 @@ from medseg.errors import ConfigError
 __all__ = ["LoadedConfig", "find_pipeline", "load_run_config", "load_yaml_model", "resolved_yaml"]
 
 PIPELINES = Path("pipelines")
+_PLAIN_WORD = re.compile(r"[A-Za-z_]([A-Za-z0-9_./ -]*[A-Za-z0-9_])?")
 _ENDINGS = (".yaml", ".yml")
 LoadedConfig: TypeAlias = Loaded[RunConfig]
 
@@ -67,6 +72,22 @@ def find_pipeline(name: str | Path) -> Path:
     raise ConfigError(f"no file {places}; pipelines found here: {known}")
 
 
+class _Representer(SafeRepresenter):
+    """Writes plain words bare and every other text in double quotes.
+
+    Left to itself ruamel writes text such as `?x` bare inside of `{}` and lets U+0085 stand, and
+    neither reads back.
+    """
+
+    def represent_text(self, text: str) -> ScalarNode:
+        """A text as a scalar node."""
+        style = None if _PLAIN_WORD.fullmatch(text) and scalar_value(text) == text else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
 def _choice_first(value: Any) -> Any:
     """The same values with `use` leading each mapping that has it, as people write it."""
     if isinstance(value, list):
@@ -89,6 +110,7 @@ def resolved_yaml(config: BaseModel) -> str:
     Paths are absolute, so the text may lie in any folder.
     """
     writer = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
     # Lists of numbers stay in one line; a long text is not folded.
     writer.default_flow_style = None
     writer.width = 1 << 20

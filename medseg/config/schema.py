@@ -154,7 +154,8 @@ class RunConfig(_Options):
         default_factory=FlagOptions, description="When a result is flagged for a person to look at."
     )
     bundle: BundleAbout | None = Field(
-        default=None, description="What the model card of the trained model says; null: only what medseg knows."
+        default=None,
+        description="What the model card of the trained model says; null: only what medseg knows.",
     )
     compute: ComputeOptions = Field(
         default_factory=ComputeOptions, description="How much of the machine is used."

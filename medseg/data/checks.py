@@ -121,6 +121,7 @@ def check_cases(
     read_label: ReadLabel,
     options: DataOptions,
     gray_only: bool | None = None,
+    splits: Mapping[str, str] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
@@ -138,6 +139,8 @@ def check_cases(
         Modalities, gray, levels, and the split that leaks are looked for in.
     gray_only : bool, optional
         Whether colour is refused; `options.gray` unless a preprocessing step makes images gray.
+    splits : mapping of str to str, optional
+        case_id -> split where the caller has assigned them; else `options.split` is followed.
     workers : int, optional
         Threads that read files.
     progress : callable, optional
@@ -163,9 +166,9 @@ def check_cases(
             facts[seen.case_id] = seen
         if progress is not None:
             progress(done, len(cases))
-    splits, split_problems = _splits(cases, options)
+    known, split_problems = _splits(cases, options, splits)
     problems += split_problems
-    problems += _duplicates(cases, facts, splits, options)
+    problems += _duplicates(cases, facts, known, options)
     problems += _mixed(cases, facts, options)
     return CheckReport(problems=tuple(_case_order(problems, cases)), facts=facts)
 
@@ -229,10 +232,10 @@ class _CaseCheck:
     def _image(self, case: Case, volume: Volume) -> list[Problem]:
         problems = []
         allowed, modality = self.options.modality, volume.modality
-        says = modality != "" or volume.source.format == "dicom"
-        if allowed and says and modality not in allowed:
+        if allowed and modality not in allowed:
             wanted = ", ".join(name or '""' for name in allowed)
-            text = f"has the modality {modality or 'not given'}; data.modality allows {wanted}"
+            found = f"has the modality {modality}" if modality else "does not say its modality"
+            text = f"{found}; data.modality allows {wanted}"
             problems.append(_problem(case, "modality", text))
         channels = int(volume.array.shape[0])
         if self.gray_only and len(case.images) == 1 and channels > 1:
@@ -302,8 +305,12 @@ def _checksums(case: Case, hashes: Sequence[str]) -> Iterable[Problem]:
             yield _problem(case, "checksum", text)
 
 
-def _splits(cases: Sequence[Case], options: DataOptions) -> tuple[Mapping[str, str], list[Problem]]:
+def _splits(
+    cases: Sequence[Case], options: DataOptions, given: Mapping[str, str] | None
+) -> tuple[Mapping[str, str], list[Problem]]:
     """The split of every case as far as it is known, and why it is not."""
+    if given is not None:
+        return given, _torn_patients(cases, given)
     if not isinstance(options.split, ManifestSplit):
         try:
             return assign_splits(cases, options.split), []
@@ -311,16 +318,24 @@ def _splits(cases: Sequence[Case], options: DataOptions) -> tuple[Mapping[str, s
             return {}, [Problem(case_id="", level="error", kind="split", text=str(err))]
     splits = {case.case_id: str(case.split) for case in cases if case.split is not None}
     problems = [_problem(c, "split", "has no split in the manifest") for c in cases if c.split is None]
+    return splits, problems + _torn_patients(cases, splits)
+
+
+def _torn_patients(cases: Sequence[Case], splits: Mapping[str, str]) -> list[Problem]:
+    problems = []
     for patient in patients_in_several(cases, splits):
         members = [case for case in cases if case.patient_id == patient and case.case_id in splits]
         where = ", ".join(f"{case.case_id} ({splits[case.case_id]})" for case in members)
-        text = f"one patient is in several splits: {where}"
         problems.append(
             Problem(
-                case_id=members[-1].case_id, level="error", kind="patient_in_two_splits", text=text, leak=True
+                case_id=members[-1].case_id,
+                level="error",
+                kind="patient_in_two_splits",
+                text=f"one patient is in several splits: {where}",
+                leak=True,
             )
         )
-    return splits, problems
+    return problems
 
 
 def _duplicates(
@@ -338,12 +353,15 @@ def _duplicates(
             others = [c for c in group[: group.index(case)] if splits.get(c.case_id) != here]
             across = bool(others) and here is not None
             twin = others[0] if across else first
-            place = f" across splits ({splits.get(twin.case_id)} and {here})" if across else ""
+            text = f"has the same pixels as {twin.case_id}"
+            if across:
+                places = f"{twin.case_id} ({splits.get(twin.case_id)}), {case.case_id} ({here})"
+                text = f"the same pixels are in several splits: {places}"
             yield Problem(
                 case_id=case.case_id,
                 level="error" if across else options.checks.duplicate_in_split,
                 kind="duplicate",
-                text=f"has the same pixels as {twin.case_id}{place}",
+                text=text,
                 leak=across,
             )
 

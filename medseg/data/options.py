@@ -141,8 +141,8 @@ class DataOptions(_Options):
     )
     modality: tuple[Modality, ...] = Field(
         default=(),
-        description='DICOM modalities that are accepted, such as [CR, DX]; "" accepts DICOM files that do '
-        "not say. Empty: any. Pictures and NIfTI cannot say and are accepted.",
+        description='Modalities that are accepted, such as [CR, DX]; "" accepts files that do not say: '
+        "pictures, NIfTI, some DICOM. Empty: any.",
     )
     gray: bool = Field(
         default=False,

@@ -182,14 +182,15 @@ def _cast_shadow(
     bone = splat(film, bones, blur_mm=0.45) + 0.36 * spine_mm(anatomy, film, rng)
     aerated = np.clip(1.3 * tissue.air_mm / np.maximum(tissue.room_mm, 1), 0, 1)
     vessel = splat(film, detail.vessels(anatomy, outline, rng), blur_mm=0.35) * aerated
-    hollow = splat(film, [*detail.airways(anatomy), *detail.gas(anatomy, outline, rng)], blur_mm=0.7)
+    hollow = splat(film, detail.airways(anatomy), blur_mm=0.7) * (1 - aerated)
+    hollow += splat(film, detail.gas(anatomy, outline, rng), blur_mm=0.7)
     grain = 1 + 0.008 * smooth_noise(rng, film, 2.0) + 0.006 * smooth_noise(rng, film, 6)
     air = tissue.air_mm * (grain + 0.015 * smooth_noise(rng, film, 40))
     if "opacity" in findings or "nodule" in findings:
         air = air * (1 - _disease(tissue, film, findings, rng))
     metal = splat(film, detail.devices(anatomy, findings, rng), blur_mm=0.4)
     soft = tissue.soft_mm - _LUNG_AIR * air - hollow + 2.0 * vessel
-    total = np.maximum(_SOFT * soft + _BONE * bone, 0)
+    total = np.maximum(_SOFT * soft + _BONE * float(rng.uniform(0.75, 1.1)) * bone, 0)
     # the beam hardens: thick parts attenuate less per mm
     return np.asarray(total * (1 - 0.03 * total) + _METAL * metal, dtype=np.float32)
 

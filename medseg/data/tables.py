@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,11 +41,15 @@ def write_csv(
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Header and rows as CSV text, cells as `write_csv` writes them."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([cell(name) for name in header])
-    writer.writerows([cell(value) for value in row] for row in rows)
-    return stream.getvalue()
+    table = [[cell(name) for name in header], *([cell(value) for value in row] for row in rows)]
+    return "".join(",".join(_quoted(text, alone=len(row) == 1) for text in row) + "\n" for row in table)
+
+
+def _quoted(text: str, *, alone: bool) -> str:
+    # RFC 4180. csv.writer leaves a bare carriage return unquoted when lines end in "\n"; a row of one
+    # empty cell would be an empty line.
+    needs = any(mark in text for mark in ',"\r\n') or (alone and not text)
+    return '"' + text.replace('"', '""') + '"' if needs else text
 
 
 def cell(value: object) -> str:

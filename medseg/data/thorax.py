@@ -42,7 +42,7 @@ RIB_JOINT = (0.05, 0.17, 0.31, 0.46, 0.65, 0.85, 1.06, 1.28, 1.51, 1.75, 2.0, 2.
 _TRUNK = ((-0.4, 0.0, 0.3, 0.55, 0.75, 0.9, 1.05, 1.4, 2.2, 3.0),
           (1.62, 1.72, 1.74, 1.62, 1.40, 1.26, 1.20, 1.14, 1.08, 1.10))  # fmt: skip
 # Depth of the body over z, relative to that at the diaphragm.
-_BODY_DEPTH = ((-0.5, 0.0, 0.5, 1.1, 2.2), (0.46, 0.62, 0.88, 1.0, 1.0))
+_BODY_DEPTH = ((-0.5, 0.0, 0.5, 1.1, 2.2), (0.46, 0.72, 0.96, 1.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ class Anatomy:
         Soft tissue outside the ribs, at the side.
     breast : float
         Thickness of the breast shadow, 0 to 1.
-    heart, knob : float
-        Scale of the heart and of the aortic arch.
+    heart, knob, pedicle : float
+        Scale of the heart, of the aortic arch and of the upper mediastinum.
     heart_tilt_rad : float
         Direction of the heart's long axis below the horizontal.
     dome_right, dome_left : float
@@ -92,6 +92,7 @@ class Anatomy:
     breast: float
     heart: float
     knob: float
+    pedicle: float
     heart_tilt_rad: float
     dome_right: float
     dome_left: float
@@ -151,7 +152,7 @@ def draw_anatomy(rng: np.random.Generator, *, sex: Sex, view: View) -> Anatomy:
     """A plausible adult of the given sex, as imaged in the given view."""
     mobile = view == "AP"
     half_width = float(np.clip(rng.normal(133 if sex == "M" else 121, 7), 105, 152))
-    fat = float(np.clip(rng.gamma(3.0, 6.0), 4, 48))
+    fat = float(np.clip(6 + rng.gamma(2.5, 6.5), 7, 52))
     ratio = float(np.clip(rng.normal(1.98 - 0.16 * mobile - 0.004 * fat, 0.15), 1.6, 2.35))
     dome = float(np.clip(rng.normal(0.755 if not mobile else 0.74, 0.03), 0.67, 0.82))
     age = float(rng.uniform())
@@ -160,8 +161,9 @@ def draw_anatomy(rng: np.random.Generator, *, sex: Sex, view: View) -> Anatomy:
         sex=sex, view=view, half_width_mm=half_width, height_mm=half_width * ratio,
         depth_mm=half_width * float(rng.uniform(1.18, 1.42)), fat_mm=fat,
         breast=float(np.clip(rng.normal(0.45, 0.25) + 0.008 * fat, 0.1, 1.0)) if sex == "F" else 0.0,
-        heart=float(np.clip(rng.normal(1.02 + 0.14 * mobile + 0.08 * age, 0.08), 0.86, 1.38)),
-        knob=float(np.clip(rng.normal(0.95 + 0.25 * age, 0.08), 0.8, 1.3)),
+        heart=float(np.clip(rng.normal(1.02 + 0.14 * mobile + 0.08 * age, 0.11), 0.85, 1.42)),
+        knob=float(np.clip(rng.normal(0.97 + 0.32 * age, 0.08), 0.8, 1.4)),
+        pedicle=float(np.clip(rng.normal(1.0 + 0.12 * mobile + 0.08 * age, 0.08), 0.88, 1.4)),
         heart_tilt_rad=float(np.clip(rng.normal(0.72 - 0.2 * (2.0 - ratio < 0), 0.12), 0.35, 1.0)),
         dome_right=dome, dome_left=dome + float(np.clip(rng.normal(0.045, 0.022), -0.01, 0.09)),
         dome_power=float(rng.uniform(1.9, 2.7)), shoulder=float(rng.normal(0.1 * mobile, 0.09)),
@@ -179,7 +181,9 @@ def trace_outline(anatomy: Anatomy) -> Outline:
     x = np.arange(0.0, 1.6 * width, 0.5)
     s = np.sqrt(np.clip(z / height, 0, 1.6))
     column = {
-        side: width * PchipInterpolator(*knots)(s)
+        side: width
+        * PchipInterpolator(*knots)(s)
+        * (1 + (anatomy.pedicle - 1) * np.clip(2.5 * s - 0.3, 0, 1))
         for side, knots in (("right", _PEDICLE_RIGHT), ("left", _PEDICLE_LEFT))
     }
     wave = anatomy.wobble
@@ -348,7 +352,8 @@ def _body(anatomy: Anatomy, x: Field, z: Field, film: Film, rng: np.random.Gener
     neck = neck / (1 + np.exp((z - 0.02 * width) / (0.06 * width)))
     parts = [trunk, neck, _arms(anatomy, side, z)]
     solid = np.cbrt(sum(np.maximum(part, 0) ** 3 for part in parts))
-    solid = solid + (_breasts(anatomy, x, z) if anatomy.breast else 14 * _pectoral(anatomy, side, z))
+    chest = 10 * _pectoral(anatomy, side, z)
+    solid = solid + (chest + _breasts(anatomy, x, z) if anatomy.breast else 1.5 * chest)
     texture = 1 + 0.045 * smooth_noise(rng, film, 26) + 0.018 * smooth_noise(rng, film, 7)
     return np.asarray(solid * texture, dtype=np.float32)
 

@@ -137,7 +137,8 @@ def expose(
 ) -> Field:
     """Scatter, quantum noise, point spread, then the display processing; (I, J) in [0, 1]."""
     light = np.exp(-shadow)
-    light = light + detector.scatter * wide_mean(light * shadow, 25 / film.spacing_mm)
+    fog = detector.scatter * float(rng.uniform(0.7, 2.0))
+    light = light + fog * wide_mean(light * shadow, 25 / film.spacing_mm)
     quanta = detector.quanta * float(rng.uniform(0.5, 1.6))
     light = light + np.sqrt(light / quanta) * rng.standard_normal(film.shape, dtype=np.float32)
     light = gaussian_filter(light, detector.blur_mm / film.spacing_mm)
@@ -156,7 +157,7 @@ def _tone(level: Field, detector: Detector, *, lungs: Mask, heart: Mask, rng: np
     dark = float(np.median(level[lungs]))
     bright = float(np.median(level[heart]))
     low, high = 0.12, 0.97
-    lung, soft = (v + float(rng.normal(0, 0.03)) for v in (detector.lung, detector.soft))
+    lung, soft = (v + float(rng.normal(0, 0.04)) for v in (detector.lung, detector.soft))
     a, b = (float(np.log((v - low) / (high - v))) for v in (lung, soft))
     return np.asarray(low + (high - low) / (1 + np.exp(-(a + (b - a) * (level - dark) / (bright - dark)))))
 

@@ -19,7 +19,7 @@ from medseg.inference.options import InferenceOptions, RefineOptions
 from medseg.inference.postprocess import bounding_box, keep_largest_component
 from medseg.inference.sliding_window import sliding_window, window_slices
 from medseg.labels import LabelTable
-from medseg.transforms.options import Orient, PreprocessStep
+from medseg.transforms.options import Crop, Orient, PreprocessStep
 from medseg.transforms.preprocess import Prepared, preprocess
 from medseg.transforms.restore import restore_label_map
 from medseg.volume import Volume
@@ -89,6 +89,11 @@ class Predictor:
         Where the network runs and the probabilities are summed.
     dtype : torch.dtype
         float32, or the lower precision of autocast; softmax and sums are float32 always.
+
+    Raises
+    ------
+    ConfigError
+        A second pass is asked for, but a step cuts out a fixed box.
     """
 
     def __init__(
@@ -102,6 +107,11 @@ class Predictor:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
+            raise ConfigError(
+                "inference.refine does not go with preprocess crop: box, a place that the second pass does "
+                "not have; use crop: foreground or border, or leave refine out"
+            )
         self.device = torch.device(device)
         self.network = network.to(self.device)
         self.steps = tuple(steps)

@@ -23,13 +23,14 @@ JPEG_2000 = frozenset(uid.JPEG2000TransferSyntaxes)
 _END_OF_IMAGE = b"\xff\xd9"
 _TAIL = 16  # the end marker and what writers pad after it
 # One decoder for each syntax, first one that is there: decoders of lossy JPEG differ by one level, and
-# the pixels must not depend on which optional package is installed. GDCM last: bad files can abort it.
+# the pixels must not depend on which optional package is installed. GDCM last: bad files can abort it;
+# pylibjpeg-rle not at all: bad files make it panic past every except clause.
 _DECODERS: tuple[tuple[frozenset[Any], tuple[str, ...], str], ...] = (
     (frozenset({uid.JPEGBaseline8Bit}), ("pillow", "pylibjpeg", "gdcm"), "pip install pillow"),
     (_JPEG, ("pylibjpeg", "gdcm"), "pip install 'medseg[jpeg]'"),
     (JPEG_LS, ("pyjpegls", "pylibjpeg", "gdcm"), "pip install pyjpegls"),
     (JPEG_2000, ("pylibjpeg", "pillow", "gdcm"), "pip install pylibjpeg pylibjpeg-openjpeg"),
-    (frozenset({uid.RLELossless}), ("pylibjpeg", "pydicom"), "pip install pylibjpeg pylibjpeg-rle"),
+    (frozenset({uid.RLELossless}), ("pydicom",), "pip install pydicom"),
 )
 
 

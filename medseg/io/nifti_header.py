@@ -233,10 +233,10 @@ def set_grid(
         header["xyzt_units"] = 0 if spacing_mm is None else 2
         return
     header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
-    units = int(facts.get("nifti_xyzt_units", "2"))
-    header["xyzt_units"] = 2 if units in (1, 3) else units
+    header["xyzt_units"] = 2
     sform_code, qform_code = int(facts.get("nifti_sform_code", "1")), int(facts.get("nifti_qform_code", "0"))
-    if qform_code and units not in (1, 3):
+    if facts.get("nifti_xyzt_units") in ("0", "2"):  # in other units the numbers of the file are not mm
+        header["xyzt_units"] = int(facts["nifti_xyzt_units"])
         _restore_qform(header, facts, qform_code)
     if sform_code or not np.allclose(header.get_qform(), affine, atol=1e-4):
         header.set_sform(affine, code=sform_code or 1)

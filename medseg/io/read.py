@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, ImageReadError, LabelError
 from medseg.io.content import as_float32, check_content, pixel_digest
-from medseg.io.dicom import read_radiograph, require_modality
+from medseg.io.dicom import read_radiograph
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
 from medseg.io.nifti import read_nifti
 from medseg.io.picture import read_picture, read_picture_labels
@@ -38,7 +38,7 @@ def read_image(
     gray_only : bool, optional
         Refuse colour; RGB with three equal channels counts as gray.
     modality : frozenset of str, optional
-        Allowed modalities, "" for files that do not say (pictures, NIfTI).
+        Allowed modalities of DICOM files, "" for those that do not say. Pictures and NIfTI have none and pass.
     limits : ReadLimits, optional
 
     Returns
@@ -66,7 +66,6 @@ def _read_one(path: Path, *, gray_only: bool, modality: frozenset[str] | None, l
     if kind == "dicom":
         volume = read_radiograph(path, modality=modality, limits=limits)
     else:
-        require_modality("", modality, (path,))
         volume = read_nifti(path, limits=limits) if kind == "nifti" else read_picture(path, limits=limits)
     if gray_only and volume.array.shape[0] > 1:
         raise ImageReadError(

@@ -91,11 +91,15 @@ def with_metrics(context: Context, metrics: Sequence[MetricRecord]) -> None:
 
 
 def _unnamed(config: RunConfig) -> BundleAbout:
+    """What medseg knows by itself; a fine-tuned model stays under the licence of the one it started from."""
+    parent = None if config.model.start_from is None else read_bundle(config.model.start_from)
+    started = () if parent is None else (f"Started from the weights of {parent.name} {parent.version}.",)
     return BundleAbout(
         name=config.name.lower(),
         version="0.1.0",
         description=config.about or f"Trained by the pipeline {config.name}.",
-        licence="LicenseRef-unstated",
+        licence="LicenseRef-unstated" if parent is None else parent.licence,
+        attribution=() if parent is None else (*started, *parent.record.attribution),
         intended_use="Research use only, not a medical device.",
     )
 

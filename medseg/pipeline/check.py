@@ -86,6 +86,8 @@ def _look(context: Context, cases: tuple[Case, ...], inputs: str, skipped: tuple
         read_image=image_reader(context.config),
         read_label=read_mask,
         options=context.config.data,
+        gray_only=context.config.refuses_colour,
+        splits=context.splits,
         progress=lambda done, total: context.reporter.advanced(STAGE, done, total, "looking at every file"),
     )
     value = _report_json(found, inputs, skipped)

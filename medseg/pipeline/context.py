@@ -88,9 +88,9 @@ class Context:
         self.run.log("case failed", stage=stage, case=case_id)
         self.reporter.note(f"{case_id}: {text}")
 
-    def upstream_of(self, name: str, key: str, state: StageState) -> str:
-        """What later stages depend on: this stage's key and, for `check`, what it found."""
-        return f"{key}:{state.summary.get('inputs_sha256', '')}" if name == "check" else key
+    def upstream_of(self, key: str, state: StageState) -> str:
+        """What later stages depend on: this stage's key and the hash of what it found or made."""
+        return f"{key}:{state.summary.get('inputs_sha256', '')}{state.summary.get('bundle_weights_sha256', '')}"
 
     def device(self) -> str:
         """The torch device of the settings; `auto` takes a CUDA device where there is one."""

@@ -76,9 +76,9 @@ def _write(context: Context, found: list[CaseEvaluation], summary: Summary) -> N
 
 
 def _show(context: Context, summary: Summary) -> None:
-    columns = ["structure", *context.config.evaluation.metric_names[:1], "95 % interval", "cases"]
     main = [name for name in ("dice", "hd95", "nsd") if name in context.config.evaluation.metric_names]
-    columns = ["structure", *(f"{name} (interval)" for name in main), "cases", "missed"]
+    percent = f"{context.config.evaluation.level:.0%}"
+    columns = ["structure", *(f"{name} ({percent})" for name in main), "cases", "missed"]
     missed = [structure for _, structure in summary.missed]
     rows = [
         (
@@ -113,24 +113,34 @@ def _cell(metrics: Any, name: str) -> str:
 
 
 def metric_records(summary: Summary, *, data: str) -> tuple[MetricRecord, ...]:
-    """Means with intervals as a bundle keeps them."""
-    records = []
-    for structure, metrics in summary.structures.items():
-        for name, statistic in metrics.items():
-            if statistic.mean is None or statistic.count == 0:
-                continue
-            low, high = statistic.mean_interval or (None, None)
-            records.append(
-                MetricRecord(
-                    structure=structure,
-                    metric=name,
-                    unit="" if statistic.unit == "1" else statistic.unit,
-                    data=f"{data}: {statistic.count} images of {statistic.patients} patients",
-                    cases=statistic.count,
-                    value=statistic.mean,
-                    low=low,
-                    high=high,
-                    level=statistic.level,
-                )
-            )
-    return tuple(records)
+    """Means with intervals as a bundle keeps them: all metrics of all cases, Dice of each group."""
+    records = [
+        _record(structure, name, statistic, data)
+        for structure, metrics in summary.structures.items()
+        for name, statistic in metrics.items()
+    ]
+    for column, groups in summary.groups.items():
+        for value, structures in groups.items():
+            records += [
+                _record(structure, "dice", metrics["dice"], f"{data}, {column} {value or 'not given'}")
+                for structure, metrics in structures.items()
+                if "dice" in metrics
+            ]
+    return tuple(record for record in records if record is not None)
+
+
+def _record(structure: str, name: str, statistic: Statistic, data: str) -> MetricRecord | None:
+    if statistic.mean is None or statistic.count == 0:
+        return None
+    low, high = statistic.mean_interval or (None, None)
+    return MetricRecord(
+        structure=structure,
+        metric=name,
+        unit="" if statistic.unit == "1" else statistic.unit,
+        data=f"{data}: {statistic.count} images of {statistic.patients} patients",
+        cases=statistic.count,
+        value=statistic.mean,
+        low=low,
+        high=high,
+        level=statistic.level,
+    )

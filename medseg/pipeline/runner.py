@@ -70,7 +70,7 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
             ran = ran or not (stage.always and fresh)
         else:
             context.reporter.stage_done(stage.name, str(state.summary.get("text", "")), None)
-        upstream = context.upstream_of(stage.name, key, state)
+        upstream = context.upstream_of(key, state)
     return ran
 
 
@@ -87,7 +87,7 @@ def describe(context: Context, stages: Sequence[Stage]) -> list[tuple[str, str, 
         stale = stale or not fresh
         why = "up to date" if fresh else _why(state, key, stale)
         lines.append((stage.name, stage.plan(context), why))
-        upstream = context.upstream_of(stage.name, key, state)
+        upstream = context.upstream_of(key, state)
     return lines
 
 

@@ -22,7 +22,8 @@ def find_cases(source: SourceOptions, *, made_folder: Path) -> tuple[tuple[Case,
     if isinstance(source, PhantomSource):
         return read_manifest(make_phantoms(source, made_folder)), ()
     if isinstance(source, ManifestSource):
-        return read_manifest(source.path, root=source.root), ()
+        # Missing files are found by `check`, case by case, so that one of them does not stop the others.
+        return read_manifest(source.path, root=source.root, check_files=False), ()
     return _folder_cases(source)
 
 

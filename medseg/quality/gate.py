@@ -19,6 +19,8 @@ from medseg.errors import BundleError
 
 _FOLDS = 5
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 1.0)
+# Well above the smallest float32, in which scales are stored.
+_LEAST_SCALE = 1e-12
 _ARRAYS = ("mean", "scale", "whitening")
 
 
@@ -135,7 +137,7 @@ def fit_gate(
     *,
     groups: Sequence[str] | None = None,
     review_quantile: float = 0.95,
-    doubt_factor: float = 1.4,
+    doubt_factor: float = 1.7,
     refuse_factor: float = 2.25,
 ) -> GateStatistics:
     """Learn what the training images look like.
@@ -209,7 +211,7 @@ def _fit(
     """Mean, scale and whitening of (N, F) features."""
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
     # A feature that never varies in training must not make every new image infinitely far.
-    floor = 0.05 * float(np.median(scale)) or 1.0
+    floor = max(0.05 * float(np.median(scale)), _LEAST_SCALE)
     scale = np.maximum(scale, floor)
     covariance = shrunk_covariance((rows - mean) / scale)
     values, vectors = np.linalg.eigh(covariance)

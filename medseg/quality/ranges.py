@@ -26,6 +26,8 @@ _TAIL = 0.005
 _FAR = 2.0
 """Implausible: this many times as far from the median as the end of the range."""
 
+_SIZE_AND_FORM = ("found", "fraction", "largest_share", "compactness", "extent", "aspect_")
+_PLACE = ("place_", "ratio", "apart", "order", "level")
 _PHRASES = {
     "found": "share of the structures that were found",
     "fraction": "share of the image",
@@ -36,6 +38,11 @@ _PHRASES = {
     "level": "offset across the sides",
     "order": "left-right order",
 }
+
+
+def is_geometry(name: str) -> bool:
+    """Whether a number of a record tells where something lies or what form it has, not how sure the network is."""
+    return name.startswith((*_SIZE_AND_FORM, *_PLACE))
 
 
 def plausibility_record(

@@ -11,10 +11,10 @@ import numpy as np
 from medseg.quality.finding import Finding, GateLevel, worst_level
 from medseg.quality.gate import GateStatistics
 from medseg.quality.options import GateOptions
-from medseg.quality.ranges import Range, judge_ranges
+from medseg.quality.ranges import Range, is_geometry, judge_ranges
 
 MANY_OUTSIDE = 4
-"""So many numbers of a result outside their ranges make it implausible; one far outside does, too."""
+"""So many numbers of a result outside their ranges make it implausible; one of its form far outside does, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,10 @@ def _implausible(result: Sequence[Finding]) -> list[Finding]:
     """One finding for all numbers of a result that lie outside; none while they are few and near."""
     if any(finding.check == "found" and finding.measured == 0 for finding in result):
         return list(result)
-    if len(result) < MANY_OUTSIDE and all(finding.level == "review" for finding in result):
+    shape = [finding for finding in result if is_geometry(finding.check)]
+    # A network is unsure of disease, too: all its doubts together count as one number, and never as far.
+    count = len(shape) + (len(shape) < len(result))
+    if count < MANY_OUTSIDE and all(finding.level == "review" for finding in shape):
         return []
     more = f", and {len(result) - 1} more" if len(result) > 1 else ""
     text = f"the result is unlike those of training images: {result[0].text}{more}"
@@ -122,7 +125,7 @@ def _implausible(result: Sequence[Finding]) -> list[Finding]:
             check="result",
             level="review",
             text=text,
-            measured=float(len(result)),
+            measured=float(count),
             limit=float(MANY_OUTSIDE),
         )
     ]

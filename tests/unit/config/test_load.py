@@ -47,6 +47,9 @@ def test_resolved_settings_load_to_an_equal_config_in_any_folder(tmp_path: Path)
     second = load_run_config(tmp_path / "deep" / "b.yaml")
     assert second.config == first.config
     assert second.digest == first.digest
+    lines = resolved_yaml(first.config).splitlines()
+    assert lines[1:3] == ["medseg: 1", "name: p"], "in the order of the model, not of the alphabet"
+    assert "- {use: gray, weights: rec601}" in lines, "the choice leads its options"
 
 
 class Texts(BaseModel):

@@ -153,6 +153,7 @@ def test_error_text_shows_every_problem_with_place_line_and_carets(tmp_path: Pat
         ("steps: window", "steps", "needs a list, found 'window'"),
         ("steps: [{use: window, low: 2}]", "steps.0", "low must be below high, found 2 and 1"),
         ("steps: [{use: window, window: x}]", "steps.0.window", "needs a number, found 'x'"),
+        ("steps: [{use: window, window: 1, low: x}]", "steps.0.low", "needs a number, found 'x'"),
         (
             "steps: [{use: window, windov: 1}]",
             "steps.0.windov",

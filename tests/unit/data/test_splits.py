@@ -34,7 +34,7 @@ def holdout(parts, seed: int = 1, stratify: str | None = None) -> HoldoutSplit:
     return HoldoutSplit(training=parts[0], validation=parts[1], test=parts[2], seed=seed, stratify=stratify)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(cases=cohorts, parts=shares, seed=st.integers(0, 5), order=st.randoms())
 def test_no_patient_in_two_parts_and_order_does_not_matter(cases, parts, seed, order):
     options = holdout(parts, seed)
@@ -66,6 +66,16 @@ def test_shares_are_of_cases_where_patients_have_several():
     counts = Counter(assign_splits(cases, holdout((0.6, 0.15, 0.25))).values())
     assert abs(counts["train"] - 60) <= 3
     assert abs(counts["validation"] - 15) <= 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_huge_patient_leaves_no_part_empty(seed):
+    cases = [case(f"c{n}", "big") for n in range(100)] + [case("x"), case("y")]
+    assert set(assign_splits(cases, holdout((0.7, 0.15, 0.15), seed)).values()) == {
+        "train",
+        "validation",
+        "test",
+    }
 
 
 @settings(deadline=None)

@@ -62,6 +62,8 @@ def test_rows_are_written_with_all_columns(tmp_path: Path):
         ]
     write_csv(path, [], columns=["a", "b"])
     assert path.read_text() == "a,b\n"
+    write_csv(path, [{"a": None}, {"a": "x\ry"}])
+    assert path.read_bytes() == b'a\n""\n"x\ry"\n'
     assert list(tmp_path.iterdir()) == [path]
 
 

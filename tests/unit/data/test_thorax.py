@@ -76,7 +76,7 @@ def test_air_ends_where_the_mask_ends():
     tissue = render_tissue(anatomy, trace_outline(anatomy), film, np.random.default_rng(0))
     lungs = tissue.lung_right | tissue.lung_left
     assert tissue.air_mm[lungs].min() >= 0
-    assert np.median(tissue.air_mm[lungs]) > 3 * np.median(tissue.air_mm[tissue.heart])
+    assert np.median(tissue.air_mm[lungs]) > 2 * np.median(tissue.air_mm[tissue.heart])
     x, z = film.coordinates()
     beyond = np.abs(x) > np.interp(z, trace_outline(anatomy).z_mm, trace_outline(anatomy).wall) + 1
     assert tissue.air_mm[beyond].max() == 0

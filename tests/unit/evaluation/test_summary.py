@@ -152,6 +152,14 @@ def test_patients_are_resampled_whole():
     assert second.count == 60
 
 
+def test_resamples_do_not_depend_on_the_order_of_patients():
+    one, two = (
+        PatientBootstrap.draw(list(names), samples=50, level=0.9, seed=3) for names in ("abcab", "cbaac")
+    )
+    assert one.patients == two.patients == ("a", "b", "c")
+    np.testing.assert_array_equal(one.weights, two.weights)
+
+
 def test_median_samples_against_numpy():
     rng = np.random.default_rng(5)
     patients = [f"p{i}" for i in rng.integers(0, 6, 15)]

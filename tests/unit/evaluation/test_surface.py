@@ -67,7 +67,8 @@ def test_directions_differ_and_the_larger_counts():
 
 
 def test_tolerance_that_equals_the_distance_counts():
-    one, two = square((9, 9), (2, 3), (2, 3)), square((9, 9), (5, 6), (2, 3))
+    one, two = square((9, 9), (1, 2), (2, 3)), square((9, 9), (4, 5), (2, 3))
+    assert 0.4 - 0.1 > 0.3
     assert nsd(surface_distances(one, two, spacing=(0.1, 0.1)), 0.3) == 1.0
 
 

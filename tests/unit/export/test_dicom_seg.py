@@ -67,7 +67,9 @@ def test_no_patient_geometry_and_one_reference_per_frame(tmp_path, label_map, so
         assert keyword not in seg
     assert len(seg.SharedFunctionalGroupsSequence[0]) == 0
     for item in seg.PerFrameFunctionalGroupsSequence:
-        assert not {"PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"} & set(item.dir())
+        assert not {"PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"} & set(
+            item.dir()
+        )
         reference = item.DerivationImageSequence[0].SourceImageSequence[0]
         assert reference.ReferencedSOPInstanceUID == "2.25.1"
         assert reference.SpatialLocationsPreserved == "YES"
@@ -81,7 +83,15 @@ def test_patient_study_and_equipment(tmp_path, label_map, source, table):
     write(tmp_path / "s.dcm", label_map, source(SeriesNumber=901), table)
     seg = pydicom.dcmread(tmp_path / "s.dcm")
     original = pydicom.dcmread(source(SeriesNumber=901))
-    for keyword in ("PatientName", "PatientID", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyID", "AccessionNumber"):
+    for keyword in (
+        "PatientName",
+        "PatientID",
+        "PatientSex",
+        "StudyInstanceUID",
+        "StudyDate",
+        "StudyID",
+        "AccessionNumber",
+    ):
         assert seg[keyword].value == original[keyword].value
     assert seg.Modality == "SEG"
     assert seg.SeriesNumber == 902
@@ -96,7 +106,10 @@ def test_patient_study_and_equipment(tmp_path, label_map, source, table):
 def test_segments_say_what_and_by_whom(tmp_path, label_map, source, table):
     write(tmp_path / "s.dcm", label_map, source(), table)
     right = pydicom.dcmread(tmp_path / "s.dcm").SegmentSequence[0]
-    category, kind = right.SegmentedPropertyCategoryCodeSequence[0], right.SegmentedPropertyTypeCodeSequence[0]
+    category, kind = (
+        right.SegmentedPropertyCategoryCodeSequence[0],
+        right.SegmentedPropertyTypeCodeSequence[0],
+    )
     assert (category.CodeValue, category.CodingSchemeDesignator) == ("123037004", "SCT")
     assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("3341006", "SCT", "Right lung")
     assert "SegmentedPropertyTypeModifierCodeSequence" not in kind
@@ -185,7 +198,15 @@ def test_dates_that_are_given_and_dates_that_nobody_knows(tmp_path, label_map, s
 
 def test_elements_that_the_source_lacks_are_there_and_empty(tmp_path, label_map, source, table):
     gone = dict.fromkeys(
-        ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "PatientOrientation", "Modality")
+        (
+            "PatientName",
+            "PatientID",
+            "PatientBirthDate",
+            "PatientSex",
+            "StudyID",
+            "PatientOrientation",
+            "Modality",
+        )
     )
     write(tmp_path / "s.dcm", label_map, source(**gone), table)
     seg = pydicom.dcmread(tmp_path / "s.dcm")
@@ -198,12 +219,17 @@ def test_elements_that_the_source_lacks_are_there_and_empty(tmp_path, label_map,
     ("character_set", "name"),
     [
         ("ISO_IR 100", "Müller^Jürgen".encode("latin-1")),
-        (["", "ISO 2022 IR 149"], b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf\x1b(B"),
+        (
+            ["", "ISO 2022 IR 149"],
+            b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf\x1b(B",
+        ),
         ("ISO_IR 192", "Wang^XiaoDong=王^小東=".encode()),
     ],
 )
 def test_names_keep_their_bytes(tmp_path, label_map, source, table, character_set, name):
-    plain = source(SpecificCharacterSet=character_set, PatientID="ID", PatientName="X" * (len(name) + len(name) % 2))
+    plain = source(
+        SpecificCharacterSet=character_set, PatientID="ID", PatientName="X" * (len(name) + len(name) % 2)
+    )
     data = plain.read_bytes().replace(b"X" * (len(name) + len(name) % 2), name + b" " * (len(name) % 2))
     plain.write_bytes(data)
     write(tmp_path / "s.dcm", label_map, plain, table)
@@ -261,7 +287,9 @@ def test_sources_that_a_seg_cannot_refer_to(tmp_path, label_map, source, table, 
 
 def test_header_errors_quote_no_identifier(tmp_path, label_map, source, table):
     path = source(SOPClassUID="1.2.3.4.5")
-    with pytest.raises(ImageReadError, match="its header cannot be used for a DICOM object: KeyError") as caught:
+    with pytest.raises(
+        ImageReadError, match="its header cannot be used for a DICOM object: KeyError"
+    ) as caught:
         write(tmp_path / "s.dcm", label_map, path, table)
     assert "Phantom" not in str(caught.value)
 

@@ -33,7 +33,9 @@ def test_sidecar_says_what_the_values_mean(tmp_path, table, label_map):
         patient_orientation=("L", "F"),
         modality="DX",
         pixel_sha256="pixels",
-        source=Source(paths=(tmp_path / "Somebody.dcm",), format="dicom", sha256="file", sop_instance_uids=("2.25.1",)),
+        source=Source(
+            paths=(tmp_path / "Somebody.dcm",), format="dicom", sha256="file", sop_instance_uids=("2.25.1",)
+        ),
     )
     sidecar = write_segmentation(
         tmp_path / "segmentation.nii.gz", label_map, image, table, notes=["Heart not found."]
@@ -55,7 +57,12 @@ def test_sidecar_says_what_the_values_mean(tmp_path, table, label_map):
         "spacing_origin": "imager_pixel_spacing",
         "patient_orientation": ["L", "F"],
     }
-    assert value["source"] == {"format": "dicom", "modality": "DX", "sha256": "file", "pixel_sha256": "pixels"}
+    assert value["source"] == {
+        "format": "dicom",
+        "modality": "DX",
+        "sha256": "file",
+        "pixel_sha256": "pixels",
+    }
     assert value["sha256"] == hashlib.sha256((tmp_path / "segmentation.nii.gz").read_bytes()).hexdigest()
     assert value["regions"] == {"lung": ["lung_right", "lung_left"]}
     assert "Somebody" not in sidecar.read_text()

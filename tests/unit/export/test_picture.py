@@ -25,11 +25,16 @@ def test_mask_has_rows_and_columns_and_values(tmp_path, table, label_map):
 def test_mask_with_large_values_has_sixteen_bits(tmp_path, label_map):
     def table(value):
         return LabelTable(
-            labels=(Label(name="a", value=5, colour="#ff0000"), Label(name="b", value=value, colour="#00ff00"))
+            labels=(
+                Label(name="a", value=5, colour="#ff0000"),
+                Label(name="b", value=value, colour="#00ff00"),
+            )
         )
 
     write_mask_png(tmp_path / "mask.png", label_map, table(40000))
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")).T, np.array([0, 5, 40000])[label_map])
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "mask.png")).T, np.array([0, 5, 40000])[label_map]
+    )
     with pytest.raises(LabelError, match="up to 65535, the label table has 70000"):
         write_mask_png(tmp_path / "mask.png", label_map, table(70000))
 
@@ -74,7 +79,9 @@ def edge_is_marked(path, side) -> bool:
 
 def test_sides_are_written_where_they_are_known_only(tmp_path, table):
     label_map = np.zeros((200, 100), dtype=np.uint8)
-    dark = Volume(array=np.zeros((1, 200, 100), np.float32), header={"window_center": "1", "window_width": "1"})
+    dark = Volume(
+        array=np.zeros((1, 200, 100), np.float32), header={"window_center": "1", "window_width": "1"}
+    )
     write_overlay_png(tmp_path / "unknown.png", dark, label_map, table, max_side=1000)
     assert not edge_is_marked(tmp_path / "unknown.png", "left")
     known = Volume(array=dark.array, header=dark.header, patient_orientation=("L", "F"))
@@ -83,7 +90,9 @@ def test_sides_are_written_where_they_are_known_only(tmp_path, table):
     assert edge_is_marked(tmp_path / "known.png", "right")
     turned = Volume(array=dark.array, header=dark.header, patient_orientation=("R", "F"))
     write_overlay_png(tmp_path / "turned.png", turned, label_map, table, max_side=1000)
-    left = [np.asarray(Image.open(tmp_path / f"{n}.png").convert("L"))[200:300, :120] for n in ("known", "turned")]
+    left = [
+        np.asarray(Image.open(tmp_path / f"{n}.png").convert("L"))[200:300, :120] for n in ("known", "turned")
+    ]
     assert (left[0] != left[1]).any()
 
 
@@ -98,7 +107,9 @@ def test_gray_follows_the_window_or_the_percentiles():
     assert free[-1, 0] == 255
     assert 120 < free[100, 0] < 136
     # A window beside all values would show nothing.
-    np.testing.assert_array_equal(display_gray(ramp(header={"window_center": "9000", "window_width": "2"})), free)
+    np.testing.assert_array_equal(
+        display_gray(ramp(header={"window_center": "9000", "window_width": "2"})), free
+    )
 
 
 def test_constant_image_is_shown_without_a_fault():

@@ -123,6 +123,26 @@ def test_image_that_looks_usual_passes(gate, ranges):
     assert 0 < verdict.percentile < 100
 
 
+def test_doubts_of_the_network_alone_make_no_result_implausible(gate):
+    def unsure(probability, seed):
+        confidence = {
+            name: {
+                "mean_probability": probability,
+                "uncertain_share": 1 - probability,
+                "entropy": 1 - probability,
+            }
+            for name in ("lung_right", "lung_left")
+        }
+        return record(chest(seed), confidence=confidence)
+
+    ranges = fit_ranges([unsure(0.98 - 0.0005 * seed, seed) for seed in range(60)])
+    odd = unsure(0.6, 7)
+    assert sum(f.level == "refuse" for f in judge_ranges(odd, ranges)) == 6
+    doubtful = 0.5 * (gate.doubt + gate.refuse)
+    assert judge_input(distance=doubtful, statistics=gate, record=odd, ranges=ranges).level == "review"
+    assert judge_input(distance=1.0, statistics=gate, record=odd, ranges=ranges).level == "pass"
+
+
 def test_unusual_look_alone_asks_for_a_person(gate):
     verdict = judge_input(distance=0.5 * (gate.review + gate.doubt), statistics=gate)
     assert verdict.level == "review"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
@@ -82,6 +82,7 @@ def test_a_crop_beside_the_image_is_all_outside():
     assert (result == 7).all()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_a_constant_stays_constant_whatever_the_sizes(i, j, new_i, new_j):
     image = np.full((1, i, j), 0.7, dtype=np.float32)

@@ -2,7 +2,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -37,6 +37,7 @@ def whole_voxel_maps(draw) -> GridMap:
     return grid
 
 
+@settings(deadline=None)
 @given(whole_voxel_maps(), st.integers(0, 1000))
 def test_flips_turns_crops_and_pads_are_undone_exactly(grid, seed):
     source = np.random.default_rng(seed).integers(1, 4, grid.source_shape)
@@ -133,6 +134,7 @@ def test_a_crop_that_saw_nothing_of_the_image_restores_to_background():
     assert not restore_label_map(np.ones((2, 4, 4)) * [[[0]], [[1]]], grid).any()
 
 
+@settings(deadline=None)
 @given(st.integers(2, 30), st.integers(2, 30), st.integers(2, 30), st.integers(2, 30))
 def test_a_constant_map_is_restored_everywhere_after_a_resize(i, j, new_i, new_j):
     assume((i, j) != (new_i, new_j))

@@ -1,0 +1,8 @@
+"""Lets the tests of the readers import the module that makes their files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,51 @@
+"""Figures: round ticks, escaped names, plots of few cases."""
+
+from __future__ import annotations
+
+import pytest
+
+from medseg.report.figures import Dot, Strip, bland_altman, curve, strip_plot, ticks
+from medseg.report.text import quantity_text, statistic_cell
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.93, 1.0), (-250.0, 180.0), (3.0, 3.0), (0.0, 0.0)])
+def test_ticks_cover_the_range(low: float, high: float) -> None:
+    marks = ticks(low, high)
+    assert marks[0] <= low
+    assert marks[-1] >= high
+    assert 2 <= len(marks) <= 9
+
+
+def test_names_are_escaped() -> None:
+    figure = strip_plot([Strip(name="<b>", style="k0", dots=[Dot(value=0.5, name="<i>")])], title="Dice")
+    assert "<b>" not in figure
+    assert "&lt;i&gt;" in figure
+
+
+def test_strip_without_values_says_so() -> None:
+    assert "no case has a value" in strip_plot([Strip(name="a", style="k0", dots=[])], title="Dice")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_limits_of_agreement_need_three_cases(count: int) -> None:
+    dots = [Dot(value=float(k), name="", across=10.0 + k) for k in range(count)]
+    assert bland_altman(dots, title="a", style="k0", unit="cm²").count('class="limit"') == (
+        2 if count > 2 else 0
+    )
+
+
+def test_curve_skips_epochs_without_a_value() -> None:
+    assert curve([{"epoch": 1.0, "dice": None}], column="dice", title="d", style="dice") is None
+    assert curve([{"epoch": 1.0, "dice": 0.5}], column="dice", title="d", style="dice") is not None
+
+
+def test_quantities_are_honest() -> None:
+    assert quantity_text({"value": None, "unit": "mm2", "reason": "absent"}) == "absent"
+    cut = {"value": 63300.0, "unit": "mm2", "reason": "", "bound": "lower"}
+    assert quantity_text(cut) == "> 633.0 cm² (cut off)"
+    assert quantity_text({"value": 0.4812, "unit": "1", "reason": "", "bound": "exact"}) == "0.48"
+
+
+def test_statistic_without_value_gives_the_reason() -> None:
+    cell = statistic_cell({"mean": None, "mean_interval": None, "undefined": {"no spacing": 2}, "unit": "mm"})
+    assert cell["more"] == "2: no spacing"
