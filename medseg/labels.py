@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medseg.errors import LabelError
 
 BACKGROUND = "background"
+MAX_VALUE = 65535
 Side = Literal["left", "right", "both", "none"]
 
 
@@ -200,16 +201,25 @@ class LabelTable:
             raise LabelError("a mask holds whole numbers, found fractions or NaN")
         sets = self.sets
         lookup = self._value_sets(scheme)
-        found, inverse = np.unique(mask.astype(np.int64), return_inverse=True)
-        unknown = [int(value) for value in found if int(value) not in lookup]
+        values = mask.astype(np.int64)
+        if values.size == 0:
+            return np.zeros(mask.shape, dtype=np.int16)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > MAX_VALUE:
+            raise LabelError(f"mask values must lie in 0..{MAX_VALUE}, found {low}..{high}")
+        counts = np.bincount(values.ravel(), minlength=high + 1)
+        found = [int(value) for value in np.flatnonzero(counts)]
+        unknown = [value for value in found if value not in lookup]
         if unknown:
-            counts = {value: int((mask == value).sum()) for value in unknown[:5]}
+            naming = f"scheme {scheme}" if scheme else "the label table"
             raise LabelError(
-                f"mask values {unknown[:5]} are not named by {f'scheme {scheme}' if scheme else 'the label table'} "
-                f"(voxels by value: {counts}); named: {sorted(lookup)}"
+                f"mask values {unknown[:5]} are not named by {naming} "
+                f"(voxels by value: { {value: int(counts[value]) for value in unknown[:5]} }); named: {sorted(lookup)}"
             )
-        indices = np.array([sets.index(lookup[int(value)]) for value in found], dtype=np.int16)
-        return indices[inverse].reshape(mask.shape)
+        indices = np.zeros(high + 1, dtype=np.int16)
+        for value in found:
+            indices[value] = sets.index(lookup[value])
+        return np.asarray(indices[values], dtype=np.int16)
 
     def _value_sets(self, scheme: str | None) -> dict[int, frozenset[int]]:
         everything = frozenset(range(self.class_count))

@@ -87,5 +87,3 @@ def open_medial(
     shape[axis] = -1
     result[0][mask & near.reshape(shape)] = table.sets.index(frozenset({0, label}))
     return result
-
-

@@ -221,7 +221,7 @@ class Predictor:
         share = _source_voxels(mask, first.grid) / np.prod(volume.spatial_shape)
         if share <= 0 or share < options.min_share:
             return first, 1, (_kept(f"the first found only {share:.1%} of the image"),)
-        start, size = _cut_out(mask, first.grid, margin=options.margin)
+        start, size = cut_out(mask, first.grid, margin=options.margin)
         if size == volume.spatial_shape:
             return first, 1, ()
         cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
@@ -303,10 +303,10 @@ def _source_voxels(mask: NDArray[np.bool_], grid: GridMap) -> float:
     return float(np.count_nonzero(mask) * scale)
 
 
-def _cut_out(
+def cut_out(
     mask: NDArray[np.bool_], grid: GridMap, *, margin: float
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """First source voxel and size of the box around the mask, widened and kept inside the source."""
+    """First source voxel and size of the box around a mask, widened by `margin` and kept in the source."""
     box = bounding_box(mask, (1,))
     if box is None:
         raise ValueError("the mask is empty")

@@ -103,7 +103,10 @@ def require_modality(found: str, allowed: frozenset[str] | None, where: Sequence
     if allowed is not None and found not in allowed:
         names = ", ".join(name or "none given" for name in sorted(allowed))
         paths = ", ".join(str(path) for path in where)
-        raise InputRefusedError(f"{paths}: the modality is {found or 'not given'}, allowed are: {names}")
+        raise InputRefusedError(
+            f"{paths}: the modality is {found or 'not given'}, allowed are: {names}; "
+            "leave it out, or change the allowed ones"
+        )
 
 
 def _require_image(header: DicomHeader) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.tables import write_csv
-from medseg.errors import StorageError
+from medseg.errors import InputError, StorageError
 from medseg.export.dicom_seg import write_dicom_seg
 from medseg.export.nifti import write_segmentation
 from medseg.export.options import ExportName
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MASK = "segmentation.nii.gz"
 RECORD = "measurements.json"
 SEG = "segmentation.dcm"
+NO_SEG = "no DICOM SEG"
 FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
     "dicom_seg": (SEG,),
@@ -135,14 +136,18 @@ def _export_seg(
     folder: Path, *, volume: Volume, label_map: NDArray[Any], table: LabelTable, model: dict[str, str]
 ) -> list[str]:
     if volume.source.format != "dicom":
-        return ["no DICOM SEG: the image is not a DICOM file, so there is no instance to refer to"]
-    written = write_dicom_seg(
-        folder / SEG,
-        label_map,
-        volume.source.paths[0],
-        table,
-        algorithm_name=model["name"],
-        algorithm_version=model["version"],
-        weights_sha256=model["weights_sha256"],
-    )
+        return [f"{NO_SEG}: the image is not a DICOM file, so there is no instance to refer to"]
+    try:
+        written = write_dicom_seg(
+            folder / SEG,
+            label_map,
+            volume.source.paths[0],
+            table,
+            algorithm_name=model["name"],
+            algorithm_version=model["version"],
+            weights_sha256=model["weights_sha256"],
+        )
+    except InputError as err:
+        # The mask is right whatever the header lacks; the other files are written and the reason is told.
+        return [f"{NO_SEG}: {err}"]
     return list(written.notes)

@@ -47,6 +47,7 @@ def run(context: Context) -> dict[str, Any]:
         context.reporter.note(f"left out: {len(skipped) - 5} more files, listed in check.json")
     hashes = {case.case_id: _hashes(case) for case in cases}
     inputs = provenance.sha256_json(hashes)
+    context.run.note("inputs", hashes)
     context.splits = dict(_splits(context, cases))
     cases = tuple(replace(case, split=context.splits[case.case_id]) for case in cases)
     report = _known_report(context, inputs) or _look(context, cases, inputs, skipped)

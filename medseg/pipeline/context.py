@@ -90,7 +90,9 @@ class Context:
 
     def upstream_of(self, key: str, state: StageState) -> str:
         """What later stages depend on: this stage's key and the hash of what it found or made."""
-        return f"{key}:{state.summary.get('inputs_sha256', '')}{state.summary.get('bundle_weights_sha256', '')}"
+        return (
+            f"{key}:{state.summary.get('inputs_sha256', '')}{state.summary.get('bundle_weights_sha256', '')}"
+        )
 
     def device(self) -> str:
         """The torch device of the settings; `auto` takes a CUDA device where there is one."""

@@ -9,6 +9,7 @@ from medseg.pipeline import case_files
 from medseg.pipeline.context import Context
 from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader
+from medseg.privacy import safe_name
 from medseg.provenance import write_json
 
 STAGE = "export"
@@ -45,12 +46,15 @@ def run(context: Context) -> dict[str, Any]:
                 context.fail(case.case_id, STAGE, str(err))
         context.reporter.advanced(STAGE, done, len(cases), case.case_id)
     write_json(context.run.path / "exports.json", {"files": files, "notes": notes})
-    return {"text": _text(files, notes), "files": sum(map(len, files.values()))}
+    outputs = {
+        f"cases/{safe_name(case)}/{name}": sha for case, found in files.items() for name, sha in found.items()
+    }
+    return {"text": _text(files, notes), "files": len(outputs), "outputs": outputs}
 
 
 def _text(files: dict[str, dict[str, str]], notes: dict[str, list[str]]) -> str:
     names = [name for case in files.values() for name in case]
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
-    missing = sum(1 for said in notes.values() if any(t.startswith("no DICOM SEG") for t in said))
-    return text + (f"; {missing} without DICOM SEG (the image is not DICOM)" if missing else "")
+    missing = sum(1 for said in notes.values() if any(t.startswith(case_files.NO_SEG) for t in said))
+    return text + (f"; {missing} without DICOM SEG, the reasons are in exports.json" if missing else "")

@@ -65,7 +65,12 @@ def run(context: Context) -> dict[str, Any]:
             context.fail(case.case_id, STAGE, str(err))
         context.reporter.advanced(STAGE, done, len(cases), case.case_id)
     said = ", ".join(f"{count} {name}" for name, count in verdicts.items() if count and name != "pass")
-    return {"text": f"{sum(verdicts.values())} cases{f': {said}' if said else ''}", "verdicts": verdicts}
+    return {
+        "text": f"{sum(verdicts.values())} cases{f': {said}' if said else ''}",
+        "verdicts": verdicts,
+        "device": context.device(),
+        "threads": context.threads,
+    }
 
 
 def model_bundle(context: Context) -> Bundle:

@@ -83,6 +83,9 @@ def predict_folder(
     for done, image in enumerate(found.images, start=1):
         cases.append(_one(image, loaded, output=output, kinds=kinds, overwrite=overwrite))
         reporter.advanced("predict", done, len(found.images), image.case_id)
+        for text in cases[-1].get("notes", []):
+            if not (text.startswith(case_files.NO_SEG) and "not a DICOM file" in text):
+                reporter.note(f"{image.case_id}: {text}")
         if "error" in cases[-1]:
             reporter.note(f"{image.case_id}: {cases[-1]['error']}")
     seconds = time.monotonic() - begin

@@ -126,6 +126,7 @@ def _run_one(context: Context, stage: Stage, key: str) -> StageState:
     begin = time.monotonic()
     try:
         state.summary = stage.run(context)
+        state.outputs = state.summary.pop("outputs", {})
     except BaseException as err:
         context.run.log("stage failed", stage=stage.name, error=type(err).__name__)
         raise

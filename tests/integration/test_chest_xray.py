@@ -42,7 +42,13 @@ def test_every_test_case_has_its_files(finished):
     assert len(cases) == 3
     for case in cases:
         names = {path.name for path in case.iterdir()}
-        assert {"segmentation.nii.gz", "segmentation.json", "segmentation.dcm", "mask.png", "overlay.png"} <= names
+        assert {
+            "segmentation.nii.gz",
+            "segmentation.json",
+            "segmentation.dcm",
+            "mask.png",
+            "overlay.png",
+        } <= names
         assert {"measurements.json", "measurements.csv"} <= names
     assert (finished / "report.html").stat().st_size > 20_000
 
@@ -59,7 +65,9 @@ def test_nifti_and_dicom_seg_hold_the_same_voxels(finished):
 
 def test_the_run_says_what_made_it(finished):
     record = json.loads((finished / "run.json").read_text())
-    assert all(record["stages"][name]["done"] for name in ("check", "plan", "train", "predict", "evaluate", "export"))
+    assert all(
+        record["stages"][name]["done"] for name in ("check", "plan", "train", "predict", "evaluate", "export")
+    )
     summary = json.loads((finished / "evaluation" / "summary.json").read_text())
     assert summary["structures"]["lung"]["dice"]["mean"] > 0.9
     bundle = json.loads((finished / "model" / "bundle.json").read_text())
@@ -74,20 +82,25 @@ def test_a_second_run_does_nothing_again(project, finished):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_ten_kills_end_in_the_same_weights(project, finished, tmp_path):
+def test_ten_kills_end_in_the_same_weights(project, finished, tmp_path, record_property):
     seed = random.randrange(1 << 30)
-    print("seed of the kills:", seed)
+    record_property("seed of the kills", seed)
     moments = random.Random(seed)
     for _ in range(10):
         process = subprocess.Popen(
-            command(project, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command(project, tmp_path),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         time.sleep(moments.uniform(2, 20))
         process.send_signal(signal.SIGKILL)
         process.wait()
     whole = json.loads((finished / "run.json").read_text())["stages"]["train"]["summary"]
-    killed = json.loads((Path(run(project, tmp_path)["run"]) / "run.json").read_text())["stages"]["train"]["summary"]
-    assert killed["weights_sha256"] == whole["weights_sha256"]
+    killed = json.loads((Path(run(project, tmp_path)["run"]) / "run.json").read_text())["stages"]["train"][
+        "summary"
+    ]
+    assert killed["weights_sha256"] == whole["weights_sha256"], f"seed of the kills: {seed}"
     assert killed["bundle_weights_sha256"] == whole["bundle_weights_sha256"]
 
 
@@ -97,7 +110,8 @@ def test_segmentations_pass_the_validators(finished, shared_tools):
     studies = {path.stem: path.parent for path in (finished / "cache").rglob("studies/*/*") if path.is_file()}
     manifest = next((finished / "cache").rglob("manifest.csv"))
     folders = {
-        line.split(",")[0]: (manifest.parent / line.split(",")[2]).parent for line in manifest.read_text().splitlines()[1:]
+        line.split(",")[0]: (manifest.parent / line.split(",")[2]).parent
+        for line in manifest.read_text().splitlines()[1:]
     }
     assert studies
     for case in (finished / "cases").iterdir():

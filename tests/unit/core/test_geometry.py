@@ -55,7 +55,9 @@ def test_steps_that_do_not_join_are_refused():
 
 def test_shear_is_refused():
     with pytest.raises(GeometryError, match="shear"):
-        GridMap(source_shape=(3, 3), target_shape=(3, 3), matrix=np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1]]))
+        GridMap(
+            source_shape=(3, 3), target_shape=(3, 3), matrix=np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
+        )
 
 
 def test_lps_to_ras_twice_is_the_identity():

@@ -10,7 +10,12 @@ from medseg.labels import Code, Label, LabelScheme, LabelTable
 def lungs(**extra: object) -> LabelTable:
     labels = (
         Label(
-            name="lung_right", value=1, colour="#3aa0ff", side="right", pair="lung_left", code=Code(scheme="SCT", value="3341006", meaning="Right lung")
+            name="lung_right",
+            value=1,
+            colour="#3aa0ff",
+            side="right",
+            pair="lung_left",
+            code=Code(scheme="SCT", value="3341006", meaning="Right lung"),
         ),
         Label(name="lung_left", value=4, colour="#b684f5", side="left", pair="lung_right"),
     )
@@ -66,7 +71,10 @@ def test_undeclared_values_are_refused(mask):
 
 
 def test_a_pair_must_be_mutual():
-    labels = (Label(name="a", value=1, colour="#000000", pair="b"), Label(name="b", value=2, colour="#000000"))
+    labels = (
+        Label(name="a", value=1, colour="#000000", pair="b"),
+        Label(name="b", value=2, colour="#000000"),
+    )
     with pytest.raises(LabelError, match="does not name it back"):
         LabelTable(labels=labels)
 

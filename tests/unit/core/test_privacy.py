@@ -20,7 +20,9 @@ def test_different_texts_have_different_names(one, two):
     assert (safe_name(one) == safe_name(two)) == (one == two)
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/abs", "a/b", "..", "CON", "nul.txt", "\x00", "\u202egnp.exe"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/abs", "a/b", "..", "CON", "nul.txt", "\x00", "\u202egnp.exe"]
+)
 def test_hostile_names_stay_inside(tmp_path, name):
     assert inside(tmp_path, name).parent == tmp_path
 

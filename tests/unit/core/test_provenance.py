@@ -22,9 +22,14 @@ def test_a_file_appears_only_when_the_block_ends_well(tmp_path):
 def test_an_error_keeps_the_old_file_and_leaves_no_part(tmp_path):
     path = tmp_path / "result.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError), provenance.whole_file(path) as part:
-        part.write_text("half")
-        raise RuntimeError
+
+    def write_half_and_fail() -> None:
+        with provenance.whole_file(path) as part:
+            part.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half_and_fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -66,10 +66,11 @@ def test_directions_differ_and_the_larger_counts():
     assert hd95(distances) == pytest.approx(np.percentile([0] * 20 + list(range(1, 21)), 95))
 
 
-def test_tolerance_that_equals_the_distance_counts():
-    one, two = square((9, 9), (1, 2), (2, 3)), square((9, 9), (4, 5), (2, 3))
-    assert 0.4 - 0.1 > 0.3
-    assert nsd(surface_distances(one, two, spacing=(0.1, 0.1)), 0.3) == 1.0
+@pytest.mark.parametrize("steps", [3, 7])
+def test_tolerance_that_equals_the_distance_counts(steps):
+    one, two = square((9, 9), (1, 2), (2, 3)), square((9, 9), (1 + steps, 2 + steps), (2, 3))
+    assert (1 + steps) * 0.1 - 0.1 > steps / 10
+    assert nsd(surface_distances(one, two, spacing=(0.1, 0.1)), steps / 10) == 1.0
 
 
 def test_empty_masks_have_no_distances():

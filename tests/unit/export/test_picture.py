@@ -70,30 +70,35 @@ def test_legend_lies_below_and_names_what_is_missing(tmp_path, table):
         assert (legend == colour).all(axis=1).any()
 
 
-def edge_is_marked(path, side) -> bool:
-    """Whether pale letters stand in the middle of the left or right edge of a black picture."""
+def letter(path, side) -> np.ndarray | None:
+    """The pale glyph in the middle of the left or right edge of a black picture, cut to its box."""
     pixels = np.asarray(Image.open(path).convert("L"))[200:300]
-    part = pixels[:, :120] if side == "left" else pixels[:, -120:]
-    return bool((part > 200).any())
+    pale = (pixels[:, :120] if side == "left" else pixels[:, -120:]) > 150
+    if not pale.any():
+        return None
+    rows, columns = np.nonzero(pale)
+    return pale[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
 def test_sides_are_written_where_they_are_known_only(tmp_path, table):
     label_map = np.zeros((200, 100), dtype=np.uint8)
-    dark = Volume(
-        array=np.zeros((1, 200, 100), np.float32), header={"window_center": "1", "window_width": "1"}
-    )
-    write_overlay_png(tmp_path / "unknown.png", dark, label_map, table, max_side=1000)
-    assert not edge_is_marked(tmp_path / "unknown.png", "left")
-    known = Volume(array=dark.array, header=dark.header, patient_orientation=("L", "F"))
-    write_overlay_png(tmp_path / "known.png", known, label_map, table, max_side=1000)
-    assert edge_is_marked(tmp_path / "known.png", "left")
-    assert edge_is_marked(tmp_path / "known.png", "right")
-    turned = Volume(array=dark.array, header=dark.header, patient_orientation=("R", "F"))
-    write_overlay_png(tmp_path / "turned.png", turned, label_map, table, max_side=1000)
-    left = [
-        np.asarray(Image.open(tmp_path / f"{n}.png").convert("L"))[200:300, :120] for n in ("known", "turned")
-    ]
-    assert (left[0] != left[1]).any()
+    facts = {
+        "array": np.zeros((1, 200, 100), np.float32),
+        "header": {"window_center": "1", "window_width": "1"},
+    }
+    glyphs = {}
+    for name, orientation in (("unknown", None), ("usual", ("L", "F")), ("mirrored", ("R", "F"))):
+        film = Volume(**facts, patient_orientation=orientation)
+        write_overlay_png(tmp_path / "o.png", film, label_map, table, max_side=1000)
+        glyphs[name] = (letter(tmp_path / "o.png", "left"), letter(tmp_path / "o.png", "right"))
+    assert glyphs["unknown"] == (None, None)
+    right, left = glyphs["usual"]
+    # A leg of the L is all that its upper right lacks; an R has its bow there.
+    assert not left[: len(left) // 3, left.shape[1] // 2 :].any()
+    assert right[: len(right) // 3, right.shape[1] // 2 :].any()
+    assert glyphs["mirrored"][0].shape == left.shape
+    assert glyphs["mirrored"][1].shape == right.shape
+    assert right.shape != left.shape
 
 
 def test_gray_follows_the_window_or_the_percentiles():

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
+from medseg.geometry import GridMap
 from medseg.inference.confidence import image_entropy, label_confidence
 from medseg.inference.options import InferenceOptions
-from medseg.inference.predictor import Predictor, crop_volume, side_axis
+from medseg.inference.predictor import Predictor, crop_volume, cut_out, side_axis
 from medseg.labels import Label, LabelTable
 from medseg.transforms.options import Crop, Normalise, Orient, Resize
 from medseg.volume import Volume
@@ -123,6 +124,17 @@ def test_second_pass_frames_what_the_first_found():
     # The cut-out is 85 x 77 pixels and a fifth more on each side: 119 x 108, a pixel of 600 / 64 more or less.
     scales = [abs(scale) * 64 for _, scale, _ in twice.grid.axis_maps()]
     np.testing.assert_allclose(max(scales), 119, atol=20)
+
+
+def test_cut_out_is_the_box_and_its_margin_inside_the_film():
+    # One voxel of the network is 10 x 20 pixels: i = 10 t + 4.5, and j runs backwards from 389.5.
+    grid = GridMap.permute_flip((300, 400), (0, 1), (False, True))
+    grid = grid.then(GridMap.resize((300, 400), (30, 20)))
+    mask = np.zeros((30, 20), dtype=bool)
+    mask[5:15, 2:7] = True
+    assert cut_out(mask, grid, margin=0) == ((50, 260), (100, 100))
+    assert cut_out(mask, grid, margin=0.2) == ((30, 240), (140, 140))
+    assert cut_out(mask, grid, margin=1) == ((0, 160), (250, 240))
 
 
 def test_specks_do_not_move_the_frame():

@@ -226,7 +226,7 @@ def test_jpeg_of_8_bits_in_a_header_of_16(tmp_path):
 
 
 def test_jpeg_without_end(tmp_path):
-    with pytest.raises(ImageReadError, match="truncated"):
+    with pytest.raises(ImageReadError, match="has no end: the file is truncated"):
         read(jpeg_radiograph(jpeg_stream(16, 24)[:-40]), tmp_path)
 
 

@@ -157,7 +157,9 @@ def test_same_label_map_same_bytes(tmp_path):
     )
     for name in ("a.nii.gz", "b.nii.gz"):
         write_nifti(tmp_path / name, ramp(6, 4), like)
-    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    assert content == (tmp_path / "b.nii.gz").read_bytes()
+    assert content[3:8] == bytes(5)  # gzip: no name, time 0
     np.testing.assert_allclose(read_nifti(tmp_path / "a.nii.gz").affine, ROTATION)
 
 

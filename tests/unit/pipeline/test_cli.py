@@ -12,7 +12,11 @@ HEAVY = ("torch", "monai")
 
 def medseg(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "medseg", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
+        [sys.executable, "-m", "medseg", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
     )
 
 
@@ -83,7 +87,9 @@ def test_the_shipped_schema_is_that_of_the_code(project):
     done = medseg("schema")
     assert done.returncode == 0
     shipped = (project / "docs" / "schema" / "pipeline-1.json").read_text()
-    assert json.loads(done.stdout) == json.loads(shipped), "write it again: medseg schema -o docs/schema/pipeline-1.json"
+    assert json.loads(done.stdout) == json.loads(shipped), (
+        "write it again: medseg schema -o docs/schema/pipeline-1.json"
+    )
 
 
 @pytest.mark.parametrize("name", ["chest_xray.yaml", "chest_xray_train.yaml"])

@@ -28,7 +28,11 @@ def test_looking_for_a_run_writes_nothing(tmp_path):
 
 def test_a_second_process_is_told_who_has_the_folder(tmp_path):
     run = started(tmp_path)
-    with run.locked(), pytest.raises(StorageError, match=r"in use by process \d+ since"), RunFolder(run.path).locked():
+    with (
+        run.locked(),
+        pytest.raises(StorageError, match=r"in use by process \d+ since"),
+        RunFolder(run.path).locked(),
+    ):
         pass
 
 
