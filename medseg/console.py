@@ -15,7 +15,9 @@ LINE_EVERY_S = 10.0
 
 def stderr_console(*, quiet: bool = False) -> Console:
     """The console that people read; stdout is for results and JSON."""
-    return Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+    # A log file has no width of its own; tables must not be cut at 80 columns there.
+    width = None if sys.stderr.isatty() else 120
+    return Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True, width=width)
 
 
 class ConsoleReporter:

@@ -232,7 +232,8 @@ class _CaseCheck:
     def _image(self, case: Case, volume: Volume) -> list[Problem]:
         problems = []
         allowed, modality = self.options.modality, volume.modality
-        if allowed and modality not in allowed:
+        # Pictures and NIfTI have no modality to be wrong.
+        if allowed and volume.source.format in ("dicom", "memory") and modality not in allowed:
             wanted = ", ".join(name or '""' for name in allowed)
             found = f"has the modality {modality}" if modality else "does not say its modality"
             text = f"{found}; data.modality allows {wanted}"

@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
-from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from medseg import __version__
-from medseg.errors import GeometryError, LabelError
 from medseg.export.identity import content_digest, derived_uid
 from medseg.export.options import ContentQualification
+from medseg.export.segments import check_labels, describe_algorithm, describe_segment
 from medseg.export.source_header import (
     IDENTITY,
     SourceHeader,
@@ -35,14 +34,11 @@ from medseg.export.source_header import (
     read_source,
     without_identity,
 )
-from medseg.labels import Label, LabelTable
+from medseg.labels import LabelTable
 from medseg.provenance import whole_file
 
 SERIES_NUMBER = 901
 """High, so that viewers list the result after the images; 902 where the source is series 901."""
-
-_CATEGORY = hd.sr.CodedConcept("123037004", "SCT", "Anatomical Structure")
-_SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right"), "both": ("51440002", "Right and left")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +90,13 @@ def write_dicom_seg(
     source_path : Path
         The DICOM file that the label map belongs to.
     table : LabelTable
-        Every label needs a coded concept. Where the two labels of a pair share one code, the side
-        is written as its modifier.
-    algorithm_name, algorithm_version : str
-        Name and version of the model bundle, at most 64 characters each.
-    weights_sha256 : str
-        Hash of the weights, written as a parameter of the algorithm.
+        Every label needs a code. Where both labels of a pair have one code, the side is its modifier.
+    algorithm_name, algorithm_version, weights_sha256 : str
+        Of the model bundle; name and version are cut at 64 characters.
     created : datetime or None
-        When the result was made, local time; becomes the content and series date, and so another
-        time is another instance. None: the content date is the source's own (content, acquisition,
-        series or study date), which keeps a repeated export identical. 1900-01-01 stands where
-        the source has no date.
+        When the result was made, local time: the content and series date, and so part of what
+        makes the instance. None: the content date is the source's own (content, acquisition,
+        series or study date), and 1900-01-01 where it has none.
     content_qualification : {"RESEARCH", "PRODUCT", "SERVICE"}
 
     Returns
@@ -128,7 +120,7 @@ def write_dicom_seg(
     ----------
     DICOM PS3.3 A.51 and C.8.20; PS3.5 B.2 for UIDs made from UUIDs.
     """
-    _check_labels(label_map, table)
+    check_labels(label_map, table)
     if not label_map.any():
         path.unlink(missing_ok=True)
         return WrittenSeg(path=None, notes=("No DICOM SEG was written, because no structure was found.",))
@@ -137,17 +129,12 @@ def write_dicom_seg(
         source = header.dataset
         check_projection(source, label_map.shape)
         dates, notes = content_dates(source, created)
-        digest = content_digest(
-            label_map,
-            source=str(source.SOPInstanceUID),
-            identity=[str(source.get(name) or "") for name in IDENTITY],
-            labels=table.to_json()["labels"],
-            algorithm=[algorithm_name, algorithm_version, weights_sha256],
-            software=[__version__, *(metadata.version(name) for name in ("highdicom", "pydicom"))],
-            other=[dates, content_qualification],
-        )
-    algorithm = _algorithm(algorithm_name, algorithm_version, weights_sha256)
-    segments = [_segment(n, label, table, algorithm, digest) for n, label in enumerate(table.labels, 1)]
+        model = (algorithm_name, algorithm_version, weights_sha256)
+        digest = _digest(label_map, source, table, model, [dates, content_qualification])
+    algorithm = describe_algorithm(*model)
+    segments = [
+        describe_segment(n, label, table, algorithm, digest) for n, label in enumerate(table.labels, 1)
+    ]
     with header_errors(source_path):
         seg = _build(source, label_map, segments, digest=digest)
         seg.SeriesDescription = f"medseg {algorithm_name} {algorithm_version}"[:58] + " [SEG]"
@@ -168,66 +155,19 @@ def write_dicom_seg(
     )
 
 
-def _check_labels(label_map: NDArray[Any], table: LabelTable) -> None:
-    if label_map.ndim != 2:
-        raise GeometryError(
-            f"expected a label map (columns, rows), found shape {label_map.shape}; "
-            "a DICOM SEG of a volume is not in this version"
-        )
-    if label_map.size and not 0 <= int(label_map.min()) <= int(label_map.max()) < table.class_count:
-        raise LabelError(
-            f"the label map holds class indices {int(label_map.min())} to {int(label_map.max())}, "
-            f"the table has 0 to {table.class_count - 1}"
-        )
-    for label in table.labels:
-        _concept(label)
-
-
-def _algorithm(name: str, version: str, weights_sha256: str) -> hd.AlgorithmIdentificationSequence:
-    return hd.AlgorithmIdentificationSequence(
-        name=name[:64],
-        family=codes.cid7162.ArtificialIntelligence,
-        version=version[:64],
-        parameters={"weights_sha256": weights_sha256},
+def _digest(
+    label_map: NDArray[Any], source: Dataset, table: LabelTable, model: tuple[str, str, str], other: list[Any]
+) -> str:
+    """Hash of all that determines the file."""
+    return content_digest(
+        label_map,
+        source=str(source.SOPInstanceUID),
+        identity=[str(source.get(name) or "") for name in IDENTITY],
+        labels=table.to_json()["labels"],
+        model=list(model),
+        software=[__version__, *(metadata.version(name) for name in ("highdicom", "pydicom"))],
+        other=other,
     )
-
-
-def _segment(
-    number: int,
-    label: Label,
-    table: LabelTable,
-    algorithm: hd.AlgorithmIdentificationSequence,
-    digest: str,
-) -> hd.seg.SegmentDescription:
-    kind = _concept(label)
-    twin = next((other for other in table.labels if other.name == label.pair), None)
-    if twin is not None and twin.code == label.code and label.side in _SIDES:
-        value, meaning = _SIDES[label.side]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(value, "SCT", meaning)]
-    red, green, blue = (int(label.colour[k : k + 2], 16) for k in (1, 3, 5))
-    return hd.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=label.name[:64],
-        segmented_property_category=_CATEGORY,
-        segmented_property_type=kind,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-        tracking_uid=derived_uid(f"tracking {label.name}", digest),
-        tracking_id=label.name,
-        display_color=hd.color.CIELabColor.from_rgb(red, green, blue),
-    )
-
-
-def _concept(label: Label) -> hd.sr.CodedConcept:
-    if label.code is None:
-        raise LabelError(
-            f"a DICOM SEG needs a coded concept for each label, {label.name} has none; "
-            f"give labels.{label.name}.code, or leave dicom_seg out of export"
-        )
-    try:
-        return hd.sr.CodedConcept(label.code.value, label.code.scheme, label.code.meaning)
-    except ValueError as err:
-        raise LabelError(f"the code of label {label.name} cannot be written in DICOM: {err}") from err
 
 
 def _build(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
 from medseg.inference.confidence import image_entropy, label_confidence
 from medseg.inference.options import InferenceOptions, RefineOptions
-from medseg.inference.postprocess import bounding_box, keep_largest_component
+from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
 from medseg.inference.sliding_window import sliding_window, window_slices
 from medseg.labels import LabelTable
 from medseg.transforms.options import Crop, Orient, PreprocessStep
@@ -217,8 +217,8 @@ class Predictor:
         self, volume: Volume, first: _Pass, options: RefineOptions
     ) -> tuple[_Pass, int, tuple[str, ...]]:
         classes = refine_classes(options, self.table)
-        mask = _main_components(first.probabilities, classes)
-        share = _source_voxels(mask, first.grid) / np.prod(volume.spatial_shape)
+        mask = main_components(first.probabilities, classes)
+        share = source_voxels(mask, first.grid) / np.prod(volume.spatial_shape)
         if share <= 0 or share < options.min_share:
             return first, 1, (_kept(f"the first found only {share:.1%} of the image"),)
         start, size = cut_out(mask, first.grid, margin=options.margin)
@@ -226,7 +226,7 @@ class Predictor:
             return first, 1, ()
         cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
         second = self._run(crop_volume(volume, start, size), cut)
-        areas = [_source_voxels(_main_components(p.probabilities, classes), p.grid) for p in (first, second)]
+        areas = [source_voxels(main_components(p.probabilities, classes), p.grid) for p in (first, second)]
         change = abs(areas[0] - areas[1]) / max(areas)
         if change > options.max_change:
             return first, 1, (_kept(f"the masks of the two differ in size by {change:.0%}"),)
@@ -264,61 +264,6 @@ def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
     if not orients:
         return 0
     return next((axis for axis, letter in enumerate(orients[-1].to) if letter in "LR"), None)
-
-
-def crop_volume(volume: Volume, start: Sequence[int], size: Sequence[int]) -> Volume:
-    """The box of a volume that begins at voxel `start`, its affine moved along."""
-    box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-    affine = volume.affine
-    if affine is not None:
-        affine = affine.copy()
-        affine[:3, 3] += affine[:3, : len(start)] @ np.asarray(start, dtype=np.float64)
-    return replace(volume, array=volume.array[(slice(None), *box)], affine=affine, pixel_sha256="")
-
-
-def refine_classes(options: RefineOptions, table: LabelTable) -> tuple[tuple[int, ...], ...]:
-    """Classes of each structure that the second pass must hold."""
-    if options.labels == "all":
-        return tuple((index,) for index in range(1, table.class_count))
-    known = table.region_classes()
-    unknown = [name for name in options.labels if name not in known]
-    if unknown:
-        raise ConfigError(f"inference.refine.labels names {unknown}; known: {', '.join(known)}")
-    return tuple(known[name] for name in options.labels)
-
-
-def _main_components(
-    probabilities: NDArray[np.float32], structures: Sequence[Sequence[int]]
-) -> NDArray[np.bool_]:
-    """Union of the largest component of each structure: stray specks must not move the frame."""
-    label_map = probabilities.argmax(axis=0)
-    mask = np.zeros(label_map.shape, dtype=np.bool_)
-    for classes in structures:
-        mask |= keep_largest_component(np.isin(label_map, classes))
-    return mask
-
-
-def _source_voxels(mask: NDArray[np.bool_], grid: GridMap) -> float:
-    scale = np.prod([abs(factor) for _, factor, _ in grid.axis_maps()])
-    return float(np.count_nonzero(mask) * scale)
-
-
-def cut_out(
-    mask: NDArray[np.bool_], grid: GridMap, *, margin: float
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """First source voxel and size of the box around a mask, widened by `margin` and kept in the source."""
-    box = bounding_box(mask, (1,))
-    if box is None:
-        raise ValueError("the mask is empty")
-    start, size = [0] * mask.ndim, [0] * mask.ndim
-    for part, (axis, scale, offset) in zip(box, grid.axis_maps(), strict=True):
-        low, high = sorted((scale * (part.start - 0.5) + offset, scale * (part.stop - 0.5) + offset))
-        room = margin * (high - low)
-        length = grid.source_shape[axis]
-        first = min(max(int(np.floor(low - room + 0.5)), 0), length - 1)
-        last = max(min(int(np.ceil(high + room + 0.5)), length), first + 1)
-        start[axis], size[axis] = first, last - first
-    return tuple(start), tuple(size)
 
 
 def _kept(reason: str) -> str:

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
-from medseg.geometry import GridMap
-from medseg.inference.confidence import image_entropy, label_confidence
 from medseg.inference.options import InferenceOptions
-from medseg.inference.predictor import Predictor, crop_volume, cut_out, side_axis
+from medseg.inference.predictor import Predictor, side_axis
 from medseg.labels import Label, LabelTable
+from medseg.models.options import SmallUNetOptions
+from medseg.models.registry import build_network
 from medseg.transforms.options import Crop, Normalise, Orient, Resize
 from medseg.volume import Volume
 
@@ -126,17 +126,6 @@ def test_second_pass_frames_what_the_first_found():
     np.testing.assert_allclose(max(scales), 119, atol=20)
 
 
-def test_cut_out_is_the_box_and_its_margin_inside_the_film():
-    # One voxel of the network is 10 x 20 pixels: i = 10 t + 4.5, and j runs backwards from 389.5.
-    grid = GridMap.permute_flip((300, 400), (0, 1), (False, True))
-    grid = grid.then(GridMap.resize((300, 400), (30, 20)))
-    mask = np.zeros((30, 20), dtype=bool)
-    mask[5:15, 2:7] = True
-    assert cut_out(mask, grid, margin=0) == ((50, 260), (100, 100))
-    assert cut_out(mask, grid, margin=0.2) == ((30, 240), (140, 140))
-    assert cut_out(mask, grid, margin=1) == ((0, 160), (250, 240))
-
-
 def test_specks_do_not_move_the_frame():
     image = film(600, 500, box=(240, 275, 300, 377), second=(290, 325, 300, 377))
     image.array[0, 2:25, 470:495] = 900
@@ -231,37 +220,9 @@ def test_side_axis_follows_orient():
     assert side_axis((Orient(to="AF"),)) is None
 
 
-def test_crop_moves_the_affine_along():
-    affine = np.array([[0.0, -0.7, 0.2, 5], [0.8, 0.1, 0.0, -3], [0.1, 0.0, 2.5, 7], [0, 0, 0, 1]])
-    volume = Volume(array=np.arange(2 * 7 * 6 * 5).reshape(2, 7, 6, 5), affine=affine)
-    part = crop_volume(volume, (2, 1, 3), (4, 3, 2))
-    np.testing.assert_array_equal(part.array, volume.array[:, 2:6, 1:4, 3:5])
-    np.testing.assert_allclose(part.affine @ [1, 2, 1, 1], affine @ [3, 3, 4, 1])
-
-
-def test_confidence_of_a_mask_of_known_probabilities():
-    probabilities = np.zeros((3, 20, 18), np.float32)
-    probabilities[0] = 1
-    probabilities[:, 4:14, 3:13] = np.array([0.1, 0.9, 0.0])[:, None, None]
-    probabilities[:, 4, 3:13] = np.array([0.3, 0.7, 0.0])[:, None]
-    probabilities[:, 3, 3:13] = np.array([0.7, 0.3, 0.0])[:, None]
-    found = label_confidence(probabilities, TABLE)
-    assert set(found) == {"lung_right"}
-    assert found["lung_right"]["mean_probability"] == pytest.approx(0.9)
-    # 10 voxels in the mask and 10 outside of it lie between 0.2 and 0.8; the mask has 100.
-    assert found["lung_right"]["uncertain_share"] == pytest.approx(0.2)
-    entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1)) / np.log(3)
-    rim = -(0.7 * np.log(0.7) + 0.3 * np.log(0.3)) / np.log(3)
-    assert found["lung_right"]["entropy"] == pytest.approx(0.9 * entropy + 0.1 * rim, rel=1e-5)
-    summary = image_entropy(probabilities)
-    assert summary["foreground"] == pytest.approx(0.9 * entropy + 0.1 * rim, rel=1e-5)
-    assert summary["image"] == pytest.approx((90 * entropy + 20 * rim) / 360, rel=1e-5)
-
-
-def test_confidence_of_thin_and_absent_masks():
-    probabilities = np.zeros((3, 9, 8), np.float32)
-    probabilities[0] = 1
-    assert label_confidence(probabilities, TABLE) == {}
-    assert image_entropy(probabilities) == {"image": 0.0}
-    probabilities[:, 4, 2:6] = np.array([0.0, 0.2, 0.8])[:, None]
-    assert label_confidence(probabilities, TABLE)["lung_left"]["mean_probability"] == pytest.approx(0.8)
+def test_network_of_the_registry_gives_labels_and_features():
+    network = build_network(SmallUNetOptions(), spatial_dims=2, in_channels=1, class_count=3, seed=0)
+    found = predictor(network, window=[64, 64], tta="flip").predict(film())
+    assert found.label_map.shape == (150, 120)
+    assert found.features.shape == (network.feature_count,)
+    assert network.training

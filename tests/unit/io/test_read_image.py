@@ -64,11 +64,15 @@ def test_colour_where_gray_is_expected(tmp_path):
     assert read_image([tmp_path / "b.png"], gray_only=True).array.shape == (1, 5, 6)
 
 
-def test_modality_of_files_that_do_not_say(tmp_path):
+def test_pictures_have_no_modality_and_pass(tmp_path):
     path = gray_png(tmp_path / "a.png")
-    assert read_image([path], modality=frozenset({"", "CR"})).modality == ""
-    with pytest.raises(InputRefusedError, match="modality is not given, allowed are: CR, DX"):
-        read_image([path], modality=frozenset({"CR", "DX"}))
+    assert read_image([path], modality=frozenset({"CR", "DX"})).modality == ""
+
+
+def test_dicom_of_another_modality_is_refused(tmp_path):
+    path = save(radiograph(), tmp_path / "a.dcm")
+    with pytest.raises(InputRefusedError, match=r"the modality is .*, allowed are: MR; leave it out"):
+        read_image([path], modality=frozenset({"MR"}))
 
 
 def test_empty_pictures_are_refused(tmp_path):

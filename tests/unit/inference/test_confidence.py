@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from medseg.inference.confidence import image_entropy, label_confidence
+from medseg.labels import Label, LabelTable
+
+TABLE = LabelTable(
+    labels=(
+        Label(name="lung_right", value=1, colour="#3aa0ff", side="right", pair="lung_left"),
+        Label(name="lung_left", value=2, colour="#b684f5", side="left", pair="lung_right"),
+    )
+)
+
+
+def test_confidence_of_a_mask_of_known_probabilities():
+    probabilities = np.zeros((3, 20, 18), np.float32)
+    probabilities[0] = 1
+    probabilities[:, 4:14, 3:13] = np.array([0.1, 0.9, 0.0])[:, None, None]
+    probabilities[:, 4, 3:13] = np.array([0.3, 0.7, 0.0])[:, None]
+    probabilities[:, 3, 3:13] = np.array([0.7, 0.3, 0.0])[:, None]
+    found = label_confidence(probabilities, TABLE)
+    assert set(found) == {"lung_right"}
+    assert found["lung_right"]["mean_probability"] == pytest.approx(0.9)
+    # 10 voxels in the mask and 10 outside of it lie between 0.2 and 0.8; the mask has 100.
+    assert found["lung_right"]["uncertain_share"] == pytest.approx(0.2)
+    entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1)) / np.log(3)
+    rim = -(0.7 * np.log(0.7) + 0.3 * np.log(0.3)) / np.log(3)
+    assert found["lung_right"]["entropy"] == pytest.approx(0.9 * entropy + 0.1 * rim, rel=1e-5)
+    summary = image_entropy(probabilities)
+    assert summary["foreground"] == pytest.approx(0.9 * entropy + 0.1 * rim, rel=1e-5)
+    assert summary["image"] == pytest.approx((90 * entropy + 20 * rim) / 360, rel=1e-5)
+
+
+def test_confidence_of_thin_and_absent_masks():
+    probabilities = np.zeros((3, 9, 8), np.float32)
+    probabilities[0] = 1
+    assert label_confidence(probabilities, TABLE) == {}
+    assert image_entropy(probabilities) == {"image": 0.0}
+    probabilities[:, 4, 2:6] = np.array([0.0, 0.2, 0.8])[:, None]
+    assert label_confidence(probabilities, TABLE)["lung_left"]["mean_probability"] == pytest.approx(0.8)
