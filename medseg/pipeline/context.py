@@ -44,6 +44,8 @@ class Context:
         Case id -> what `check` found out: shape, spacing, file hashes.
     failures : list of CaseFailure
         Grows; a run that has any ends with exit code 1.
+    resuming : bool
+        Whether the stage that runs was begun with the same key and not ended; set by the runner.
     """
 
     config: RunConfig
@@ -53,6 +55,7 @@ class Context:
     splits: dict[str, Split] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[CaseFailure] = field(default_factory=list)
+    resuming: bool = False
 
     @cached_property
     def table(self) -> LabelTable:

@@ -61,6 +61,7 @@ def fit(context: Context) -> dict[str, Any]:
             loss=loss,
             folder=context.run.path / "training",
             progress=_progress(context),
+            resume=context.resuming,
             device=torch.device(device),
             settings={"start_from": transfer, "preprocess": context.section("preprocess")},
         )

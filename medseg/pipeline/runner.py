@@ -119,6 +119,8 @@ def _key(context: Context, stage: Stage, upstream: str) -> str:
 
 
 def _run_one(context: Context, stage: Stage, key: str) -> StageState:
+    before = context.run.stage(stage.name)
+    context.resuming = before.key == key and not before.done
     context.reporter.stage_started(stage.name, stage.plan(context))
     state = StageState(key=key, started=context.now())
     context.run.set_stage(stage.name, state)
