@@ -29,7 +29,7 @@ _PEDICLE_RIGHT = ((0, 0.14, 0.22, 0.32, 0.42, 0.51, 0.60, 0.70, 1.0, 1.3),
                   (0.30, 0.20, 0.165, 0.15, 0.14, 0.148, 0.16, 0.165, 0.165, 0.165))  # fmt: skip
 _PEDICLE_LEFT = ((0, 0.14, 0.22, 0.32, 0.42, 0.51, 0.60, 0.70, 1.0, 1.3),
                  (0.30, 0.20, 0.165, 0.147, 0.138, 0.145, 0.168, 0.178, 0.165, 0.16))  # fmt: skip
-_DEPTH = ((0, 0.10, 0.22, 0.35, 0.50, 0.70, 1.0, 1.3), (0.22, 0.42, 0.60, 0.77, 0.90, 1.0, 1.0, 0.96))
+_DEPTH = ((0, 0.10, 0.22, 0.35, 0.50, 0.70, 1.0, 1.3), (0.16, 0.33, 0.50, 0.68, 0.85, 1.0, 1.0, 0.96))
 # Borders of the heart over h: 0 at the aortic arch, 1 at the left dome.
 _HEART_LEFT = ((0.2, 0.28, 0.36, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93, 1.0, 1.08, 1.2, 1.3, 1.4),
                (0.20, 0.235, 0.275, 0.335, 0.405, 0.472, 0.528, 0.567, 0.58, 0.58, 0.565, 0.5, 0.35,
@@ -316,9 +316,9 @@ def render_tissue(anatomy: Anatomy, outline: Outline, film: Film, rng: np.random
     apex = 1.12 - 0.35 * np.square(x / anatomy.half_width_mm - 0.12)
     muscle = _rounded(heart, 45) * np.clip((h - 0.1) / 0.45, 0, 1)
     silhouette = np.minimum(x + right, left - x)
-    beside = (1 - 0.5 * _rounded(silhouette, 26)) * (1 - 0.36 * muscle)
-    above = 1 - np.sqrt(np.clip((z - floor) / (0.40 * anatomy.half_width_mm), 0, 1))
-    open_share = (1 - _rounded(middle, 20)) * np.minimum(beside, above)
+    beside = (1 - 0.62 * _rounded(silhouette, 16)) * (1 - 0.36 * muscle)
+    above = 1 - np.clip((z - floor) / (0.38 * anatomy.half_width_mm), 0, 1) ** np.float32(0.36)
+    open_share = (1 - _rounded(middle, 14)) * np.minimum(beside, above)
     air = np.where(z > 0, room * open_share, 0).astype(np.float32)
     inside = (np.abs(x) < wall) & (z > 0) & (z < floor)
     return Tissue(

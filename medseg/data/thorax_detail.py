@@ -391,12 +391,12 @@ def gas(anatomy: Anatomy, outline: Outline, rng: np.random.Generator) -> list[Po
     width = anatomy.half_width_mm
     top = float(np.interp(0.45 * width, outline.x_mm, outline.floor_left))
     bubbles = []
-    if rng.uniform() < 0.85:
-        size = rng.uniform(0.6, 1.25)
-        centre = (rng.uniform(0.38, 0.55) * width, top + (0.10 + 0.13 * size) * width)
+    if rng.uniform() < 0.7:
+        size = rng.uniform(0.5, 1.1)
+        centre = (rng.uniform(0.36, 0.55) * width, top + (0.13 + 0.14 * size) * width)
         level = rng.uniform(0.0, 0.8) if rng.uniform() < 0.6 and anatomy.view == "PA" else 1.0
         bubbles.append(
-            _bubble(centre, (0.22 * size * width, 0.15 * size * width), 44 * size, level, 0.04, rng)
+            _bubble(centre, (0.22 * size * width, 0.15 * size * width), 36 * size, level, 0.04, rng)
         )
     for _ in range(int(rng.integers(0, 5))):
         centre = (rng.uniform(0.2, 0.85) * width, top + rng.uniform(0.35, 0.8) * width)

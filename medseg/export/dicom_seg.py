@@ -144,15 +144,17 @@ def write_dicom_seg(
         _set_character_set(seg, header)
         with whole_file(path) as part:
             seg.save_as(part, enforce_file_format=True)
-    missing = [label.name for n, label in enumerate(table.labels, 1) if not (label_map == n).any()]
-    if missing:
-        notes += (f"Not found, and so without a frame in the DICOM SEG: {', '.join(missing)}.",)
     return WrittenSeg(
         path=path,
         sop_instance_uid=str(seg.SOPInstanceUID),
         series_instance_uid=str(seg.SeriesInstanceUID),
-        notes=notes,
+        notes=(*notes, *_missing(label_map, table)),
     )
+
+
+def _missing(label_map: NDArray[Any], table: LabelTable) -> tuple[str, ...]:
+    names = [label.name for n, label in enumerate(table.labels, 1) if not (label_map == n).any()]
+    return (f"Not found, and so without a frame in the DICOM SEG: {', '.join(names)}.",) if names else ()
 
 
 def _digest(
