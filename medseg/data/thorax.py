@@ -42,7 +42,7 @@ RIB_JOINT = (0.05, 0.17, 0.31, 0.46, 0.65, 0.85, 1.06, 1.28, 1.51, 1.75, 2.0, 2.
 _TRUNK = ((-0.4, 0.0, 0.3, 0.55, 0.75, 0.9, 1.05, 1.4, 2.2, 3.0),
           (1.62, 1.72, 1.74, 1.62, 1.40, 1.26, 1.20, 1.14, 1.08, 1.10))  # fmt: skip
 # Depth of the body over z, relative to that at the diaphragm.
-_BODY_DEPTH = ((-0.5, 0.0, 0.5, 1.1, 2.2), (0.46, 0.72, 0.96, 1.0, 1.0))
+_BODY_DEPTH = ((-0.5, 0.0, 0.5, 1.1, 2.2), (0.50, 0.80, 1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,7 +316,7 @@ def render_tissue(anatomy: Anatomy, outline: Outline, film: Film, rng: np.random
     apex = 1.12 - 0.35 * np.square(x / anatomy.half_width_mm - 0.12)
     muscle = _rounded(heart, 45) * np.clip((h - 0.1) / 0.45, 0, 1)
     silhouette = np.minimum(x + right, left - x)
-    beside = (1 - 0.62 * _rounded(silhouette, 16)) * (1 - 0.36 * muscle)
+    beside = (1 - 0.72 * _rounded(silhouette, 18)) * (1 - 0.36 * muscle)
     above = 1 - np.clip((z - floor) / (0.38 * anatomy.half_width_mm), 0, 1) ** np.float32(0.36)
     open_share = (1 - _rounded(middle, 14)) * np.minimum(beside, above)
     air = np.where(z > 0, room * open_share, 0).astype(np.float32)

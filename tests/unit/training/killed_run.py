@@ -19,48 +19,57 @@ import torch
 
 from medseg.provenance import sha256_file
 
-SETTINGS = {"epochs": 4, "checkpoint_every_steps": 2}
 
-
-def attempt(folder: Path) -> int:
-    """Process number of a child that trains in `folder`."""
+def attempt(folder: Path, epochs: int) -> tuple[int, int]:
+    """A child that trains in `folder`, and a pipe in which it writes a byte at each report."""
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid:
-        return pid
+        os.close(writing)
+        return pid, reading
     try:
-        tiny.run(folder, **SETTINGS)
+        tiny.run(
+            folder, epochs=epochs, checkpoint_every_steps=2, progress=lambda _: os.write(writing, b".") and None
+        )
     except BaseException:
         sys.excepthook(*sys.exc_info())
         os._exit(1)
     os._exit(0)
 
 
-def finish(folder: Path) -> float:
-    """Seconds of a run that is left alone."""
-    start = time.monotonic()
-    _, status = os.waitpid(attempt(folder), 0)
+def finish(folder: Path, epochs: int) -> None:
+    """A run that is left alone."""
+    pid, reading = attempt(folder, epochs)
+    _, status = os.waitpid(pid, 0)
+    os.close(reading)
     if status:
         sys.exit(f"the training failed with status {status}")
-    return time.monotonic() - start
+
+
+def kill(folder: Path, epochs: int) -> bool:
+    """A run that is killed after up to three reports and a moment; whether it was still running."""
+    pid, reading = attempt(folder, epochs)
+    for _ in range(random.randint(0, 3)):
+        os.read(reading, 1)
+    time.sleep(random.uniform(0, 0.03))
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    os.close(reading)
+    return os.WIFSIGNALED(status)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     random.seed(kills)
-    whole_s = finish(folder / "whole")
+    epochs = kills + 2
+    finish(folder / "whole", epochs)
     done = 0
     states = []
-    while done < kills:
-        pid = attempt(folder / "killed")
-        time.sleep(random.uniform(0.05, 0.5) * whole_s)
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        if not os.WIFSIGNALED(status):
-            break
+    while done < kills and kill(folder / "killed", epochs):
         done += 1
-        states.append(max((p.name for p in (folder / "killed").glob("state-*.pt")), default=""))
-    finish(folder / "killed")
+        states.append(max((p.name[:15] for p in (folder / "killed").glob("state-*.pt")), default=""))
+    finish(folder / "killed", epochs)
     hashes = [sha256_file(folder / name / "final.safetensors") for name in ("whole", "killed")]
     curves = [
         [line.rsplit(",", 1)[0] for line in (folder / name / "metrics.csv").read_text().splitlines()]

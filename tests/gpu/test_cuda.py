@@ -1,0 +1,65 @@
+"""CUDA: mixed precision trains, and predictions agree with the CPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.inference.options import InferenceOptions
+from medseg.inference.predictor import Predictor
+from medseg.labels import Label, LabelTable
+from medseg.models.options import SmallUNetOptions
+from medseg.models.registry import build_network
+from medseg.training.loss_options import DiceCrossEntropyOptions
+from medseg.training.losses import build_loss
+from medseg.training.precision import choose_precision
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+TABLE = LabelTable(labels=(Label(name="disc", value=1, colour="#ff0000"),))
+
+
+def disc() -> tuple[np.ndarray, np.ndarray]:
+    i, j = np.mgrid[:64, :64]
+    label = ((i - 30) ** 2 + (j - 34) ** 2 < 200).astype(np.int64)
+    return (label + np.random.default_rng(0).normal(0, 0.1, label.shape)).astype(np.float32), label
+
+
+def network():
+    return build_network(
+        SmallUNetOptions(channels=(16, 24, 32)), spatial_dims=2, in_channels=1, class_count=2, seed=0
+    )
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "fp32"])
+def test_training_in_each_precision_lowers_the_loss(name):
+    device = torch.device("cuda")
+    precision = choose_precision(name, device)
+    model, (image, label) = network().to(device), disc()
+    loss = build_loss(DiceCrossEntropyOptions(), set_matrix=TABLE.set_matrix, regions=TABLE.region_classes())
+    optimiser, scaler = torch.optim.AdamW(model.parameters(), 3e-3), precision.scaler(device)
+    x = torch.from_numpy(image)[None, None].to(device)
+    y = torch.from_numpy(label)[None, None].to(device)
+    values = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        with precision.autocast(device):
+            value = loss(model(x), y)
+        scaler.scale(value).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        values.append(float(value))
+    assert np.isfinite(values).all()
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_predictions_agree_with_the_cpu():
+    image = disc()[0][None]
+    found = [
+        Predictor(
+            network(), steps=(), table=TABLE, options=InferenceOptions(window=(48, 48)), device=device
+        ).probabilities(image)
+        for device in ("cpu", "cuda")
+    ]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
