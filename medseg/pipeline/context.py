@@ -91,6 +91,11 @@ class Context:
         self.run.log("case failed", stage=stage, case=case_id)
         self.reporter.note(f"{case_id}: {text}")
 
+    def recall_failures(self, stage: str, state: StageState) -> None:
+        """Leave out the cases that a stage could not do when it ran, now that its result is used again."""
+        for case_id, text in state.summary.get("failed", {}).items():
+            self.fail(case_id, stage, text)
+
     def upstream_of(self, key: str, state: StageState) -> str:
         """What later stages depend on: this stage's key and the hash of what it found or made."""
         return (

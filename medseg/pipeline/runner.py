@@ -69,6 +69,7 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
             state = _run_one(context, stage, key)
             ran = ran or not (stage.always and fresh)
         else:
+            context.recall_failures(stage.name, state)
             context.reporter.stage_done(stage.name, str(state.summary.get("text", "")), None)
         upstream = context.upstream_of(key, state)
     return ran
@@ -129,6 +130,7 @@ def _run_one(context: Context, stage: Stage, key: str) -> StageState:
     try:
         state.summary = stage.run(context)
         state.outputs = state.summary.pop("outputs", {})
+        state.summary["failed"] = {f.case_id: f.text for f in context.failures if f.stage == stage.name}
     except BaseException as err:
         context.run.log("stage failed", stage=stage.name, error=type(err).__name__)
         raise

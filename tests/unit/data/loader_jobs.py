@@ -16,7 +16,15 @@ from medseg.data.dataset import PreparedCase
 class SmallCases:
     """Cases whose pixels tell which case they are; rows and columns differ in number."""
 
-    def __init__(self, count: int = 7, *, other_shape: str = "", unlabelled: str = "") -> None:
+    def __init__(
+        self,
+        count: int = 7,
+        *,
+        other_shape: str = "",
+        unlabelled: str = "",
+        size: tuple[int, int] = (6, 4),
+    ) -> None:
+        self.size = size
         self.case_ids = tuple(f"case-{number}" for number in range(count))
         self.other_shape, self.unlabelled = other_shape, unlabelled
 
@@ -25,7 +33,7 @@ class SmallCases:
 
     def __getitem__(self, index: int) -> PreparedCase:
         case_id = self.case_ids[index]
-        shape = (1, 5, 4) if case_id == self.other_shape else (1, 6, 4)
+        shape = (1, 5, 4) if case_id == self.other_shape else (1, *self.size)
         image = np.full(shape, float(index), dtype=np.float32)
         label = None if case_id == self.unlabelled else np.full(shape, index % 2, dtype=np.int16)
         return PreparedCase(case_id=case_id, image=image, label=label)

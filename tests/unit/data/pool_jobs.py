@@ -28,4 +28,4 @@ def act(task: Task) -> Any:
             raise GeometryError("the grid is bent")
         case float() as seconds:
             time.sleep(seconds)
-    return task.index, os.getpid()
+    return task.index, os.getpid(), task.payload

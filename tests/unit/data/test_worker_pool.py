@@ -39,8 +39,8 @@ def pool() -> Iterator[WorkerPool]:
 
 def test_results_come_in_order_whatever_the_workers_take(pool):
     found = list(pool.run(tasks(0.2, 0.0, 0.05, 0.0, 0.0, 0.1), ahead=4))
-    assert [index for index, _ in found] == list(range(6))
-    assert {pid for _, pid in found} <= set(pool.process_ids)
+    assert [index for index, *_ in found] == list(range(6))
+    assert {pid for _, pid, _ in found} <= set(pool.process_ids)
 
 
 def test_work_goes_on_while_nobody_takes_results_but_not_further_than_asked(pool):
@@ -57,7 +57,8 @@ def test_a_run_that_is_left_does_not_leak_into_the_next(pool):
     left = pool.run(tasks(*[0.05] * 10), ahead=8)
     next(left)
     left.close()
-    assert [index for index, _ in pool.run(tasks(0.0, 0.0), ahead=2)] == [0, 1]
+    found = list(pool.run(tasks(0.01, 0.02, 0.03), ahead=3))
+    assert [(index, payload) for index, _, payload in found] == [(0, 0.01), (1, 0.02), (2, 0.03)]
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,18 @@ def test_a_dry_run_says_why_and_runs_nothing(pipeline):
     assert reasons["train"] == "its settings or inputs changed"
     assert reasons["report"] == "its settings or inputs changed"
     assert pipeline.ran == []
+
+
+def test_failed_cases_are_remembered_when_the_stage_is_reused(pipeline):
+    context = pipeline.context()
+    stage = Stage(
+        name="predict",
+        settings=(),
+        run=lambda c: c.fail("a", "predict", "is no film") or {"text": ""},
+        wanted=lambda _: True,
+        plan=lambda _: "",
+    )
+    run_stages(context, [stage])
+    again = pipeline.context()
+    assert run_stages(again, [stage]) is False
+    assert [(f.case_id, f.text) for f in again.failures] == [("a", "is no film")]

@@ -29,7 +29,10 @@ def attempt(folder: Path, epochs: int) -> tuple[int, int]:
         return pid, reading
     try:
         tiny.run(
-            folder, epochs=epochs, checkpoint_every_steps=2, progress=lambda _: os.write(writing, b".") and None
+            folder,
+            epochs=epochs,
+            checkpoint_every_steps=2,
+            progress=lambda _: os.write(writing, b".") and None,
         )
     except BaseException:
         sys.excepthook(*sys.exc_info())

@@ -118,10 +118,11 @@ def run(folder: Path, **changes: Any) -> TrainingResult:
         **loading,
     ) as loader:
         arguments = {
-            "network": build_network(),
             "loader": loader,
             "validate": dice_of,
             "loss": CrossEntropy(),
             **given,
         }
+        if "network" not in arguments:
+            arguments["network"] = build_network()
         return train(options=chosen, folder=folder, **arguments)
