@@ -254,7 +254,7 @@ _STORAGE = (
     _Storage("DX", "MONOCHROME2", 14, "rle", "calibrated", "image.dcm"),
     _Storage("CR", "MONOCHROME2", 12, "implicit", "imager", "00000001"),
     _Storage("DX", "MONOCHROME1", 12, "j2k", "imager", "DX.1.1.dcm"),
-    _Storage("CR", "MONOCHROME2", 8, "jpegls", "none", "chest.dcm", windowed=False),
+    _Storage("CR", "MONOCHROME2", 8, "jpegls", "none", "IM-0001-0001.dcm", windowed=False),
     _Storage("DX", "MONOCHROME2", 16, "implicit", "calibrated", "I1"),
     _Storage("CR", "MONOCHROME1", 12, "rle", "imager", "IM0001.dcm", mirrored=True),
     _Storage("DX", "MONOCHROME2", 10, "jpegls", "imager", "image.dcm"),

@@ -136,6 +136,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         if not Path(f"/proc/{pid}").exists() or ") Z " in Path(f"/proc/{pid}/stat").read_text():
             return
         time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
     pytest.fail("the worker outlives its parent")
 
 
