@@ -26,7 +26,7 @@ class Candidate:
     identity : str
         Text that differs between any two files, such as the SOP Instance UID or the path.
     identifiers : frozenset of str
-        Lower-case parts of names and numbers that must not appear in an id.
+        Lower-case words and numbers that must not stand in an id.
     """
 
     relative: PurePath
@@ -71,7 +71,8 @@ def _named(candidate: Candidate, *, depth: int) -> str:
     folders = parts[max(len(parts) - 1 - depth, 0) : -1]
     text = "_".join((*folders, stem_of(parts[-1])))
     lower = text.casefold()
-    reveals = any(part in lower for part in candidate.identifiers) or _UID_LIKE.search(text)
+    words = set(re.split(r"[\W\d_]+", lower)) | set(re.findall(r"\d+", lower))
+    reveals = words & candidate.identifiers or _UID_LIKE.search(text)
     return _digest(candidate) if reveals else safe_name(text)
 
 

@@ -157,6 +157,17 @@ class DicomHeader:
         ]
         return frozenset(part for part in parts if len(part) >= _MIN_IDENTIFIER)
 
+    def person(self) -> frozenset[str]:
+        """Words of the patient's name, letters alone and three or more, and the birth date; lower case.
+
+        Numbers are not in it: in research collections the patient's number is the name of the case.
+        """
+        parts = [
+            part for text in self.texts("PatientName") for part in re.split(r"[\^=\s,._-]+", text.casefold())
+        ]
+        words = {part for part in parts if len(part) >= _MIN_IDENTIFIER and part.isalpha()}
+        return frozenset(words | set(self.texts("PatientBirthDate")) - {""})
+
 
 def uid_name(value: str) -> str:
     """Name of a UID that the standard registers with the UID, else the UID alone, else "unknown"."""

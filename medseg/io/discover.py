@@ -269,7 +269,7 @@ def _candidate(sighting: _Sighting) -> Candidate:
     if header is None:
         return Candidate(relative=sighting.relative, identity=str(sighting.path))
     identity = header.uid("SOPInstanceUID") or str(sighting.path)
-    return Candidate(relative=sighting.relative, identity=identity, identifiers=header.identifiers())
+    return Candidate(relative=sighting.relative, identity=identity, identifiers=header.person())
 
 
 def _found(sighting: _Sighting, case_id: str) -> Found:

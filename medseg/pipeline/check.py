@@ -16,6 +16,7 @@ from medseg.errors import ManifestError
 from medseg.pipeline.context import CaseFailure, Context
 from medseg.pipeline.readers import image_reader, read_mask
 from medseg.pipeline.sources import find_cases
+from medseg.privacy import pseudonym
 
 STAGE = "check"
 _FACTS = "check.json"
@@ -120,7 +121,7 @@ def _take(context: Context, cases: tuple[Case, ...], report: dict[str, Any]) -> 
         if problem["level"] == "error":
             reasons.setdefault(problem["case_id"], []).append(problem["text"])
         else:
-            context.run.log("check note", case=problem["case_id"])
+            context.run.log("check note", case=pseudonym(problem["case_id"]), kind=problem["kind"])
     unusable = set(report["unusable"]) | set(reasons)
     for case_id in sorted(unusable):
         text = "; ".join(reasons.get(case_id, ["cannot be used"]))

@@ -16,6 +16,7 @@ from medseg.errors import ConfigError
 from medseg.labels import LabelTable
 from medseg.pipeline.progress import Reporter
 from medseg.pipeline.run_folder import RunFolder, StageState
+from medseg.privacy import pseudonym
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class Context:
         """Leave one case out of the rest of the run and remember why."""
         self.failures.append(CaseFailure(case_id=case_id, stage=stage, text=text))
         self.cases = tuple(case for case in self.cases if case.case_id != case_id)
-        self.run.log("case failed", stage=stage, case=case_id)
+        self.run.log("case failed", stage=stage, case=pseudonym(case_id))
         self.reporter.note(f"{case_id}: {text}")
 
     def recall_failures(self, stage: str, state: StageState) -> None:

@@ -63,7 +63,11 @@ def fit(context: Context) -> dict[str, Any]:
             progress=_progress(context),
             resume=context.resuming,
             device=torch.device(device),
-            settings={"start_from": transfer, "preprocess": context.section("preprocess")},
+            settings={
+                "start_from": transfer,
+                "validation": validation_set.fingerprint(),
+                **{name: context.section(name) for name in ("preprocess", "augment", "labels", "inference")},
+            },
         )
     bundle = bundling.write_trained(context, network=network, result=result, train_set=train_set)
     return _summary(result, bundle_sha256=bundle.weights_sha256, transfer=transfer)

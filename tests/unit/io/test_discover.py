@@ -149,17 +149,23 @@ def test_truncated_header_and_no_pixel_is_decoded(tmp_path, monkeypatch):
     assert discover([tmp_path]).images == ()
 
 
-def test_case_ids_never_show_the_patient(tmp_path):
+def test_case_ids_never_show_who_the_patient_is(tmp_path):
     cr(tmp_path / "DOE_JOHN" / "1.dcm", "1.1", PatientName="Doe^John", PatientID="H-12345")
     cr(tmp_path / "other" / "1.dcm", "1.2", PatientName="Doe^John", PatientID="H-12345")
-    cr(tmp_path / "h-12345.dcm", "1.3", PatientID="H-12345")
+    cr(tmp_path / "born_19501224.dcm", "1.3", PatientID="H-12345", PatientBirthDate="19501224")
     cr(tmp_path / "1.2.840.1.2.3.4.dcm", "1.4", PatientID="X9")
     found = discover([tmp_path])
     assert len({image.case_id for image in found.images}) == 4
     said = " ".join(f"{image.case_id} {image.patient_id}" for image in found.images).casefold()
-    for secret in ("doe", "john", "12345", "1.2.840"):
+    for secret in ("doe", "john", "19501224", "1.2.840"):
         assert secret not in said
     assert "other_1" in said
+
+
+def test_the_number_of_a_research_case_stays_its_name(tmp_path):
+    cr(tmp_path / "JPCLN001.dcm", "1.1", PatientName="JPCLN001", PatientID="JPCLN001")
+    cr(tmp_path / "chest_077.dcm", "1.2", PatientName="Chestnut^Ann", PatientID="077")
+    assert [image.case_id for image in discover([tmp_path]).images] == ["JPCLN001", "chest_077"]
 
 
 def test_patient_without_number_is_known_by_the_study(tmp_path):

@@ -39,7 +39,11 @@ class Pipeline:
 
     @property
     def stages(self):
-        return (self.stage("check", (), always=True), self.stage("train", ("a",)), self.stage("report", ("b",)))
+        return (
+            self.stage("check", (), always=True),
+            self.stage("train", ("a",)),
+            self.stage("report", ("b",)),
+        )
 
     def attempt(self, **options):
         self.ran = []
