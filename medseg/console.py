@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 LINE_EVERY_S = 10.0
+SHORT_CELL = 40
+NOT_DEFINED = "not defined"
 
 
 def stderr_console(*, quiet: bool = False) -> Console:
@@ -69,7 +71,10 @@ class ConsoleReporter:
         self._stop_bar()
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2))
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+            cells = [row[index] for row in rows]
+            number = index > 0 and all(cell[:1].isdigit() or cell == NOT_DEFINED for cell in cells)
+            short = max(map(len, [column, *cells])) <= SHORT_CELL
+            table.add_column(column, justify="right" if number else "left", no_wrap=short)
         for row in rows:
             table.add_row(*map(_escape, row))
         self.console.print(table)
