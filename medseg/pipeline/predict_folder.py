@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from medseg.data.tables import write_csv
 from medseg.errors import ConfigError, InputError, MedsegError, StorageError
 from medseg.evaluation.options import MeasureName
 from medseg.export.options import ExportName
-from medseg.io.discover import Found, discover
+from medseg.io.discover import Discovery, Found, discover
 from medseg.io.read import read_image
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.pipeline import case_files
@@ -71,7 +72,7 @@ def predict_folder(
     missing = [path for path in inputs if not path.exists()]
     if missing:
         raise StorageError(f"{missing[0]} does not exist; correct the path")
-    found = discover(inputs)
+    found = _without_results(discover(inputs), output)
     reporter.title(f"{bundle.name} {bundle.version} · {len(found.images)} images · {output}")
     if not found.images:
         raise InputError(_nothing(inputs, [f"{s.path.name}: {s.reason}" for s in found.skipped]))
@@ -92,6 +93,16 @@ def predict_folder(
     failed = [case for case in cases if "error" in case]
     reporter.stage_done("predict", f"{len(cases) - len(failed)} of {len(cases)} images", seconds)
     return _result(cases, found.skipped, loaded, output=output, seconds=seconds, failed=failed)
+
+
+def _without_results(found: Discovery, output: Path) -> Discovery:
+    """Masks and overlays of an earlier run are no input, also where the output lies inside the input."""
+    home = output.resolve()
+    images = [
+        image for image in found.images if not any(home in path.resolve().parents for path in image.paths)
+    ]
+    skipped = [item for item in found.skipped if home not in item.path.resolve().parents]
+    return replace(found, images=tuple(images), skipped=tuple(skipped))
 
 
 def _kinds(formats: str) -> tuple[ExportName, ...]:
