@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
-from medseg.geometry import spacing_of
 
 SpacingOrigin = Literal["affine", "pixel_spacing", "imager_pixel_spacing", "calibrated", "unknown"]
 
@@ -93,14 +92,6 @@ class Volume:
         """(I, J) or (I, J, K)."""
         return tuple(int(n) for n in self.array.shape[1:])
 
-    def with_array(self, array: NDArray[Any]) -> Volume:
-        """Other voxel values on the same grid."""
-        if tuple(array.shape[1:]) != self.spatial_shape:
-            raise GeometryError(
-                f"expected an array on the grid {self.spatial_shape}, found {array.shape[1:]}"
-            )
-        return replace(self, array=array)
-
     def same_grid(self, other: Volume, *, tolerance_mm: float = 0.01) -> bool:
         """Whether both have the same shape and, where both have an affine, the same affine."""
         if self.spatial_shape != other.spatial_shape:
@@ -111,8 +102,3 @@ class Volume:
         corners = np.vstack([corners, np.ones(corners.shape[1])])
         gap = np.abs((self.affine - other.affine) @ corners)[:3]
         return bool(gap.max() <= tolerance_mm)
-
-
-def spacing_from_affine(affine: NDArray[np.float64], spatial_dims: int) -> tuple[float, ...]:
-    """Spacing in mm along the first `spatial_dims` voxel axes."""
-    return spacing_of(affine)[:spatial_dims]

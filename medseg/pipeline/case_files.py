@@ -48,6 +48,7 @@ def write_result(
     if volume.spatial_dims == 2:
         write_overlay_png(folder / "overlay.png", volume, result.label_map, model.table)
     write_csv(folder / "measurements.csv", result.measures.rows())
+    flags = result.flags.to_json()
     record = {
         "format": 1,
         "case_id": case_id,
@@ -55,8 +56,8 @@ def write_result(
         "model": model.facts,
         "image": image_facts(volume),
         "verdict": result.flags.verdict,
-        "flags": result.flags.to_json()["flags"],
-        "checks": result.flags.to_json()["checks"],
+        "flags": flags["flags"],
+        "checks": flags["checks"],
         "gate": result.gate.to_json(),
         "confidence": {name: dict(values) for name, values in result.prediction.confidence.items()},
         "entropy": dict(result.prediction.entropy),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,11 +112,6 @@ class Context:
         if wanted == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         return wanted
-
-    @staticmethod
-    def now() -> str:
-        """The time, UTC, ISO 8601."""
-        return datetime.now(UTC).isoformat(timespec="seconds")
 
     @property
     def model_folder(self) -> Path:

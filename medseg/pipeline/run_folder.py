@@ -67,20 +67,20 @@ class RunFolder:
 
     def start(self, *, pipeline: str, digest: str, settings: str, command: list[str]) -> None:
         """Write the record and the resolved settings, or note that a run goes on."""
-        now = _now()
+        started = now()
         if not self.record:
             self.record = {
                 "format": 1,
                 "pipeline": pipeline,
                 "settings_sha256": digest,
-                "created": now,
+                "created": started,
                 "stages": {},
                 "inputs": {},
                 "attempts": [],
             }
             provenance.write_text(self.path / "pipeline.yaml", settings)
         self.record["versions"] = provenance.versions()
-        self.record["attempts"].append({"started": now, "command": command, "process": os.getpid()})
+        self.record["attempts"].append({"started": started, "command": command, "process": os.getpid()})
         self.save()
 
     def save(self) -> None:
@@ -103,7 +103,7 @@ class RunFolder:
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to log.jsonl: time, event and numbers; callers pass no identifiers."""
-        line = json.dumps({"time": _now(), "event": event, **facts}, ensure_ascii=True, allow_nan=False)
+        line = json.dumps({"time": now(), "event": event, **facts}, ensure_ascii=True, allow_nan=False)
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
@@ -121,7 +121,7 @@ class RunFolder:
                     "wait for it to end, or choose another --output"
                 ) from err
             stream.truncate(0)
-            stream.write(f"process {os.getpid()} since {_now()}")
+            stream.write(f"process {os.getpid()} since {now()}")
             stream.flush()
             provenance.sweep_parts(self.path)
             yield
@@ -163,5 +163,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     return value
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from medseg.errors import ConfigError
 from medseg.pipeline.context import Context
-from medseg.pipeline.run_folder import StageState, stage_key
+from medseg.pipeline.run_folder import StageState, now, stage_key
 
 StageName = Literal["check", "plan", "train", "predict", "evaluate", "export", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -123,7 +123,7 @@ def _run_one(context: Context, stage: Stage, key: str) -> StageState:
     before = context.run.stage(stage.name)
     context.resuming = before.key == key and not before.done
     context.reporter.stage_started(stage.name, stage.plan(context))
-    state = StageState(key=key, started=context.now())
+    state = StageState(key=key, started=now())
     context.run.set_stage(stage.name, state)
     context.run.log("stage started", stage=stage.name)
     begin = time.monotonic()

@@ -74,7 +74,7 @@ def judge_input(
     image : sequence of Finding
         From `check_image`.
     distance : float, optional
-        `GateStatistics.distance` of the image's `gate_features`.
+        `GateStatistics.distance` of the features that the statistics were fitted on.
     statistics : GateStatistics, optional
         Needed with `distance`.
     record, ranges : mapping, optional
