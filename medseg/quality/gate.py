@@ -1,9 +1,10 @@
 """How unlike its training data an image looks to a model: a distance between feature vectors.
 
-Features are numbers that describe an image (a network's averaged feature maps, `appearance` of the
-prepared image). The distance is Mahalanobis' with a covariance shrunk towards a multiple of the
-identity, so that it is well behaved with fewer images than features. The limits come from images
-that were left out of the fit, since images of the fit always look nearer than new ones.
+Features are numbers that describe an image; the pipeline takes the network's averaged feature maps.
+`appearance` of the prepared image can stand beside them, for networks without features. The distance
+is Mahalanobis' with a covariance shrunk towards a multiple of the identity, so that it is well behaved
+with fewer images than features. The limits come from images that were left out of the fit, since
+images of the fit always look nearer than new ones.
 """
 
 from __future__ import annotations
