@@ -25,6 +25,123 @@ def spacing_of(affine: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(v) for v in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
 
 
+def same_affine(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    shape: tuple[int, ...],
+    *,
+    tolerance_mm: float = 0.01,
+) -> bool:
+    """Whether two affines put no corner of a grid of `shape` further apart than the tolerance."""
+    corners = np.array(np.meshgrid(*[[0, n - 1] for n in (*shape, 1)[:3]])).reshape(3, -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    gap = np.abs((np.asarray(first) - np.asarray(second)) @ corners)[:3]
+    return bool(gap.max() <= tolerance_mm)
+
+
+def affine_from_slices(
+    positions_lps: NDArray[np.float64],
+    orientation_lps: NDArray[np.float64],
+    pixel_spacing_mm: tuple[float, float],
+    *,
+    tolerance_mm: float = 0.01,
+) -> NDArray[np.float64]:
+    """Index-to-world affine of a stack of parallel DICOM slices, in RAS+.
+
+    The slice axis follows the positions themselves, so a tilted gantry gives a sheared
+    affine, not a wrong one.
+
+    Parameters
+    ----------
+    positions_lps : (N, 3) float array
+        Image Position (Patient) in stacking order, N >= 2: centre of the first voxel of
+        each slice, mm, LPS+.
+    orientation_lps : (6,) float array
+        Image Orientation (Patient): cosines along a row (column index grows), then along
+        a column.
+    pixel_spacing_mm : (float, float)
+        Pixel Spacing: between rows, then between columns.
+    tolerance_mm : float, optional
+        Largest accepted distance of a position from the even grid through the first and last.
+
+    Returns
+    -------
+    (4, 4) float64 array
+        Maps (column, row, slice, 1) to mm in RAS+.
+
+    Raises
+    ------
+    GeometryError
+        Fewer than two slices, or slices that are not on an even line; the message names the worst.
+
+    References
+    ----------
+    DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
+    """
+    positions = np.asarray(positions_lps, dtype=np.float64)
+    if len(positions) < 2:
+        raise GeometryError(f"expected two slices or more to place a stack, found {len(positions)}")
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    gaps = np.linalg.norm(positions - (positions[0] + np.outer(np.arange(len(positions)), step)), axis=1)
+    worst = int(gaps.argmax())
+    if gaps[worst] > tolerance_mm:
+        raise GeometryError(
+            f"slice {worst + 1} of {len(positions)} lies {gaps[worst]:.3f} mm from where an even step of "
+            f"{np.linalg.norm(step):.3f} mm puts it (tolerance {tolerance_mm:g} mm)"
+        )
+    orientation = np.asarray(orientation_lps, dtype=np.float64)
+    affine_lps = np.eye(4)
+    affine_lps[:3, 0] = orientation[:3] * pixel_spacing_mm[1]
+    affine_lps[:3, 1] = orientation[3:] * pixel_spacing_mm[0]
+    affine_lps[:3, 2] = step
+    affine_lps[:3, 3] = positions[0]
+    return affine_lps_to_ras(affine_lps)
+
+
+def tilt_degrees(affine: NDArray[np.float64]) -> float:
+    """Angle between the slice axis (the third) and the normal of the slices; 0 for a box-shaped grid."""
+    columns = np.asarray(affine, dtype=np.float64)[:3, :3]
+    normal = np.cross(columns[:, 0], columns[:, 1])
+    cosine = abs(normal @ columns[:, 2]) / (np.linalg.norm(normal) * np.linalg.norm(columns[:, 2]))
+    return float(np.degrees(np.arccos(min(cosine, 1.0))))
+
+
+def lattice_map(
+    source_affine: NDArray[np.float64],
+    source_shape: tuple[int, ...],
+    target_affine: NDArray[np.float64],
+    target_shape: tuple[int, ...],
+    *,
+    tolerance_mm: float = 0.01,
+) -> GridMap | None:
+    """Map from source to target grid where their voxels coincide, up to order and direction of the axes.
+
+    Parameters
+    ----------
+    source_affine, target_affine : (4, 4) float64 array
+        Voxel to RAS+ mm.
+    source_shape, target_shape : tuple of int
+        Three axes each; they may cover different parts of the lattice.
+    tolerance_mm : float, optional
+        Largest distance between two voxels that count as one.
+
+    Returns
+    -------
+    GridMap or None
+        None where the voxels do not fall on each other: then only resampling leads over.
+    """
+    matrix = np.linalg.inv(np.asarray(source_affine, dtype=np.float64)) @ np.asarray(target_affine)
+    whole = np.round(matrix)
+    linear = np.abs(whole[:3, :3])
+    if not (linear.sum(axis=0) == 1).all() or not (linear.sum(axis=1) == 1).all() or linear.max() != 1:
+        return None
+    if not same_affine(
+        np.asarray(source_affine) @ whole, target_affine, target_shape, tolerance_mm=tolerance_mm
+    ):
+        return None
+    return GridMap(source_shape=source_shape, target_shape=target_shape, matrix=whole)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridMap:
     """How the grid that a step makes lies in the grid that it was given.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
+from medseg.geometry import same_affine
 
 SpacingOrigin = Literal["affine", "pixel_spacing", "imager_pixel_spacing", "calibrated", "unknown"]
 
@@ -18,15 +19,56 @@ SpacingOrigin = Literal["affine", "pixel_spacing", "imager_pixel_spacing", "cali
 class Source:
     """The files a volume was read from, enough to refer to them in a DICOM object.
 
-    `sop_instance_uids` is in the order of the last voxel axis; empty for files that are not DICOM.
+    Parameters
+    ----------
+    paths : tuple of Path
+        One file, or one per slice in the order of the last voxel axis.
+    format : str
+    sha256 : str
+        Of the file's bytes; of several, SHA-256 over their hashes. "" where it was not computed.
+    sop_class_uid, series_instance_uid, study_instance_uid, frame_of_reference_uid : str
+        "" where the file has none.
+    sop_instance_uids : tuple of str
+        DICOM instance of each slice along the last voxel axis, one entry for a radiograph; a
+        multi-frame instance stands once for each of its slices. Empty for files that are not DICOM.
+    frame_numbers : tuple of int
+        For slices of multi-frame instances: number of the frame, from 1. Empty for single frames.
     """
 
     paths: tuple[Path, ...]
-    format: Literal["dicom", "nifti", "picture", "other", "memory"]
+    format: Literal["dicom", "nifti", "itk", "picture", "other", "memory"]
     sha256: str = ""
+    sop_class_uid: str = ""
     sop_instance_uids: tuple[str, ...] = ()
+    frame_numbers: tuple[int, ...] = ()
     series_instance_uid: str = ""
     study_instance_uid: str = ""
+    frame_of_reference_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageGrid:
+    """A Volume without its values: where the voxels are and which files they came from.
+
+    What exporters need of an image, and what a DICOM series gives before a pixel is decoded. The
+    fields are those of `Volume`.
+    """
+
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    patient_orientation: tuple[str, str] | None = None
+    modality: str = ""
+    source: Source = field(default_factory=lambda: Source(paths=(), format="memory"))
+    header: dict[str, str] = field(default_factory=dict)
+
+    def same(self, other: ImageGrid, *, tolerance_mm: float = 0.01) -> bool:
+        """Whether both have the same shape and, where both have an affine, the same affine."""
+        if self.shape != other.shape:
+            return False
+        if self.affine is None or other.affine is None:
+            return True
+        return same_affine(self.affine, other.affine, self.shape, tolerance_mm=tolerance_mm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +134,19 @@ class Volume:
         """(I, J) or (I, J, K)."""
         return tuple(int(n) for n in self.array.shape[1:])
 
+    @property
+    def grid(self) -> ImageGrid:
+        """The volume without its values."""
+        return ImageGrid(
+            shape=self.spatial_shape,
+            affine=self.affine,
+            spacing_mm=self.spacing_mm,
+            patient_orientation=self.patient_orientation,
+            modality=self.modality,
+            source=self.source,
+            header=self.header,
+        )
+
     def same_grid(self, other: Volume, *, tolerance_mm: float = 0.01) -> bool:
         """Whether both have the same shape and, where both have an affine, the same affine."""
-        if self.spatial_shape != other.spatial_shape:
-            return False
-        if self.affine is None or other.affine is None:
-            return True
-        corners = np.array(np.meshgrid(*[[0, n - 1] for n in (*self.spatial_shape, 1)[:3]])).reshape(3, -1)
-        corners = np.vstack([corners, np.ones(corners.shape[1])])
-        gap = np.abs((self.affine - other.affine) @ corners)[:3]
-        return bool(gap.max() <= tolerance_mm)
+        return self.grid.same(other.grid, tolerance_mm=tolerance_mm)
