@@ -131,7 +131,7 @@ def lattice_map(
         None where the voxels do not fall on each other: then only resampling leads over.
     """
     matrix = np.linalg.inv(np.asarray(source_affine, dtype=np.float64)) @ np.asarray(target_affine)
-    whole = np.round(matrix)
+    whole: NDArray[np.float64] = np.round(np.asarray(matrix, dtype=np.float64))
     linear = np.abs(whole[:3, :3])
     if not (linear.sum(axis=0) == 1).all() or not (linear.sum(axis=1) == 1).all() or linear.max() != 1:
         return None
