@@ -87,7 +87,7 @@ def affine_from_slices(
     if gaps[worst] > tolerance_mm:
         raise GeometryError(
             f"slice {worst + 1} of {len(positions)} lies {gaps[worst]:.3f} mm from where an even step of "
-            f"{np.linalg.norm(step):.3f} mm puts it (tolerance {tolerance_mm:g} mm)"
+            f"{float(np.linalg.norm(step)):.3f} mm puts it (tolerance {tolerance_mm:g} mm)"
         )
     orientation = np.asarray(orientation_lps, dtype=np.float64)
     affine_lps = np.eye(4)
@@ -102,7 +102,8 @@ def tilt_degrees(affine: NDArray[np.float64]) -> float:
     """Angle between the slice axis (the third) and the normal of the slices; 0 for a box-shaped grid."""
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
     normal = np.cross(columns[:, 0], columns[:, 1])
-    cosine = abs(normal @ columns[:, 2]) / (np.linalg.norm(normal) * np.linalg.norm(columns[:, 2]))
+    length = np.linalg.norm(normal) * np.linalg.norm(columns[:, 2])
+    cosine = float(abs(normal @ columns[:, 2]) / length)
     return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
@@ -131,9 +132,9 @@ def lattice_map(
         None where the voxels do not fall on each other: then only resampling leads over.
     """
     matrix = np.linalg.inv(np.asarray(source_affine, dtype=np.float64)) @ np.asarray(target_affine)
-    whole: NDArray[np.float64] = np.round(np.asarray(matrix, dtype=np.float64))
+    whole = np.asarray(np.rint(matrix), dtype=np.float64)
     linear = np.abs(whole[:3, :3])
-    if not (linear.sum(axis=0) == 1).all() or not (linear.sum(axis=1) == 1).all() or linear.max() != 1:
+    if (linear.sum(axis=0) != 1).any() or (linear.sum(axis=1) != 1).any() or linear.max() != 1:
         return None
     if not same_affine(
         np.asarray(source_affine) @ whole, target_affine, target_shape, tolerance_mm=tolerance_mm
