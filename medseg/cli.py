@@ -134,6 +134,27 @@ def predict(
 
 
 @app.command()
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders, in any mess.")],
+    identify: Annotated[bool, typer.Option("--identify", help="Tell UIDs, too (with --json).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a folder holds: series, grid, spacing, orientation, tilt, gaps, transfer syntax, problems."""
+    from medseg.console import print_table
+    from medseg.pipeline.inspect_folder import COLUMNS, inspect_folder, table_rows
+
+    result = inspect_folder(paths, identify=identify)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print_table(COLUMNS, table_rows(result.facts))
+        for line in result.lines:
+            print(f"  {line}")
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+@app.command()
 def models(as_json: JsonOption = False) -> None:
     """List the models that come with medseg."""
     from medseg.models.bundle import list_bundles

@@ -147,7 +147,7 @@ def test_other_content_is_named(tmp_path, content, words):
 def test_paths_that_are_no_files(tmp_path):
     with pytest.raises(ImageReadError, match="no such file"):
         read_image([tmp_path / "missing.png"])
-    with pytest.raises(ImageReadError, match="found a folder, pipe or device"):
+    with pytest.raises(ImageReadError, match="no DICOM image in it"):
         read_image([tmp_path])
     os.mkfifo(tmp_path / "pipe.dcm")
     with pytest.raises(ImageReadError, match="found a folder, pipe or device"):
