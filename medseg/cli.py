@@ -109,6 +109,12 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do cases again whose results are up to date.")
     ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Which DICOM volume of a study: key of medseg inspect, series number or UID; all: each is a case."
+        ),
+    ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -128,6 +134,7 @@ def predict(
             threads=threads,
             overwrite=overwrite,
             accept_unlike=accept_unlike,
+            series=series,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)
