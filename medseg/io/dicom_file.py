@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,10 +75,13 @@ class ScannedFile:
         Bytes of the file, or of the inflated data set.
     inflated : bytes or None
         The inflated data set of a deflated file, which `pixels.offset` counts in.
+    elements : mapping of int to RawDataElement
+        The elements of the top level as they were read, by tag.
     """
 
     path: Path
     dataset: Dataset
+    elements: Mapping[int, Any]
     stored_as: str
     pixels: PixelElement | None
     size: int
@@ -88,17 +91,26 @@ class ScannedFile:
 class _Bounded:
     """A stream of known size that never reads past its end, whatever length a header declares."""
 
-    def __init__(
-        self, stream: BinaryIO, size: int, *, declared: int | None = None, content: bytes | None = None
-    ) -> None:
-        self._stream, self._end = stream, size
-        self.size = size if declared is None else declared
-        self.content = content
+    def __init__(self, stream: BinaryIO, size: int, *, content: bytes | None = None) -> None:
+        self._stream, self.size, self.content = stream, size, content
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, count: int = -1) -> bytes:
-        left = max(self._end - self._stream.tell(), 0)
+        left = max(self.size - self._stream.tell(), 0)
         return self._stream.read(left if count < 0 else min(count, left))
+
+
+class _Head(io.BytesIO):
+    """The first bytes of a file of `size` bytes."""
+
+    content: bytes | None = None
+
+    def __init__(self, head: bytes, size: int) -> None:
+        super().__init__(head)
+        self.size = size
+
+
+_Stream = _Bounded | _Head
 
 
 def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, str]:
@@ -148,7 +160,7 @@ def scan_file(path: Path, limits: ReadLimits) -> ScannedFile:
         head = stream.read(_HEAD)
         if len(head) < size:
             # Only what ends inside the head was read whole: that the pixels were met proves it.
-            scanned = _scan(_Bounded(io.BytesIO(head), len(head), declared=size), path, limits, partial=True)
+            scanned = _scan(_Head(head, size), path, limits, partial=True)
             if scanned is not None:
                 return scanned
         stream.seek(0)
@@ -158,7 +170,7 @@ def scan_file(path: Path, limits: ReadLimits) -> ScannedFile:
     return scanned
 
 
-def _scan(stream: _Bounded, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
+def _scan(stream: _Stream, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
     """The header; of a stream that is only the head of a file None where the pixels lie beyond it."""
     found: list[PixelElement] = []
     try:
@@ -173,6 +185,7 @@ def _scan(stream: _Bounded, path: Path, limits: ReadLimits, *, partial: bool) ->
     return ScannedFile(
         path=path,
         dataset=dataset,
+        elements={int(tag): element for tag, element in dataset.items()},
         stored_as=stored_as,
         pixels=found[0] if found else None,
         size=inner,
@@ -181,7 +194,7 @@ def _scan(stream: _Bounded, path: Path, limits: ReadLimits, *, partial: bool) ->
 
 
 def _parse(
-    stream: _Bounded,
+    stream: _Stream,
     path: Path,
     limits: ReadLimits,
     *,
@@ -220,7 +233,7 @@ class _Guard:
     """pydicom asks this before it reads each top-level element."""
 
     def __init__(
-        self, path: Path, stream: _Bounded, *, stop: Callable[[PixelElement], None] | None = None
+        self, path: Path, stream: _Stream, *, stop: Callable[[PixelElement], None] | None = None
     ) -> None:
         self.path, self.stream, self.stop = path, stream, stop
         self.count = 0
@@ -254,7 +267,7 @@ class _Guard:
             )
 
 
-def _read_meta(stream: _Bounded, path: Path) -> str:
+def _read_meta(stream: _Stream, path: Path) -> str:
     """Read the file meta group, if any; its Transfer Syntax UID or ""."""
     guard = _Guard(path, stream)
     meta = read_dataset(
@@ -269,7 +282,7 @@ def _read_meta(stream: _Bounded, path: Path) -> str:
     return syntax
 
 
-def _encoding(stream: _Bounded, syntax: str) -> tuple[bool, bool]:
+def _encoding(stream: _Stream, syntax: str) -> tuple[bool, bool]:
     """Whether the data set is implicit VR and little endian, looked up where the file does not say."""
     if syntax:
         return syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian

@@ -7,13 +7,14 @@ element once, so that a study is looked through in little more time than its byt
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR as _dictionary_vr
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -59,8 +60,7 @@ _FORMAT_KEYWORDS = (
     "PixelRepresentation",
 )
 _TEXT_VRS = frozenset({"CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"})
-_TAGS: dict[str, Any] = {}
-_CONVERTED = object()
+_UID = re.compile(r"[0-9.]{1,64}")
 
 Triple = tuple[float, float, float]
 
@@ -159,52 +159,54 @@ class HeaderReader:
             The number of frames is damaged.
         """
         header = DicomHeader(scanned.path, (scanned.dataset,))
-        count = self.once(header, ("NumberOfFrames",), number_of_frames)
+        count = self.once(scanned, ("NumberOfFrames",), number_of_frames)
+        form = self._form(scanned)
         if count == 1 and "SharedFunctionalGroupsSequence" not in scanned.dataset:
-            return (self._slice(scanned, header, 0, 1),)
+            return (self._slice(_Source(self, scanned, header, plain=True), form, 0, 1),)
         described = len(header.items("PerFrameFunctionalGroupsSequence"))
         if described != count:
             # One entry stands for all frames: what the file does not describe is not made up.
-            whole = self._slice(scanned, header, 0, count)
+            whole = self._slice(_Source(self, scanned, header, plain=True), form, 0, count)
             found = f"describes {described} of them" if described else "does not say where they lie"
             return (replace(whole, problem=whole.problem or f"the file has {count} frames and {found}"),)
         frames = frame_headers(scanned, count)
-        return tuple(self._slice(scanned, frame, n, count) for n, frame in enumerate(frames))
-
-    def _slice(self, scanned: ScannedFile, header: DicomHeader, frame: int, frames: int) -> SliceHeader:
-        form, problem = self._form(scanned)
-        position, orientation = (
-            self._numbers(header, "ImagePositionPatient"),
-            self._numbers(header, "ImageOrientationPatient"),
+        return tuple(
+            self._slice(_Source(self, scanned, frame, plain=False), form, n, count)
+            for n, frame in enumerate(frames)
         )
-        spacing = self._numbers(header, "PixelSpacing")
-        slope, slope_problem = self._number(header, "RescaleSlope", 1.0)
-        intercept, intercept_problem = self._number(header, "RescaleIntercept", 0.0)
+
+    def _slice(
+        self, source: _Source, form: tuple[PixelFormat | None, str], frame: int, frames: int
+    ) -> SliceHeader:
+        scanned = source.scanned
+        slope, slope_problem = source.number("RescaleSlope", 1.0)
+        intercept, intercept_problem = source.number("RescaleIntercept", 0.0)
         if slope == 0:
             slope_problem = "RescaleSlope is 0, expected a number that is not zero"
+        problem = form[1]
         if "ModalityLUTSequence" in scanned.dataset and not problem:
             problem = "its values go through a modality look-up table, which is read for single images only"
         return SliceHeader(
             path=scanned.path,
             frame=frame,
             frames=frames,
-            patient=self.once(header, ("PatientID", "IssuerOfPatientID"), patient_pseudonym),
-            sop_class_uid=self._uid(header, "SOPClassUID"),
-            sop_instance_uid=self._uid(header, "SOPInstanceUID"),
-            series_instance_uid=self._uid(header, "SeriesInstanceUID"),
-            study_instance_uid=self._uid(header, "StudyInstanceUID"),
-            frame_of_reference_uid=self._uid(header, "FrameOfReferenceUID"),
-            modality=self.once(header, ("Modality", "SOPClassUID"), modality_of),
-            image_type=self.once(header, ("FrameType", "ImageType"), _image_type),
-            position_lps=_finite(position, 3),
-            orientation_lps=_finite(orientation, 6),
-            pixel_spacing_mm=_finite(spacing, 2),
-            thickness_mm=next(iter(_finite(self._numbers(header, "SliceThickness"), 1) or ()), None),
+            patient=source.get(("PatientID", "IssuerOfPatientID"), patient_pseudonym),
+            sop_class_uid=source.uid("SOPClassUID"),
+            sop_instance_uid=source.uid("SOPInstanceUID"),
+            series_instance_uid=source.uid("SeriesInstanceUID"),
+            study_instance_uid=source.uid("StudyInstanceUID"),
+            frame_of_reference_uid=source.uid("FrameOfReferenceUID"),
+            modality=source.get(("Modality", "SOPClassUID"), modality_of),
+            image_type=source.get(("FrameType", "ImageType"), _image_type),
+            position_lps=_finite(source.numbers("ImagePositionPatient"), 3),
+            orientation_lps=_finite(source.numbers("ImageOrientationPatient"), 6),
+            pixel_spacing_mm=_finite(source.numbers("PixelSpacing"), 2),
+            thickness_mm=next(iter(_finite(source.numbers("SliceThickness"), 1) or ()), None),
             slope=slope,
             intercept=intercept,
-            value_type=self.once(header, ("RescaleType", "Units"), _value_type),
-            parts={name: value for name, words in PARTS.items() if (value := _part(header, words))},
-            form=form,
+            value_type=source.get(("RescaleType", "Units"), _value_type),
+            parts={name: value for name, words in PARTS.items() if (value := source.part(words))},
+            form=form[0],
             pixels=scanned.pixels,
             transfer_syntax=str(scanned.dataset.file_meta.TransferSyntaxUID),
             stored_as=scanned.stored_as,
@@ -219,7 +221,7 @@ class HeaderReader:
             return None, f"no pixel data; the object is: {uid_name(header.uid('SOPClassUID'))}"
         try:
             form: PixelFormat = self.once(
-                header,
+                scanned,
                 (pixels.keyword, *_FORMAT_KEYWORDS),
                 lambda h: frame_format(h, self.limits, keyword=pixels.keyword),
             )
@@ -231,34 +233,66 @@ class HeaderReader:
         return form, ""
 
     def once(
-        self, header: DicomHeader, keywords: tuple[str, ...], convert: Callable[[DicomHeader], Any]
+        self, scanned: ScannedFile, keywords: tuple[str, ...], convert: Callable[[DicomHeader], Any]
     ) -> Any:
-        """`convert(header)`, remembered for headers that have the very same bytes under `keywords`."""
-        if len(header.layers) > 1:
-            return convert(header)
-        raw = tuple(_raw_bytes(header.layers[0], keyword) for keyword in keywords)
-        if _CONVERTED in raw:
-            return convert(header)
-        key = (keywords, raw)
+        """`convert(header)`, remembered for files that have the very same bytes under `keywords`."""
+        key = (keywords, tuple(_raw(scanned, keyword) for keyword in keywords))
         if key not in self._seen:
-            self._seen[key] = convert(header)
+            self._seen[key] = convert(DicomHeader(scanned.path, (scanned.dataset,)))
         return self._seen[key]
 
-    def _uid(self, header: DicomHeader, keyword: str) -> str:
-        found: str = self.once(header, (keyword,), lambda h: h.uid(keyword))
-        return found
 
-    def _numbers(self, header: DicomHeader, keyword: str) -> tuple[float, ...]:
-        found: tuple[float, ...] = self.once(header, (keyword,), lambda h: h.numbers(keyword))
-        return found
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the values of one slice come from: a plain header, or the functional groups of a frame."""
 
-    def _number(self, header: DicomHeader, keyword: str, default: float) -> tuple[float, str]:
-        found = self._numbers(header, keyword)
+    reader: HeaderReader
+    scanned: ScannedFile
+    header: DicomHeader
+    plain: bool
+
+    def get(self, keywords: tuple[str, ...], convert: Callable[[DicomHeader], Any]) -> Any:
+        return self.reader.once(self.scanned, keywords, convert) if self.plain else convert(self.header)
+
+    def uid(self, keyword: str) -> str:
+        if self.plain and (raw := _raw(self.scanned, keyword)) is not None and isinstance(raw[1], bytes):
+            text = raw[1].strip(b"\0 ").decode("latin-1")
+            return text if _UID.fullmatch(text) else ""
+        return self.header.uid(keyword)
+
+    def numbers(self, keyword: str) -> tuple[float, ...]:
+        """Numbers of an element whose VR is DS."""
+        raw = _raw(self.scanned, keyword) if self.plain else None
+        if raw is None or not isinstance(raw[1], bytes):
+            return self.header.numbers(keyword)
+        text = raw[1].strip(b"\0 ").decode("latin-1")
+        try:
+            return tuple(float(value) for value in text.split("\\")) if text else ()
+        except ValueError:
+            return (math.nan,)
+
+    def number(self, keyword: str, default: float) -> tuple[float, str]:
+        found = self.numbers(keyword)
         if not found:
             return default, ""
         if len(found) != 1 or not math.isfinite(found[0]):
             return default, f"{keyword} is not one finite number; the header is damaged"
         return found[0], ""
+
+    def part(self, keywords: tuple[str, ...]) -> tuple[Any, ...]:
+        """What the first of `keywords` that is there holds; text is left as bytes, which most slices share."""
+        for keyword in keywords:
+            text = _vr(keyword) in _TEXT_VRS
+            raw = _raw(self.scanned, keyword) if self.plain else None
+            if self.plain and raw is None:
+                continue
+            if raw is not None and text and isinstance(raw[1], bytes):
+                found: tuple[Any, ...] = (raw[1].strip(b"\0 "),) if raw[1] else ()
+            else:
+                found = self.header.texts(keyword) if text else self.header.numbers(keyword)
+            if found:
+                return found
+        return ()
 
 
 def frame_headers(scanned: ScannedFile, count: int) -> Iterator[DicomHeader]:
@@ -283,15 +317,25 @@ def _groups(items: list[Dataset], path: Path) -> tuple[Dataset, ...]:
     )
 
 
-def _raw_bytes(dataset: Dataset, keyword: str) -> Any:
-    tag = _TAGS.get(keyword)
-    if tag is None:
-        tag = _TAGS[keyword] = Tag(keyword)
-    if tag not in dataset:
-        return None
-    element = dataset.get_item(tag)
-    raw = isinstance(element, RawDataElement) and isinstance(element.value, bytes | None)
-    return (element.VR, element.value) if raw else _CONVERTED
+def _raw(scanned: ScannedFile, keyword: str) -> tuple[Any, Any] | None:
+    """VR and bytes of an element of the top level, None where it is absent."""
+    element = scanned.elements.get(_tag(keyword))
+    return None if element is None else (element.VR, _hashable(element.value))
+
+
+@cache
+def _vr(keyword: str) -> str:
+    return str(_dictionary_vr(keyword))
+
+
+@cache
+def _tag(keyword: str) -> int:
+    return int(Tag(keyword))
+
+
+def _hashable(value: Any) -> Any:
+    """Sequences of undefined length are parsed when met; they stand for themselves."""
+    return value if isinstance(value, bytes | str | None) else id(value)
 
 
 def _finite(values: tuple[float, ...], count: int) -> Any:
@@ -307,23 +351,6 @@ def _image_type(header: DicomHeader) -> tuple[str, ...]:
 def _value_type(header: DicomHeader) -> str:
     """What the values are: Rescale Type such as HU, or Units of PET such as BQML; "" where not said."""
     return header.code("RescaleType") or header.code("Units")
-
-
-def _part(header: DicomHeader, keywords: tuple[str, ...]) -> tuple[Any, ...]:
-    """What the first of `keywords` that is there holds; left as bytes where the header is one layer."""
-    for keyword in keywords:
-        if len(header.layers) == 1:
-            raw = _raw_bytes(header.layers[0], keyword)
-            if raw is None:
-                continue
-            if raw is not _CONVERTED and dictionary_VR(_TAGS[keyword]) in _TEXT_VRS:
-                return (raw[1].strip(b"\0 "),) if raw[1] else ()
-        found = (
-            header.numbers(keyword) if dictionary_VR(Tag(keyword)) not in _TEXT_VRS else header.texts(keyword)
-        )
-        if found:
-            return tuple(found)
-    return ()
 
 
 def part_value(value: tuple[Any, ...]) -> tuple[tuple[float, ...] | str, ...]:

@@ -198,7 +198,7 @@ class _Look:
             relative=relative,
             kind="dicom",
             patient_id=_patient(slices),
-            person=self.reader.once(header, ("PatientName", "PatientBirthDate"), lambda h: h.person()),
+            person=self.reader.once(scanned, ("PatientName", "PatientBirthDate"), lambda h: h.person()),
             slices=slices,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError, ImageReadError, LabelError
 from medseg.io.content import as_float32, check_content, pixel_digest
 from medseg.io.dicom import read_radiograph, require_modality
+from medseg.io.dicom_frames import cores
 from medseg.io.dicom_series import read_series
 from medseg.io.discover import Discovery, discover
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
@@ -88,15 +90,19 @@ def read_volume(
     suv: bool = False,
     limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Volume:
-    """Read a DICOM volume that `discover.discover` found, checked and with its hashes, as `read_image` does."""
+    """Read a DICOM volume that `discover.discover` found, with checks as `read_image` makes them.
+
+    `source.sha256` is that of the file, of several files the SHA-256 over their hashes in slice order;
+    `pixel_sha256` is left to those who compare pixels, as it takes longer than reading.
+    """
     require_modality(volume.modality, modality, volume.grid.source.paths[:1])
     found = read_series(volume, suv=suv, limits=limits)
-    hashes = "".join(sha256_file(path) for path in found.source.paths)
-    digest = hashes if len(found.source.paths) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
-    checked = _checked(found, found.source.paths[0], gray_only=gray_only)
-    return replace(
-        checked, source=replace(checked.source, sha256=digest), pixel_sha256=pixel_digest(checked.array)
-    )
+    paths = found.source.paths
+    with ThreadPoolExecutor(min(cores(), len(paths))) as pool:
+        hashes = list(pool.map(sha256_file, paths))
+    digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    checked = _checked(found, paths[0], gray_only=gray_only)
+    return replace(checked, source=replace(checked.source, sha256=digest))
 
 
 def _series_volume(paths: list[Path], series: str | None, limits: ReadLimits) -> SeriesVolume | None:
