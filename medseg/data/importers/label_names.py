@@ -102,16 +102,23 @@ def _table(listing: Listing, named: Sequence[tuple[str, tuple[int, ...]]]) -> La
     if ignore is not None and (ignore in values or any(ignore in members for _, members in regions)):
         listing.add(f"labels: the value {ignore} is ignored and a label as well", fatal=True)
     table = [NamedValue(value=value, name=name) for value, name in values.items()]
-    for value in sorted({v for _, members in regions for v in members} - set(values)):
-        homes = ", ".join(_plain(name) for name, members in regions if value in members)
-        table.append(
-            NamedValue(value=value, name=f"value_{value}", comment=f"no name of its own; in {homes}")
-        )
+    table += _unnamed(regions, values)
     if not table and not listing.problems:
         listing.add("labels: nothing but background is named", fatal=True)
     return LabelNames(
         values=tuple(sorted(table, key=lambda v: v.value)), regions=tuple(regions), ignore=ignore
     )
+
+
+def _unnamed(regions: Sequence[tuple[str, tuple[int, ...]]], named: Mapping[int, str]) -> list[NamedValue]:
+    """The values that only regions name; a pipeline needs a label for each."""
+    found = []
+    for value in sorted({v for _, members in regions for v in members} - set(named)):
+        homes = ", ".join(_plain(name) for name, members in regions if value in members)
+        found.append(
+            NamedValue(value=value, name=f"value_{value}", comment=f"no name of its own; in {homes}")
+        )
+    return found
 
 
 def _with_order(listing: Listing, names: LabelNames, order: object) -> LabelNames:
