@@ -212,6 +212,8 @@ def _kept(listing: Listing, source: Path, options: ImportOptions) -> list[Case]:
     cases = [case for case in listing.cases if case.case_id not in broken]
     if not cases and not problems:
         problems.append("no case was found")
+    elif not cases and options.skip_broken:
+        problems.append("no case is left to write")
     if problems and (fatal or not cases or not options.skip_broken):
         raise manifest_error(f"{listing.kind} data set {source}", problems)
     return cases

@@ -81,7 +81,7 @@ class _Reading:
             self.listing.add(
                 f"the mask {labels}/{masks[case_id].name} has no image in {images}", case_id=case_id
             )
-        self._seen(split).update(found, masks)
+        self._seen(split).update(found)
         whole = self._rgb_files(found)
         for case_id in sorted(found):
             self._case(case_id, found[case_id], masks.get(case_id), split=split, expected=whole)

@@ -113,7 +113,9 @@ def test_a_shift_within_the_tolerance_and_a_last_axis_of_one_pass(msd, run, nift
 
 def test_nothing_is_left_when_every_case_is_broken(msd, refused):
     folder = msd(training=[], numTraining=0, test=["./imagesTs/gone.nii.gz"])
-    assert "gone.nii.gz does not exist" in refused(folder, skip_broken=True)
+    message = refused(folder, skip_broken=True)
+    assert "gone.nii.gz does not exist" in message
+    assert "no case is left to write" in message
 
 
 def test_terminal_codes_in_names_are_not_passed_on(nnunet, refused):

@@ -78,7 +78,7 @@ def test_all_problems_are_told_at_once(nnunet, refused, nifti):
     )
     message = refused(folder)
     for text in (
-        "numTraining is 7, found 4 training cases",
+        "numTraining is 7, found 3 training cases",
         "case a: channel 0001 (FLAIR) is missing",
         "imagesTr/stray.nii.gz does not end in a channel",
         "case b: the image has no mask",
