@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg import __version__
+from medseg.cli_data import data_commands
 from medseg.errors import Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -261,6 +262,9 @@ def _finish(result: Result, *, as_json: bool) -> None:
             print(result.path)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
+
+
+app.add_typer(data_commands(_finish), name="data")
 
 
 def main() -> None:
