@@ -14,7 +14,7 @@ from typing import Literal
 
 from medseg.data.tables import restore_text, write_csv
 from medseg.errors import ManifestError, MedsegError
-from medseg.io.discover import discover
+from medseg.io.discover import Found, discover
 from medseg.io.select import SeriesRule, choose_one
 from medseg.privacy import safe_name
 
@@ -171,6 +171,7 @@ class _Reading:
     problems: list[tuple[int, str]] = field(default_factory=list)
     case_lines: list[int] = field(default_factory=list)
     _ids: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _folders: dict[Path, str] = field(default_factory=dict)
 
     def add(self, line: int, text: str) -> None:
         self.problems.append((line, text))
@@ -241,7 +242,7 @@ class _Reading:
         written = self._images(line, row)
         images = tuple(p for text in written if (p := self._path(line, "image", text)) is not None)
         if known["series"] or any(path.is_dir() for path in images):
-            images = self._series(line, images, known["series"] or None)
+            images = self._series(images, known["series"] or None)
         label = self._path(line, "label", known["label"]) if known["label"] else None
         if label is not None and label in images:
             self.add(line, f"image and label are the same file, {known['label']}")
@@ -286,19 +287,24 @@ class _Reading:
             )
         return [text for text in written if text]
 
-    def _series(self, line: int, images: tuple[Path, ...], series: str | None) -> tuple[Path, ...]:
-        """The files of the one DICOM volume that a folder holds, or that the column `series` names in it."""
+    def _series(self, images: tuple[Path, ...], series: str | None) -> tuple[Path, ...]:
+        """The files of the one DICOM volume that a folder holds, or that the column `series` names in it.
+
+        Where there is no such volume the folder stays what it is: `check_files` tells why, or reading it does.
+        """
+        volumes: list[Found] = []
         try:
             found = discover(images)
             volumes = [image for image in found.images if image.volume is not None]
             chosen = choose_one(volumes, SeriesRule(series=series), where=images[0])
         except MedsegError as err:
-            self.add(line, str(err))
+            self._folders[images[0]] = str(err) if volumes else "no DICOM volume is in it"
             return images
         if chosen.volume is not None and chosen.volume.parts > 1 and len(chosen.paths) == 1:
-            self.add(
-                line, f"{chosen.paths[0]} holds several volumes; write the one meant with medseg convert"
+            self._folders[images[0]] = (
+                "one file holds several volumes; write the one meant with medseg convert"
             )
+            return images
         return chosen.paths
 
     def _path(self, line: int, column: str, text: str) -> Path | None:
@@ -340,7 +346,10 @@ class _Reading:
         named += [("label", case.label)] if case.label is not None else []
         for column, file in named:
             if not file.is_file():
-                self.add(line, f"{column} {file} {'is a folder' if file.is_dir() else 'does not exist'}")
+                why = self._folders.get(file, "")
+                self.add(
+                    line, f"{column} {file} {f'is a folder: {why}' if file.is_dir() else 'does not exist'}"
+                )
 
 
 def _channels(names: Iterable[str]) -> list[str]:
