@@ -76,9 +76,9 @@ def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, st
 
 
 def parse_header(
-    stream: BinaryIO, size: int, path: Path, limits: ReadLimits, tags: Sequence[str]
+    stream: BinaryIO, size: int, path: Path, limits: ReadLimits, tags: Sequence[str] | None = None
 ) -> tuple[Dataset, str]:
-    """Only `tags`, from the part before the pixels; reads little more than the header from disk."""
+    """Only `tags` (None: all), from the part before the pixels; reads little more than the header from disk."""
     return _parse(_Bounded(stream, size), path, limits, stop_at_pixels=True, tags=tags)
 
 
