@@ -33,6 +33,7 @@ from medseg.export.seg_frames import (
     labelmap_frames,
     mask_frames,
     slices_first,
+    whole_fractions,
 )
 from medseg.export.seg_modules import SegFacts, SegKind, background_segment, static_modules
 from medseg.export.seg_pixels import native_length, write_native, write_rle
@@ -241,12 +242,7 @@ def _label_frames(
         return binary_frames(slices, table.class_count)
     if kind == "labelmap":
         return labelmap_frames(slices, table.class_count)
-    return fraction_frames(
-        lambda segment, k: np.equal(slices[k], segment),
-        segments=len(table.labels),
-        slices=len(slices),
-        shape=slices.shape[1:],
-    )
+    return whole_fractions(binary_frames(slices, table.class_count))
 
 
 def _probability_frames(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -124,6 +124,11 @@ def labelmap_frames(frames: NDArray[Any], class_count: int) -> SegFrames:
         digest=digest,
         overlap="NO",
     )
+
+
+def whole_fractions(binary: SegFrames) -> SegFrames:
+    """The frames of masks as probabilities 0 and 1."""
+    return replace(binary, frame=lambda n, k: np.multiply(binary.frame(n, k), MAX_FRACTION, dtype=np.uint8))
 
 
 def _scan(frames: NDArray[Any], class_count: int) -> tuple[NDArray[np.bool_], str]:

@@ -19,6 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from medseg import __version__
 from medseg.export.identity import derived_uid
 from medseg.export.options import ContentQualification
+from medseg.export.patient_study import acquisition_equipment, copy_patient_and_study
 from medseg.export.seg_frames import MAX_FRACTION, Overlap
 from medseg.export.seg_place import SegPlace
 from medseg.export.source_header import SourceHeader
@@ -87,33 +88,24 @@ def static_modules(
 
 def _base(source: Dataset, facts: SegFacts) -> Dataset:
     """Patient, study, series, equipment and SOP common."""
-    seg = hd.SOPClass(
-        study_instance_uid=str(source.StudyInstanceUID),
-        series_instance_uid=derived_uid("series", facts.digest),
-        series_number=SERIES_NUMBER + (source.get("SeriesNumber") == SERIES_NUMBER),
-        sop_instance_uid=derived_uid("instance", facts.digest),
-        sop_class_uid=LABEL_MAP if facts.kind == "labelmap" else SEGMENTATION,
-        instance_number=1,
-        modality="SEG",
-        manufacturer="medseg",
-        manufacturer_model_name="medseg",
-        software_versions=__version__,
-        device_serial_number=facts.device,
-        transfer_syntax_uid=RLELossless if facts.rle else ExplicitVRLittleEndian,
-    )
-    # The values as they are, after the constructor, which would judge and log them.
-    seg.copy_patient_and_study_information(source)
-    for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
-        seg.pop(keyword, None)
+    seg = Dataset()
+    seg.StudyInstanceUID = str(source.StudyInstanceUID)
+    seg.SeriesInstanceUID = derived_uid("series", facts.digest)
+    seg.SOPInstanceUID = derived_uid("instance", facts.digest)
+    seg.SOPClassUID = LABEL_MAP if facts.kind == "labelmap" else SEGMENTATION
+    seg.SeriesNumber = SERIES_NUMBER + (source.get("SeriesNumber") == SERIES_NUMBER)
+    seg.InstanceNumber, seg.Modality = 1, "SEG"
+    seg.Manufacturer = seg.ManufacturerModelName = "medseg"
+    seg.SoftwareVersions, seg.DeviceSerialNumber = __version__, facts.device
+    copy_patient_and_study(source, seg)
     for keyword, value in facts.dates.items():
         setattr(seg, keyword, value)
     seg.SeriesDescription = facts.description
     seg.ContentQualification = facts.content_qualification
     if source.get("BodyPartExamined"):
         seg.BodyPartExamined = source.BodyPartExamined
-    if source.get("Manufacturer"):
-        equipment = hd.ContributingEquipment.for_image_acquisition(source)
-        equipment.pop("ContributionDateTime", None)
+    equipment = acquisition_equipment(source)
+    if equipment is not None:
         seg.ContributingEquipmentSequence = [equipment]
     _set_meta(seg, facts)
     return seg

@@ -297,12 +297,19 @@ def test_sources_that_a_seg_cannot_refer_to(tmp_path, label_map, source, table, 
 
 
 def test_header_errors_quote_no_identifier(tmp_path, label_map, source, table):
-    path = source(SOPClassUID="1.2.3.4.5")
+    path = source(SeriesNumber="Phantom")
     with pytest.raises(
-        ImageReadError, match="its header cannot be used for a DICOM object: KeyError"
+        ImageReadError, match="its header cannot be used for a DICOM object: ValueError"
     ) as caught:
         write(tmp_path / "s.dcm", label_map, path, table)
     assert "Phantom" not in str(caught.value)
+
+
+def test_an_image_of_a_private_class_is_referred_to(tmp_path, label_map, source, table):
+    write(tmp_path / "s.dcm", label_map, source(SOPClassUID="1.2.3.4.5"), table)
+    item = pydicom.dcmread(tmp_path / "s.dcm").PerFrameFunctionalGroupsSequence[0]
+    reference = item.DerivationImageSequence[0].SourceImageSequence[0]
+    assert reference.ReferencedSOPClassUID == "1.2.3.4.5"
 
 
 def test_labels_that_a_seg_cannot_describe(tmp_path, label_map, source, table):
