@@ -15,15 +15,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from rle import rle
+from pydicom.uid import RLELossless
 
 from medseg.errors import InputError
 from medseg.export.dicom_elements import MAX_LENGTH, element_head
+from medseg.io.dicom_encode import encode_frame
 
 _PIXEL_DATA = 0x7FE00010
 _ITEM, _END = struct.pack("<HH", 0xFFFE, 0xE000), struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 _UNDEFINED = 0xFFFFFFFF
-_RLE_HEADER = 64
 _ROWS_AT_ONCE = 8  # frames of any size together have a whole number of bytes
 
 
@@ -88,22 +88,9 @@ def write_rle(stream: BinaryIO, frames: Iterator[NDArray[Any]], *, count: int, f
     for n, frame in enumerate(frames):
         if with_table:
             offsets[n] = stream.tell() - first
-        data = rle_frame(frame)
+        data = encode_frame(frame, RLELossless, bits_stored=8 * frame.dtype.itemsize)
         stream.write(_ITEM + struct.pack("<I", len(data)) + data)
     stream.write(_END)
     stream.seek(table)
     stream.write(offsets.tobytes())
     stream.seek(0, 2)
-
-
-def rle_frame(frame: NDArray[Any]) -> bytes:
-    """One (rows, columns) frame of one or two bytes a pixel as RLE: the high bytes come first."""
-    little = np.ascontiguousarray(frame, dtype=frame.dtype.newbyteorder("<"))
-    planes = little.view(np.uint8).reshape(*frame.shape, frame.dtype.itemsize)
-    segments = []
-    for plane in range(frame.dtype.itemsize - 1, -1, -1):
-        segment = bytes(rle.encode_segment(planes[..., plane].tobytes(), frame.shape[1]))
-        segments.append(segment + b"\0" * (len(segment) % 2))
-    offsets = np.cumsum([_RLE_HEADER, *(len(segment) for segment in segments[:-1])])
-    header = struct.pack("<16I", len(segments), *offsets, *[0] * (15 - len(segments)))
-    return header + b"".join(segments)

@@ -32,11 +32,11 @@ _MAX_ELEMENTS = 100_000
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
-class _Bounded:
+class BoundedStream:
     """A stream of known size that never reads past its end, whatever length a header declares."""
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self.size = stream, size
+    def __init__(self, stream: BinaryIO, size: int, *, content: bytes | None = None) -> None:
+        self._stream, self.size, self.content = stream, size, content
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, count: int = -1) -> bytes:
@@ -72,19 +72,34 @@ def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, st
     ImageReadError
         Not DICOM, an element longer than the file, or content that pydicom cannot parse.
     """
-    return _parse(_Bounded(io.BytesIO(data), len(data)), path, limits, stop_at_pixels=False, tags=None)
+    return _parse(BoundedStream(io.BytesIO(data), len(data)), path, limits)[:2]
 
 
 def parse_header(
     stream: BinaryIO, size: int, path: Path, limits: ReadLimits, tags: Sequence[str] | None = None
 ) -> tuple[Dataset, str]:
     """Only `tags` (None: all), from the part before the pixels; reads little more than the header from disk."""
-    return _parse(_Bounded(stream, size), path, limits, stop_at_pixels=True, tags=tags)
+    return _parse(BoundedStream(stream, size), path, limits, stop_at=_PIXELS, tags=tags)[:2]
+
+
+def parse_front(
+    stream: BinaryIO, size: int, path: Path, limits: ReadLimits, *, stop_at: int
+) -> tuple[Dataset, str, BoundedStream]:
+    """All elements before the tag `stop_at` or the pixels, and the stream, which stands where that one begins.
+
+    Of a deflated file it is the stream of the inflated data set, which its `content` has.
+    """
+    return _parse(BoundedStream(stream, size), path, limits, stop_at=_PIXELS | {stop_at})
 
 
 def _parse(
-    stream: _Bounded, path: Path, limits: ReadLimits, *, stop_at_pixels: bool, tags: Sequence[str] | None
-) -> tuple[Dataset, str]:
+    stream: BoundedStream,
+    path: Path,
+    limits: ReadLimits,
+    *,
+    stop_at: frozenset[int] = frozenset(),
+    tags: Sequence[str] | None = None,
+) -> tuple[Dataset, str, BoundedStream]:
     head = stream.read(512)
     if head[128:132] != b"DICM" and not looks_like_dataset(head):
         raise ImageReadError(f"{path}: expected a DICOM file, found {describe(head)}")
@@ -97,25 +112,25 @@ def _parse(
         stored_as = _read_meta(stream, path)
         if stored_as == DeflatedExplicitVRLittleEndian:
             plain = _inflate(stream.read(), path, limits)
-            stream = _Bounded(io.BytesIO(plain), len(plain))
+            stream = BoundedStream(io.BytesIO(plain), len(plain), content=plain)
         implicit, little = _encoding(stream, stored_as)
-        guard = _Guard(path, stream, stop_at_pixels=stop_at_pixels)
+        guard = _Guard(path, stream, stop_at=stop_at)
         dataset = read_dataset(stream, implicit, little, stop_when=guard, specific_tags=wanted)
     if any("End of file reached" in str(warning.message) for warning in caught):
         raise ImageReadError(f"{path}: the file is truncated: a sequence or its pixels have no end")
     _name_encoding(dataset, stored_as)
-    return dataset, stored_as
+    return dataset, stored_as, stream
 
 
 class _Guard:
     """pydicom asks this before it reads each top-level element."""
 
-    def __init__(self, path: Path, stream: _Bounded, *, stop_at_pixels: bool) -> None:
-        self.path, self.stream, self.stop_at_pixels = path, stream, stop_at_pixels
+    def __init__(self, path: Path, stream: BoundedStream, *, stop_at: frozenset[int]) -> None:
+        self.path, self.stream, self.stop_at = path, stream, stop_at
         self.count = 0
 
     def __call__(self, tag: Any, vr: Any, length: int) -> bool:
-        if self.stop_at_pixels and int(tag) in _PIXELS:
+        if int(tag) in self.stop_at:
             return True
         self.count += 1
         if self.count > _MAX_ELEMENTS:
@@ -132,9 +147,9 @@ class _Guard:
         return False
 
 
-def _read_meta(stream: _Bounded, path: Path) -> str:
+def _read_meta(stream: BoundedStream, path: Path) -> str:
     """Read the file meta group, if any; its Transfer Syntax UID or ""."""
-    guard = _Guard(path, stream, stop_at_pixels=False)
+    guard = _Guard(path, stream, stop_at=frozenset())
     meta = read_dataset(
         stream,
         is_implicit_VR=False,
@@ -147,7 +162,7 @@ def _read_meta(stream: _Bounded, path: Path) -> str:
     return syntax
 
 
-def _encoding(stream: _Bounded, syntax: str) -> tuple[bool, bool]:
+def _encoding(stream: BoundedStream, syntax: str) -> tuple[bool, bool]:
     """Whether the data set is implicit VR and little endian, looked up where the file does not say."""
     if syntax:
         return syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
