@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -88,7 +88,7 @@ class ScannedFile:
     inflated: bytes | None
 
 
-class _Bounded:
+class BoundedStream:
     """A stream of known size that never reads past its end, whatever length a header declares."""
 
     def __init__(self, stream: BinaryIO, size: int, *, content: bytes | None = None) -> None:
@@ -110,7 +110,7 @@ class _Head(io.BytesIO):
         self.size = size
 
 
-_Stream = _Bounded | _Head
+DatasetStream = BoundedStream | _Head
 
 
 def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, str]:
@@ -141,7 +141,7 @@ def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, st
     ImageReadError
         Not DICOM, an element longer than the file, or content that pydicom cannot parse.
     """
-    dataset, stored_as, _ = _parse(_Bounded(io.BytesIO(data), len(data)), path, limits, stop=None)
+    dataset, stored_as, _ = _parse(BoundedStream(io.BytesIO(data), len(data)), path, limits)
     return dataset, stored_as
 
 
@@ -164,52 +164,65 @@ def scan_file(path: Path, limits: ReadLimits) -> ScannedFile:
             if scanned is not None:
                 return scanned
         stream.seek(0)
-        scanned = _scan(_Bounded(stream, size), path, limits, partial=False)
+        scanned = _scan(BoundedStream(stream, size), path, limits, partial=False)
     if scanned is None:
         raise ImageReadError(f"{path}: the DICOM header cannot be parsed")
     return scanned
 
 
-def _scan(stream: _Stream, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
+def parse_front(
+    stream: BinaryIO, size: int, path: Path, limits: ReadLimits, *, stop_at: int
+) -> tuple[Dataset, str, DatasetStream]:
+    """All elements before the tag `stop_at` or the pixels, and the stream, which stands where that one begins.
+
+    Of a deflated file it is the stream of the inflated data set, which its `content` has.
+    """
+    stops = frozenset({*_PIXELS, stop_at})
+    return _parse(BoundedStream(stream, size), path, limits, stop_at=stops)
+
+
+def _scan(stream: DatasetStream, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
     """The header; of a stream that is only the head of a file None where the pixels lie beyond it."""
     found: list[PixelElement] = []
     try:
-        dataset, stored_as, plain = _parse(stream, path, limits, stop=found.append, partial=partial)
+        dataset, stored_as, inner = _parse(
+            stream, path, limits, stop_at=frozenset(_PIXELS), found=found, partial=partial
+        )
     except ImageReadError:
         if partial:
             return None
         raise
     if partial and not found:
         return None
-    inner = plain.size if plain is not None else stream.size
     return ScannedFile(
         path=path,
         dataset=dataset,
         elements={int(tag): element for tag, element in dataset.items()},
         stored_as=stored_as,
         pixels=found[0] if found else None,
-        size=inner,
-        inflated=None if plain is None else plain.content,
+        size=inner.size,
+        inflated=inner.content,
     )
 
 
 def _parse(
-    stream: _Stream,
+    stream: DatasetStream,
     path: Path,
     limits: ReadLimits,
     *,
-    stop: Callable[[PixelElement], None] | None,
+    stop_at: frozenset[int] = frozenset(),
+    found: list[PixelElement] | None = None,
     partial: bool = False,
-) -> tuple[Dataset, str, _Bounded | None]:
-    """Data set, transfer syntax, and the inflated stream of a deflated file.
+) -> tuple[Dataset, str, DatasetStream]:
+    """Data set, transfer syntax, and the stream that the data set was read from.
 
-    `stop` is told where the pixels are, and parsing ends before them; without it they are read.
+    Parsing ends before the first element whose tag is in `stop_at`, where the stream then stands; where
+    that element holds pixels, `found` gets its place. The stream of a deflated file is the inflated one.
     """
     head = stream.read(512)
     if head[128:132] != b"DICM" and not looks_like_dataset(head):
         raise ImageReadError(f"{path}: expected a DICOM file, found {describe(head)}")
     stream.seek(132 if head[128:132] == b"DICM" else 0)
-    plain: _Bounded | None = None
     with (
         foreign_parser(path, "the DICOM header cannot be parsed", quote=False),
         recorded_warnings() as caught,
@@ -219,29 +232,35 @@ def _parse(
             if partial:
                 raise ImageReadError(f"{path}: a deflated data set is read whole")
             content = _inflate(stream.read(), path, limits)
-            stream = plain = _Bounded(io.BytesIO(content), len(content), content=content)
+            stream = BoundedStream(io.BytesIO(content), len(content), content=content)
         implicit, little = _encoding(stream, stored_as)
-        guard = _Guard(path, stream, stop=stop)
+        guard = _Guard(path, stream, stop_at=stop_at, found=found)
         dataset = read_dataset(stream, implicit, little, stop_when=guard)
     if any("End of file reached" in str(warning.message) for warning in caught):
         raise ImageReadError(f"{path}: the file is truncated: a sequence or its pixels have no end")
     _name_encoding(dataset, stored_as)
-    return dataset, stored_as, plain
+    return dataset, stored_as, stream
 
 
 class _Guard:
     """pydicom asks this before it reads each top-level element."""
 
     def __init__(
-        self, path: Path, stream: _Stream, *, stop: Callable[[PixelElement], None] | None = None
+        self,
+        path: Path,
+        stream: DatasetStream,
+        *,
+        stop_at: frozenset[int] = frozenset(),
+        found: list[PixelElement] | None = None,
     ) -> None:
-        self.path, self.stream, self.stop = path, stream, stop
+        self.path, self.stream, self.stop_at, self.found = path, stream, stop_at, found
         self.count = 0
 
     def __call__(self, tag: Any, vr: Any, length: int) -> bool:
-        if self.stop is not None and int(tag) in _PIXELS:
-            at = self.stream.tell()
-            self.stop(PixelElement(keyword=_PIXELS[int(tag)], offset=at, length=length, vr=str(vr or "")))
+        if int(tag) in self.stop_at:
+            if self.found is not None and int(tag) in _PIXELS:
+                at, keyword = self.stream.tell(), _PIXELS[int(tag)]
+                self.found.append(PixelElement(keyword=keyword, offset=at, length=length, vr=str(vr or "")))
             return True
         self.count += 1
         if self.count > _MAX_ELEMENTS:
@@ -267,7 +286,7 @@ class _Guard:
             )
 
 
-def _read_meta(stream: _Stream, path: Path) -> str:
+def _read_meta(stream: DatasetStream, path: Path) -> str:
     """Read the file meta group, if any; its Transfer Syntax UID or ""."""
     guard = _Guard(path, stream)
     meta = read_dataset(
@@ -282,7 +301,7 @@ def _read_meta(stream: _Stream, path: Path) -> str:
     return syntax
 
 
-def _encoding(stream: _Stream, syntax: str) -> tuple[bool, bool]:
+def _encoding(stream: DatasetStream, syntax: str) -> tuple[bool, bool]:
     """Whether the data set is implicit VR and little endian, looked up where the file does not say."""
     if syntax:
         return syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
