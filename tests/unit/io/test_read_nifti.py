@@ -203,7 +203,7 @@ def test_truncation_names_both_sizes(tmp_path, compressed):
         (72, 24, "24 bits for each voxel"),
         (70, 77, "voxel type 77 is not known"),
         (70, 32, "voxels of type complex64"),
-        (345, ord("i"), "pair"),
+        (345, ord("i"), r"must end in \.hdr to find the \.img"),
     ],
 )
 def test_lying_headers(tmp_path, offset, value, words):
