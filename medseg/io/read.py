@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError, ImageReadError, LabelError
 from medseg.io.content import as_float32, check_content, pixel_digest
 from medseg.io.dicom import read_radiograph
+from medseg.io.itk_image import read_itk
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
 from medseg.io.nifti import read_nifti
 from medseg.io.picture import read_picture, read_picture_labels
-from medseg.io.sniff import sniff
+from medseg.io.sniff import ITK, sniff
 from medseg.volume import Source, Volume
 
 
@@ -33,8 +34,8 @@ def read_image(
     Parameters
     ----------
     paths : sequence of Path
-        DICOM, NIfTI, PNG, JPEG, TIFF or BMP, told by content. Several files must lie on one grid
-        and have one modality; their channels follow each other in this order.
+        DICOM, NIfTI, NRRD, MetaImage, MINC, VTK, PNG, JPEG, TIFF or BMP, told by content. Several files
+        must lie on one grid and have one modality; their channels follow each other in this order.
     gray_only : bool, optional
         Refuse colour; RGB with three equal channels counts as gray.
     modality : frozenset of str, optional
@@ -65,8 +66,10 @@ def _read_one(path: Path, *, gray_only: bool, modality: frozenset[str] | None, l
     kind = sniff(path)
     if kind == "dicom":
         volume = read_radiograph(path, modality=modality, limits=limits)
+    elif kind == "nifti":
+        volume = read_nifti(path, limits=limits)
     else:
-        volume = read_nifti(path, limits=limits) if kind == "nifti" else read_picture(path, limits=limits)
+        volume = read_itk(path, limits=limits) if kind in ITK else read_picture(path, limits=limits)
     if gray_only and volume.array.shape[0] > 1:
         raise ImageReadError(
             f"{path}: expected a gray image, found RGB with different channels; "
@@ -109,7 +112,7 @@ def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS)
     Parameters
     ----------
     path : Path
-        NIfTI, PNG, TIFF or BMP; see `picture.read_picture_labels` for palettes.
+        NIfTI, NRRD, MetaImage, MINC, VTK, PNG, TIFF or BMP; see `picture.read_picture_labels` for palettes.
     like : Volume
         The image. Affines are compared where both have one.
     limits : ReadLimits, optional
@@ -134,6 +137,8 @@ def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS)
         raise LabelError(f"{path}: a DICOM object is not read as a mask; convert it to NIfTI or PNG")
     if kind == "nifti":
         volume = read_nifti(path, limits=limits)
+    elif kind in ITK:
+        volume = read_itk(path, limits=limits)
     else:
         volume = Volume(
             array=read_picture_labels(path, limits=limits), source=Source(paths=(path,), format="picture")
