@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from medseg.errors import GeometryError, ImageReadError, LabelError, StorageErro
 from medseg.io.content import check_finite, pixel_digest
 from medseg.io.foreign import foreign_parser
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
-from medseg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_nifti_header, set_grid
+from medseg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_nifti_header
 from medseg.io.orientation import letters_of_affine
 from medseg.io.sniff import header_beside, read_head
 from medseg.io.voxel_stream import (
@@ -31,6 +30,7 @@ from medseg.io.voxel_stream import (
     voxel_blocks,
     write_stream,
 )
+from medseg.io.write_image import nifti_header_bytes
 from medseg.provenance import sha256_file, whole_file
 from medseg.volume import Source, SpacingOrigin, Volume
 
@@ -261,9 +261,8 @@ def write_nifti(path: Path, label_map: NDArray[Any], like: Volume) -> None:
         )
     data = _smallest_type(label_map, path)
     voxels = data[..., np.newaxis] if data.ndim == 2 else data
-    if max(voxels.shape) > np.iinfo(np.int16).max:
-        raise GeometryError(f"{path}: NIfTI-1 axes have at most 32767 voxels, found {voxels.shape}")
-    parts = itertools.chain([_header_bytes(voxels, like)], voxel_blocks(voxels))
+    head = nifti_header_bytes(path, voxels, like, label_map=True)
+    parts = itertools.chain([head], voxel_blocks(voxels))
     with whole_file(path) as part:
         write_stream(part, parts, compressed=path.name.endswith(".gz"))
 
@@ -276,14 +275,3 @@ def _smallest_type(label_map: NDArray[Any], path: Path) -> NDArray[Any]:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return label_map.astype(kind)
     raise LabelError(f"{path}: label values from {low} to {high} do not fit 32 bits")
-
-
-def _header_bytes(voxels: NDArray[Any], like: Volume) -> bytes:
-    header = nib.Nifti1Header(endianness="<")
-    header.set_data_shape(voxels.shape)
-    header.set_data_dtype(voxels.dtype)
-    facts = like.header if like.source.format == "nifti" and "nifti_qform" in like.header else {}
-    set_grid(header, like.affine, like.spacing_mm, facts)
-    header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, 1, 0
-    header["regular"] = b"r"
-    return bytes(header.binaryblock) + b"\0\0\0\0"

@@ -230,6 +230,8 @@ def set_grid(
 ) -> None:
     """Write a grid into a nibabel header: as the source file had it where `facts` tells, else as given.
 
+    An affine as given becomes s-form and q-form, or an s-form alone where it is sheared.
+
     Parameters
     ----------
     header : nibabel Nifti1Header
@@ -249,12 +251,23 @@ def set_grid(
         return
     header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     header["xyzt_units"] = 2
+    if not facts:
+        header.set_sform(affine, code=1)
+        if _right_angled(affine):
+            header.set_qform(affine, code=1)
+        return
     sform_code, qform_code = int(facts.get("nifti_sform_code", "1")), int(facts.get("nifti_qform_code", "0"))
     if facts.get("nifti_xyzt_units") in ("0", "2"):  # in other units the numbers of the file are not mm
         header["xyzt_units"] = int(facts["nifti_xyzt_units"])
         _restore_qform(header, facts, qform_code)
     if sform_code or not np.allclose(header.get_qform(), affine, atol=1e-4):
         header.set_sform(affine, code=sform_code or 1)
+
+
+def _right_angled(affine: NDArray[np.float64]) -> bool:
+    """Whether a q-form, which knows rotations and lengths only, can hold the affine."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.allclose(directions.T @ directions, np.eye(3), atol=1e-5))
 
 
 def _restore_qform(header: Any, facts: dict[str, str], code: int) -> None:
