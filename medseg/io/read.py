@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, ImageReadError, LabelError
+from medseg.io.align import Resampling, onto_grid
 from medseg.io.content import as_float32, check_content, pixel_digest
 from medseg.io.dicom import read_radiograph
 from medseg.io.itk_image import read_itk
@@ -106,8 +107,13 @@ def _stack(volumes: list[Volume]) -> Volume:
     return replace(first, array=array, source=source, pixel_sha256=pixel_digest(array), notes=notes)
 
 
-def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS) -> NDArray[Any]:
-    """Read a mask that lies on the grid of an image.
+def read_label(
+    path: Path, like: Volume, *, resample: Resampling = "never", limits: ReadLimits = DEFAULT_LIMITS
+) -> NDArray[Any]:
+    """Read a mask and bring it onto the grid of an image.
+
+    A mask whose voxels are those of the image in another order of axes, or a part of them, is moved
+    exactly; see `align.onto_grid`.
 
     Parameters
     ----------
@@ -115,6 +121,8 @@ def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS)
         NIfTI, NRRD, MetaImage, MINC, VTK, PNG, TIFF or BMP; see `picture.read_picture_labels` for palettes.
     like : Volume
         The image. Affines are compared where both have one.
+    resample : {"never", "nearest"}, optional
+        Whether a mask on another grid is refused, or resampled by world coordinates.
     limits : ReadLimits, optional
 
     Returns
@@ -127,7 +135,7 @@ def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS)
     ImageReadError
         The file cannot be read.
     GeometryError
-        Another grid; names both.
+        Another grid, or labelled voxels outside of the image; names both.
     LabelError
         Values that are not whole numbers, colours, or a lossy file.
     """
@@ -145,13 +153,8 @@ def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS)
         )
     if volume.array.shape[0] != 1:
         raise LabelError(f"{path}: expected a mask of one channel, found {volume.array.shape[0]}")
-    if not like.same_grid(volume):
-        turned = volume.spatial_shape == like.spatial_shape[::-1]
-        hint = "; the mask looks as if its rows and columns were swapped" if turned else ""
-        raise GeometryError(
-            f"image and mask do not share a grid: {describe_grid(like)}, but {describe_grid(volume)}{hint}"
-        )
-    return whole_numbers(volume.array, path)
+    labels = whole_numbers(volume.array, path)
+    return onto_grid(replace(volume, array=labels), like.grid, resample=resample)[np.newaxis]
 
 
 def whole_numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:
