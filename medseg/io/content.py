@@ -32,7 +32,8 @@ def pixel_digest(array: NDArray[Any]) -> str:
         for first in range(0, len(channel), rows):
             slab = channel[first : first + rows]
             plain = np.empty(slab.shape, dtype="<f4")
-            _copy_tiled(plain, slab)
+            with np.errstate(over="ignore"):
+                _copy_tiled(plain, slab)
             plain += np.float32(0)  # -0.0 and 0.0 are one value
             digest.update(plain.data)
     return digest.hexdigest()
@@ -90,7 +91,13 @@ def as_float32(array: NDArray[Any], notes: list[str]) -> NDArray[np.float32]:
         extreme = max(abs(int(array.min())), abs(int(array.max())))
         if extreme > _EXACT_IN_FLOAT32:
             notes.append(f"values up to {extreme} are rounded to 32-bit floating point")
-    return array.astype(np.float32, order="C" if array.ndim == 3 else "K", copy=False)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(np.float32, order="C" if array.ndim == 3 else "K", copy=False)
+    except FloatingPointError as err:
+        raise ImageReadError(
+            f"values from {float(array.min()):g} to {float(array.max()):g} do not fit 32-bit floating point"
+        ) from err
 
 
 def merge_equal_channels(array: NDArray[Any], notes: list[str]) -> NDArray[Any]:

@@ -154,6 +154,7 @@ def _numbers(values: Any) -> str:
 
 def _nrrd_header(array: NDArray[Any], volume: Volume) -> bytes:
     channels, *sizes = array.shape
+    sizes = _with_slice_axis(sizes, volume)
     many = channels > 1
     lines = [
         "NRRD0004",
@@ -168,6 +169,11 @@ def _nrrd_header(array: NDArray[Any], volume: Volume) -> bytes:
     return ("\n".join(line for line in lines if line) + "\n\n").encode("ascii")
 
 
+def _with_slice_axis(sizes: list[int], volume: Volume) -> list[int]:
+    """A plane in space as a volume of one slice: ITK takes a picture of two axes for one without a place."""
+    return [*sizes, 1] if volume.affine is not None and len(sizes) == 2 else sizes
+
+
 def _nrrd_grid(volume: Volume, *, many: bool) -> list[str]:
     if volume.affine is None:
         if volume.spacing_mm is None:
@@ -179,9 +185,7 @@ def _nrrd_grid(volume: Volume, *, many: bool) -> list[str]:
             f"units: {' '.join(units)}",
         ]
     affine_lps = affine_lps_to_ras(volume.affine) + 0.0  # its own inverse
-    columns = [
-        f"({','.join(_numbers([v]) for v in affine_lps[:3, axis])})" for axis in range(volume.spatial_dims)
-    ]
+    columns = [f"({','.join(_numbers([v]) for v in affine_lps[:3, axis])})" for axis in range(3)]
     return [
         "space: left-posterior-superior",
         f"space directions: {' '.join((['none'] if many else []) + columns)}",
@@ -206,9 +210,7 @@ def _write_metaimage(path: Path, array: NDArray[Any], volume: Volume) -> None:
 
 def _metaimage_header(array: NDArray[Any], volume: Volume, data_file: str, path: Path) -> bytes:
     channels, *sizes = array.shape
-    if volume.affine is not None and len(sizes) == 2:
-        # A plane in space: MetaImage has no axes for it but those of a volume of one slice.
-        sizes = [*sizes, 1]
+    sizes = _with_slice_axis(sizes, volume)
     if not data_file.isascii():
         raise StorageError(f"{path}: MetaImage names its voxel file in ASCII; choose another name, or .mha")
     lines = [
