@@ -21,8 +21,8 @@ from medseg.privacy import pseudonym
 from medseg.provenance import sha256_file
 
 _DICOMDIR = "1.2.840.10008.1.3.10"
-_SEGMENTATIONS = frozenset(f"1.2.840.10008.5.1.4.1.1.66.{n}" for n in (4, 5, 7))
-_RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+SEGMENTATIONS = frozenset(f"1.2.840.10008.5.1.4.1.1.66.{n}" for n in (4, 5, 7))
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +181,10 @@ class _Look:
     def _dicom(self, scanned: ScannedFile, relative: PurePath) -> _Sighting | FoundLabel | Skipped:
         path, header = scanned.path, DicomHeader(scanned.path, (scanned.dataset,))
         kind = header.uid("SOPClassUID")
-        if kind in _SEGMENTATIONS or kind == _RTSTRUCT:
+        if kind in SEGMENTATIONS or kind == RTSTRUCT:
             return FoundLabel(
                 path=path,
-                kind="RTSTRUCT" if kind == _RTSTRUCT else "SEG",
+                kind="RTSTRUCT" if kind == RTSTRUCT else "SEG",
                 series_instance_uid=header.uid("SeriesInstanceUID"),
                 study_instance_uid=header.uid("StudyInstanceUID"),
             )

@@ -13,17 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, ImageReadError, LabelError
+from medseg.io.align import Resampling, onto_grid
 from medseg.io.content import as_float32, check_content, pixel_digest
 from medseg.io.dicom import read_radiograph, require_modality
 from medseg.io.dicom_frames import cores
+from medseg.io.dicom_masks import read_dicom_labels
 from medseg.io.dicom_series import read_series
 from medseg.io.discover import Discovery, discover
+from medseg.io.itk_image import read_itk
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
 from medseg.io.nifti import read_nifti
 from medseg.io.picture import read_picture, read_picture_labels
 from medseg.io.select import SeriesRule, choose_one
 from medseg.io.series import SeriesVolume
-from medseg.io.sniff import sniff
+from medseg.io.sniff import ITK, sniff
 from medseg.provenance import sha256_file
 from medseg.volume import Source, Volume
 
@@ -42,9 +45,10 @@ def read_image(
     Parameters
     ----------
     paths : sequence of Path
-        Told by content, never by name. A folder, or several DICOM files with a place in the patient, are
-        the slices of one volume; other files are channels, which must lie on one grid and have one
-        modality, and follow each other in this order.
+        DICOM, NIfTI, NRRD, MetaImage, MINC, VTK, PNG, JPEG, TIFF or BMP, told by content, never by name.
+        A folder, or several DICOM files with a place in the patient, are the slices of one volume; other
+        files are channels, which must lie on one grid and have one modality, and follow each other in
+        this order.
     gray_only : bool, optional
         Refuse colour; RGB with three equal channels counts as gray.
     modality : frozenset of str, optional
@@ -134,8 +138,10 @@ def _read_one(path: Path, *, gray_only: bool, modality: frozenset[str] | None, l
     kind = sniff(path)
     if kind == "dicom":
         volume = read_radiograph(path, modality=modality, limits=limits)
+    elif kind == "nifti":
+        volume = read_nifti(path, limits=limits)
     else:
-        volume = read_nifti(path, limits=limits) if kind == "nifti" else read_picture(path, limits=limits)
+        volume = read_itk(path, limits=limits) if kind in ITK else read_picture(path, limits=limits)
     return _checked(volume, path, gray_only=gray_only)
 
 
@@ -179,15 +185,23 @@ def _stack(volumes: list[Volume]) -> Volume:
     return replace(first, array=array, source=source, pixel_sha256=pixel_digest(array), notes=notes)
 
 
-def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS) -> NDArray[Any]:
-    """Read a mask that lies on the grid of an image.
+def read_label(
+    path: Path, like: Volume, *, resample: Resampling = "never", limits: ReadLimits = DEFAULT_LIMITS
+) -> NDArray[Any]:
+    """Read a mask and bring it onto the grid of an image.
+
+    A mask whose voxels are those of the image in another order of axes, or a part of them, is moved
+    exactly; see `align.onto_grid`.
 
     Parameters
     ----------
     path : Path
-        NIfTI, PNG, TIFF or BMP; see `picture.read_picture_labels` for palettes.
+        NIfTI, NRRD, MetaImage, MINC, VTK, PNG, TIFF or BMP; see `picture.read_picture_labels` for palettes.
+        DICOM SEG, whose values are segment numbers; RTSTRUCT, whose values are ROI numbers in their order.
     like : Volume
         The image. Affines are compared where both have one.
+    resample : {"never", "nearest"}, optional
+        Whether a mask on another grid is refused, or resampled by world coordinates.
     limits : ReadLimits, optional
 
     Returns
@@ -200,29 +214,26 @@ def read_label(path: Path, like: Volume, *, limits: ReadLimits = DEFAULT_LIMITS)
     ImageReadError
         The file cannot be read.
     GeometryError
-        Another grid; names both.
+        Another grid, or labelled voxels outside of the image; names both.
     LabelError
         Values that are not whole numbers, colours, or a lossy file.
     """
     path = Path(path)
     kind = sniff(path)
     if kind == "dicom":
-        raise LabelError(f"{path}: a DICOM object is not read as a mask; convert it to NIfTI or PNG")
+        return read_dicom_labels(path, like.grid, limits=limits)[np.newaxis]
     if kind == "nifti":
         volume = read_nifti(path, limits=limits)
+    elif kind in ITK:
+        volume = read_itk(path, limits=limits)
     else:
         volume = Volume(
             array=read_picture_labels(path, limits=limits), source=Source(paths=(path,), format="picture")
         )
     if volume.array.shape[0] != 1:
         raise LabelError(f"{path}: expected a mask of one channel, found {volume.array.shape[0]}")
-    if not like.same_grid(volume):
-        turned = volume.spatial_shape == like.spatial_shape[::-1]
-        hint = "; the mask looks as if its rows and columns were swapped" if turned else ""
-        raise GeometryError(
-            f"image and mask do not share a grid: {describe_grid(like)}, but {describe_grid(volume)}{hint}"
-        )
-    return whole_numbers(volume.array, path)
+    labels = whole_numbers(volume.array, path)
+    return onto_grid(replace(volume, array=labels), like.grid, resample=resample)[np.newaxis]
 
 
 def whole_numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:
