@@ -19,6 +19,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from medseg import __version__
@@ -37,15 +38,12 @@ SERIES_NUMBER = 911
 _DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, but what PS3.3 C.8.8.5.4 wants for a study
 _CONTOUR_SEQUENCE = 0x30060040
 _SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right"), "both": ("51440002", "Right and left")}
+_DEIDENTIFICATION = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
 _COPIED = (
     "IssuerOfPatientID",
     "PatientBirthTime",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
     "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
+    *_DEIDENTIFICATION,
     "StudyDescription",
 )
 
@@ -293,16 +291,19 @@ def _set_texts(dataset: Dataset, header: SourceHeader) -> None:
     """Patient and study as the source has them, byte for byte where our own texts fit its character set."""
     source = header.dataset
     for keyword in (*IDENTITY, *_COPIED):
-        if keyword in IDENTITY or keyword in source:
+        if keyword in IDENTITY or source.get(keyword):
             setattr(dataset, keyword, source.get(keyword))
+    if not any(keyword in dataset for keyword in _DEIDENTIFICATION):
+        # PS3.3 C.7.1.1: it may not stand without a method.
+        dataset.pop("PatientIdentityRemoved", None)
     if not _is_ascii(dataset):
         dataset.SpecificCharacterSet = "ISO_IR 192"
         return
-    if "SpecificCharacterSet" in source:
+    if source.get("SpecificCharacterSet"):
         dataset.SpecificCharacterSet = source.SpecificCharacterSet
     for keyword in (*IDENTITY, *_COPIED):
-        tag = source[keyword].tag if keyword in source else None
-        if tag in header.texts:
+        tag = Tag(keyword)
+        if tag in dataset and tag in header.texts:
             # Implicit VR: the bytes go into the file as they are, whatever the VR.
             dataset[tag] = DataElement(tag, "OB", header.texts[tag].value)
 

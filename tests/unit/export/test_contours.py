@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
@@ -78,6 +78,7 @@ def test_several_holes_on_one_edge_and_behind_one_another():
     np.testing.assert_array_equal(winding([polygon], mask.shape)[1], mask)
 
 
+@settings(max_examples=40, deadline=None)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
 def test_polygons_hold_the_mask_by_both_rules(mask):
     polygons = trace_polygons(mask)
@@ -87,6 +88,7 @@ def test_polygons_hold_the_mask_by_both_rules(mask):
     assert len(polygons) == ndimage.label(mask)[1]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.85, 0.97]))
 def test_masks_full_of_holes(seed, density):
     mask = np.random.default_rng(seed).random((24, 31)) < density

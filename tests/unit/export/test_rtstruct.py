@@ -230,6 +230,18 @@ def test_texts_of_the_source_keep_their_bytes(tmp_path, table):
     assert (found.PatientName, found.StructureSetROISequence[0].ROIName) == (name, "Körper")
 
 
+def test_deidentification_is_copied_with_its_method_or_not_at_all(tmp_path, table):
+    removed = {"PatientIdentityRemoved": "YES", "SpecificCharacterSet": ""}
+    for method in ("a tool", ""):
+        grid = write_series(
+            tmp_path / "ct", GRIDS["axial"], only_first=True, DeidentificationMethod=method, **removed
+        )
+        found = pydicom.dcmread(write(tmp_path, grid, some_label_map(), table).path)
+        assert found.get("DeidentificationMethod", "") == method
+        assert ("PatientIdentityRemoved" in found) == bool(method)
+        assert "SpecificCharacterSet" not in found
+
+
 def test_source_without_frame_of_reference(tmp_path, table):
     grid = write_series(tmp_path / "ct", GRIDS["axial"], only_first=True, FrameOfReferenceUID=None)
     grid = dataclasses.replace(grid, source=dataclasses.replace(grid.source, frame_of_reference_uid=""))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.io import polygon_fill
@@ -83,6 +83,7 @@ points = st.tuples(st.floats(-4, 12), st.floats(-4, 12))
 whole = st.tuples(st.integers(-3, 10), st.integers(-3, 10))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.lists(points | whole, min_size=1, max_size=7)), max_size=5))
 def test_any_polygons_by_ray_casting(found):
     found = polygons(*found)
@@ -115,6 +116,7 @@ def test_partial_overlap(boxes, overlap):
     assert slices_with_partial_overlap(found, SHAPE).tolist() == ([1] if overlap else [])
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(whole, min_size=3, max_size=5), min_size=2, max_size=4))
 def test_partial_overlap_pair_by_pair(corners):
     found = polygons(*((1, c) for c in corners))
