@@ -105,7 +105,9 @@ def test_single_slice_with_and_without_third_axis(tmp_path, table):
 
 def test_what_the_structure_set_says(tmp_path, table):
     grid = write_series(tmp_path / "ct", GRIDS["tilted"], only_first=True, SeriesNumber=911)
-    written = write(tmp_path, grid, some_label_map(), table, created=datetime(2026, 3, 4, 5, 6, 7))
+    label_map = some_label_map()
+    label_map[13:, :, 0] = 0
+    written = write(tmp_path, grid, label_map, table, created=datetime(2026, 3, 4, 5, 6, 7))
     found = pydicom.dcmread(written.path)
     assert (found.SOPInstanceUID, found.SeriesInstanceUID) == (
         written.sop_instance_uid,

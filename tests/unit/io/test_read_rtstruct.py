@@ -228,7 +228,7 @@ def test_single_slice(read):
 def test_contour_beside_its_slice_is_taken_onto_it_along_the_normal(read):
     normal = np.cross(*COSINES)
     step = normal @ AFFINE_LPS[:3, 2]
-    item = contour(SQUARE, 2)
+    item = contour([(1.95, 2.95), (5.05, 2.95), (5.05, 6.05), (1.95, 6.05)], 2)
     points = np.array(item.ContourData, dtype=float).reshape(-1, 3) + 0.09 * step * normal
     item.ContourData = [f"{v:.6f}" for v in points.ravel()]
     structure = read([item])
