@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
-from medseg.geometry import GridMap, lattice_map, spacing_of
+from medseg.geometry import GridMap, axis_codes, lattice_map, spacing_of
 from medseg.tilt import shear_of, unstraighten_labels
 from medseg.volume import ImageGrid, Volume
 
 Resampling = Literal["never", "nearest"]
 _TOLERANCE_MM = 0.01
 _SLAB_VOXELS = 1 << 20
-_AXIS_NAMES = ("RL", "AP", "SI")
 
 
 def onto_grid(label_map: Volume, grid: ImageGrid, *, resample: Resampling = "never") -> NDArray[Any]:
@@ -181,19 +180,7 @@ def _described(grid: ImageGrid) -> str:
         return f"{name}{more} has {shape} voxels and no affine"
     spacing = " x ".join(f"{v:.4g}" for v in spacing_of(grid.affine)[: len(grid.shape)])
     rows = "; ".join(" ".join(f"{v:.4g}" for v in row) for row in grid.affine[:3])
-    return f"{name}{more} has {shape} voxels of {spacing} mm, axes {axis_code(grid.affine)}, and the affine [{rows}]"
-
-
-def axis_code(affine: NDArray[np.float64]) -> str:
-    """Letters such as "LPS": the patient direction nearest to that in which each voxel axis grows."""
-    columns = np.array(affine, dtype=np.float64)[:3, :3]
-    cosines = columns / np.linalg.norm(columns, axis=0)
-    letters = [""] * 3
-    for _ in range(3):
-        world, axis = np.unravel_index(int(np.abs(cosines).argmax()), cosines.shape)
-        letters[int(axis)] = _AXIS_NAMES[int(world)][int(cosines[world, axis] < 0)]
-        cosines[world, :], cosines[:, axis] = 0, 0
-    return "".join(letters)
+    return f"{name}{more} has {shape} voxels of {spacing} mm, axes {axis_codes(grid.affine)}, and the affine [{rows}]"
 
 
 def _corners(grid: ImageGrid) -> NDArray[np.float64]:

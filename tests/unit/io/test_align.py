@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import GeometryError
-from medseg.geometry import lattice_map
-from medseg.io.align import axis_code, onto_grid
+from medseg.geometry import axis_codes, lattice_map
+from medseg.io.align import onto_grid
 from medseg.io.read import read_image
 from medseg.tilt import shear_of, straighten_labels
 from medseg.volume import ImageGrid, Volume
@@ -97,7 +97,7 @@ def test_same_grid_is_not_copied():
     ],
 )
 def test_hints_on_what_went_wrong(change, words):
-    grid = rf"7 x 6 x 5 voxels of 0\.7 x 0\.9 x 3 mm, axes {axis_code(AFFINE)}"
+    grid = rf"7 x 6 x 5 voxels of 0\.7 x 0\.9 x 3 mm, axes {axis_codes(AFFINE)}"
     message = rf"{grid}.*corners lie up to .* mm apart.*{words}"
     with pytest.raises(GeometryError, match=message):
         onto_grid(volume(labels(), change @ AFFINE), ImageGrid(shape=SHAPE, affine=AFFINE))
@@ -180,8 +180,8 @@ def test_single_slices_whatever_their_thickness():
 
 
 def test_axis_codes():
-    assert axis_code(np.diag([-1.0, -1, 1, 1])) == "LPS"
-    assert axis_code(np.array([[0, 0, 2.0, 0], [-1, 0, 0, 0], [0, -3, 0, 0], [0, 0, 0, 1]])) == "PIR"
+    assert axis_codes(np.diag([-1.0, -1, 1, 1])) == "LPS"
+    assert axis_codes(np.array([[0, 0, 2.0, 0], [-1, 0, 0, 0], [0, -3, 0, 0], [0, 0, 0, 1]])) == "PIR"
 
 
 def test_real_image_in_36_orientations(shared_data):
@@ -191,7 +191,7 @@ def test_real_image_in_36_orientations(shared_data):
     reference = read_image([shared_data / "orientations" / "RAS.nii.gz"])
     for path in paths:
         image = read_image([path])
-        assert axis_code(image.affine) == path.name[:3]
+        assert axis_codes(image.affine) == path.name[:3]
         move = lattice_map(image.affine, image.spatial_shape, reference.affine, reference.spatial_shape)
         assert move is not None
         assert move.target_shape == reference.spatial_shape
