@@ -20,6 +20,7 @@ from medseg.errors import LabelError
 
 BACKGROUND = "background"
 MAX_VALUE = 65535
+_SLAB = 1 << 22
 Side = Literal["left", "right", "both", "none"]
 
 
@@ -220,6 +221,46 @@ class LabelTable:
         for value in found:
             indices[value] = sets.index(lookup[value])
         return np.asarray(indices[values], dtype=np.int16)
+
+    def class_indices(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """Mask values -> class indices, for masks that are complete; little memory beside the result.
+
+        Parameters
+        ----------
+        mask : integer array of any shape
+
+        Returns
+        -------
+        array of the same shape and memory order
+            uint8, uint16 from 256 classes on.
+
+        Raises
+        ------
+        LabelError
+            A value that the table does not name, or the value that is to be ignored.
+        """
+        kind = np.uint8 if self.class_count <= 256 else np.uint16
+        low, high = (int(mask.min()), int(mask.max())) if mask.size else (0, 0)
+        if low < 0 or high > MAX_VALUE:
+            raise LabelError(f"mask values must lie in 0..{MAX_VALUE}, found {low}..{high}")
+        known = np.zeros(high + 1, dtype=np.bool_)
+        lookup = np.zeros(high + 1, dtype=kind)
+        for index, value in enumerate(self.values):
+            if value <= high:
+                known[value], lookup[value] = True, index
+        classes = np.empty_like(mask, dtype=kind)
+        unknown: set[int] = set()
+        slabs = np.array_split(np.arange(mask.shape[-1]), max(1, mask.size // _SLAB)) if mask.ndim else []
+        for slab in slabs:
+            part = mask[..., slab[0] : slab[-1] + 1] if slab.size else mask[..., :0]
+            if not known[part].all():
+                unknown |= set(np.unique(part[~known[part]]).tolist())
+            classes[..., slab[0] : slab[-1] + 1] = lookup[part]
+        if unknown:
+            raise LabelError(
+                f"mask values {sorted(unknown)[:5]} are not named by the label table; named: {self.values.tolist()}"
+            )
+        return classes
 
     def _value_sets(self, scheme: str | None) -> dict[int, frozenset[int]]:
         everything = frozenset(range(self.class_count))

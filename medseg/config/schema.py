@@ -29,11 +29,13 @@ LabelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 MaskValue = Annotated[int, Field(ge=0, le=65535)]
 
 
-class _Options(BaseModel):
+class SettingsModel(BaseModel):
+    """Settings: unknown keys are refused, values do not change."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CodeOptions(_Options):
+class CodeOptions(SettingsModel):
     """A coded concept (DICOM PS3.3 8.8), such as SCT 3341006 "Right lung"."""
 
     scheme: str = Field(
@@ -45,7 +47,7 @@ class CodeOptions(_Options):
     meaning: str = Field(min_length=1, max_length=64, description="Code meaning, for people.")
 
 
-class LabelOptions(_Options):
+class LabelOptions(SettingsModel):
     """One structure."""
 
     value: int = Field(ge=1, le=65535, description="Value in masks, read and written.")
@@ -61,7 +63,7 @@ class LabelOptions(_Options):
     code: CodeOptions | None = Field(default=None, description="Coded concept; DICOM SEG needs it.")
 
 
-class LabelSchemeOptions(_Options):
+class LabelSchemeOptions(SettingsModel):
     """How the masks of one source name things, where they differ from `labels`."""
 
     values: dict[MaskValue, LabelName | Annotated[tuple[LabelName, ...], Field(min_length=1)]] = Field(
@@ -86,7 +88,7 @@ class LabelSchemeOptions(_Options):
         return {v: (names,) if isinstance(names, str) else names for v, names in self.values.items()}
 
 
-class ComputeOptions(_Options):
+class ComputeOptions(SettingsModel):
     """How much of the machine is used; results do not depend on it."""
 
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
@@ -102,7 +104,7 @@ class ComputeOptions(_Options):
     )
 
 
-class RunConfig(_Options):
+class RunConfig(SettingsModel):
     """Settings of one pipeline, from data to report."""
 
     # `start_from: ../my_bundle` is a path of the file, `start_from: chest-xray-lungs` a name.
@@ -180,21 +182,31 @@ class RunConfig(_Options):
 
     def label_table(self) -> LabelTable:
         """The labels, regions, ignored value and schemes as the stages use them."""
-        ordered = sorted(self.labels.items(), key=lambda item: item[1].value)
-        return LabelTable(
-            labels=tuple(_label(name, options, index) for index, (name, options) in enumerate(ordered)),
-            regions=dict(self.regions),
-            ignore=self.ignore_value,
-            schemes={
-                name: LabelScheme(
-                    name=name,
-                    values=scheme.members,
-                    sides_by_position=scheme.sides_by_position,
-                    medial_open=dict(scheme.medial_open),
-                )
-                for name, scheme in self.label_schemes.items()
-            },
-        )
+        return table_from_options(self.labels, self.regions, self.ignore_value, self.label_schemes)
+
+
+def table_from_options(
+    labels: Mapping[str, LabelOptions],
+    regions: Mapping[str, tuple[str, ...]],
+    ignore_value: int | None,
+    schemes: Mapping[str, LabelSchemeOptions],
+) -> LabelTable:
+    """What settings say about labels, as the stages use it."""
+    ordered = sorted(labels.items(), key=lambda item: item[1].value)
+    return LabelTable(
+        labels=tuple(_label(name, options, index) for index, (name, options) in enumerate(ordered)),
+        regions=dict(regions),
+        ignore=ignore_value,
+        schemes={
+            name: LabelScheme(
+                name=name,
+                values=scheme.members,
+                sides_by_position=scheme.sides_by_position,
+                medial_open=dict(scheme.medial_open),
+            )
+            for name, scheme in schemes.items()
+        },
+    )
 
 
 def _label(name: str, options: LabelOptions, index: int) -> Label:

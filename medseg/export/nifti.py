@@ -63,8 +63,29 @@ def write_segmentation(
         )
     write_nifti(path, table.decode(label_map), volume)
     sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    write_json(sidecar, _sidecar(path, label_map, volume, table, notes))
+    write_sidecar(sidecar, path, label_map, volume, table, notes=notes)
     return sidecar
+
+
+def write_sidecar(
+    sidecar: Path,
+    path: Path,
+    label_map: NDArray[Any],
+    volume: Volume,
+    table: LabelTable,
+    *,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write what the values of a mask file mean, its grid and its hash; see `write_segmentation`.
+
+    Parameters
+    ----------
+    sidecar : Path
+        The JSON file.
+    path : Path
+        The mask, already written.
+    """
+    write_json(sidecar, _sidecar(path, label_map, volume, table, notes))
 
 
 def write_itksnap_labels(path: Path, table: LabelTable) -> None:

@@ -219,9 +219,28 @@ def read_label(
         Values that are not whole numbers, colours, or a lossy file.
     """
     path = Path(path)
-    kind = sniff(path)
-    if kind == "dicom":
+    if sniff(path) == "dicom":
         return read_dicom_labels(path, like.grid, limits=limits)[np.newaxis]
+    return onto_grid(read_mask(path, limits=limits), like.grid, resample=resample)[np.newaxis]
+
+
+def read_mask(path: Path, *, limits: ReadLimits = DEFAULT_LIMITS) -> Volume:
+    """Read a mask on its own grid, from any format but DICOM.
+
+    Returns
+    -------
+    Volume
+        array (1, I, J) or (1, I, J, K) of integers; without affine for pictures.
+
+    Raises
+    ------
+    ImageReadError
+        The file cannot be read.
+    LabelError
+        Values that are not whole numbers, colours, or a lossy file.
+    """
+    path = Path(path)
+    kind = sniff(path)
     if kind == "nifti":
         volume = read_nifti(path, limits=limits)
     elif kind in ITK:
@@ -232,8 +251,7 @@ def read_label(
         )
     if volume.array.shape[0] != 1:
         raise LabelError(f"{path}: expected a mask of one channel, found {volume.array.shape[0]}")
-    labels = whole_numbers(volume.array, path)
-    return onto_grid(replace(volume, array=labels), like.grid, resample=resample)[np.newaxis]
+    return replace(volume, array=whole_numbers(volume.array, path))
 
 
 def whole_numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -105,7 +105,7 @@ def test_masks_that_do_not_fit(tmp_path):
         read_label(fractions, image)
     with pytest.raises(ImageReadError, match="NaN"):
         read_label(nifti(tmp_path / "n.nii", np.full((5, 6), np.nan, np.float32)), image)
-    with pytest.raises(LabelError, match="expected a mask .SEG or RTSTRUCT."):
+    with pytest.raises(LabelError, match=r"expected a mask \(SEG or RTSTRUCT\)"):
         read_label(tmp_path / "a.dcm", image)
 
 
