@@ -26,6 +26,11 @@ def spacing_of(affine: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(v) for v in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
 
 
+def voxel_volume_mm3(affine: NDArray[np.float64]) -> float:
+    """Volume of one voxel; for a sheared grid less than the product of its spacings."""
+    return float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3])))
+
+
 def same_affine(
     first: NDArray[np.float64],
     second: NDArray[np.float64],

@@ -19,6 +19,7 @@ from medseg.evaluation.options import MeasureName
 from medseg.evaluation.orientation import LateralAxis, lateral_axis
 from medseg.evaluation.quantities import CaseMeasures, Quantity, StructureMeasures
 from medseg.evaluation.shape import ObjectShape, object_shape, widest_extent
+from medseg.geometry import voxel_volume_mm3
 from medseg.labels import LabelTable
 from medseg.volume import SpacingOrigin
 
@@ -166,7 +167,9 @@ def _size(image: _Image, shape: ObjectShape | None, *, dims: Literal[2, 3]) -> Q
     if shape is None:
         return Quantity(value=None, unit=unit, reason="absent")
     value = float(shape.voxels)
-    if image.spacing is not None:
+    if image.spacing is not None and dims == 3 and image.affine is not None:
+        value *= voxel_volume_mm3(image.affine) / 1000.0  # the spacings of tilted slices would give too much
+    elif image.spacing is not None:
         value *= float(np.prod(image.spacing)) / (1000.0 if dims == 3 else 1.0)
     return Quantity(value=value, unit=unit, bound="lower" if shape.touches else "exact", note=image.size_note)
 

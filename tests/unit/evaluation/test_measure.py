@@ -157,6 +157,18 @@ def test_volume_in_ml_and_centroid_in_ras():
     assert found.ratios["cardiothoracic_ratio"].reason == "defined for radiographs only"
 
 
+def test_tilted_slices_do_not_add_volume():
+    """A shear moves slices against each other: the volume stays, the length of the slice axis grows."""
+    table = LabelTable(labels=(Label(name="a", value=1, colour="#ffffff"),))
+    label_map = np.zeros((10, 12, 8), dtype=np.int16)
+    label_map[2:4, 3:6, 1:5] = 1
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    affine[1, 2] = 3 * np.tan(np.radians(25))
+    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0))
+    found = measure_case(label_map, table=table, measures=ALL, case_id="c", spacing_mm=spacing, affine=affine)
+    assert found.structures["a"].quantities["volume"].value == pytest.approx(24 * 6 / 1000)
+
+
 def test_json_and_rows_agree():
     found = measure(film())
     value = json.loads(json.dumps(found.to_json(), allow_nan=False))

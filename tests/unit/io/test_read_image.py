@@ -124,6 +124,13 @@ def test_label_beyond_float_precision(tmp_path):
         read_label(nifti(tmp_path / "m.nii", np.full((2, 3), 1e12)), like)
 
 
+def test_image_beyond_float32_is_refused(tmp_path):
+    values = np.ones((5, 6, 4))
+    values[1, 1, 1] = 1e300
+    with pytest.raises(ImageReadError, match=r"from 1 to 1e\+300 do not fit 32-bit"):
+        read_image([nifti(tmp_path / "a.nii", values)])
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
