@@ -134,8 +134,15 @@ class ResultObject:
         """The source for highdicom: neither its names, which are copied as they are, nor its patient geometry."""
         return without_identity(self.source)
 
-    def save(self, made: hd.SOPClass, path: Path, *, notes: tuple[str, ...] = ()) -> WrittenObject:
-        """Give an object its dates and texts and write it, whole or not at all."""
+    def save(
+        self,
+        made: hd.SOPClass,
+        path: Path,
+        *,
+        dates: dict[str, str] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> WrittenObject:
+        """Give an object its dates (or others) and texts and write it, whole or not at all."""
         made.SeriesDescription = (
             f"medseg {self.model.name} {self.model.version}"[: 61 - len(self.kind)] + f" [{self.kind}]"
         )
@@ -146,7 +153,7 @@ class ResultObject:
                 setattr(made, keyword, None)
         for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
             made.pop(keyword, None)
-        for keyword, value in self.dates.items():
+        for keyword, value in (dates or self.dates).items():
             setattr(made, keyword, value)
         _still_equipment(made)
         made.file_meta, made.preamble = _file_meta(made), b"\0" * 128
