@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg import __version__
+from medseg.cli_data import data_commands
 from medseg.errors import Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do cases again whose results are up to date.")
     ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Which DICOM volume of a study: key of medseg inspect, series number or UID; all: each is a case."
+        ),
+    ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -128,9 +135,31 @@ def predict(
             threads=threads,
             overwrite=overwrite,
             accept_unlike=accept_unlike,
+            series=series,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)
+
+
+@app.command()
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders, in any mess.")],
+    identify: Annotated[bool, typer.Option("--identify", help="Tell UIDs, too (with --json).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a folder holds: series, grid, spacing, orientation, tilt, gaps, transfer syntax, problems."""
+    from medseg.console import print_table
+    from medseg.pipeline.inspect_folder import COLUMNS, inspect_folder, table_rows
+
+    result = inspect_folder(paths, identify=identify)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print_table(COLUMNS, table_rows(result.facts))
+        for line in result.lines:
+            print(f"  {line}")
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
 
 
 @app.command()
@@ -233,6 +262,9 @@ def _finish(result: Result, *, as_json: bool) -> None:
             print(result.path)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
+
+
+app.add_typer(data_commands(_finish), name="data")
 
 
 def main() -> None:

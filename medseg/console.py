@@ -69,15 +69,7 @@ class ConsoleReporter:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table."""
         self._stop_bar()
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2))
-        for index, column in enumerate(columns):
-            cells = [row[index] for row in rows]
-            number = index > 0 and all(cell[:1].isdigit() or cell == NOT_DEFINED for cell in cells)
-            short = max(map(len, [column, *cells])) <= SHORT_CELL
-            table.add_column(column, justify="right" if number else "left", no_wrap=short)
-        for row in rows:
-            table.add_row(*map(_escape, row))
-        self.console.print(table)
+        self.console.print(_table(columns, rows, title=title))
 
     def note(self, text: str) -> None:
         """Print one sentence."""
@@ -91,6 +83,26 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout: a result that was asked for. Not cut where stdout is a file."""
+    if rows:
+        width = None if sys.stdout.isatty() else 200
+        Console(file=sys.stdout, highlight=False, width=width).print(_table(columns, rows))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
+    """Numbers to the right, text to the left, short cells in one line."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2))
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        number = index > 0 and all(cell[:1].isdigit() or cell == NOT_DEFINED for cell in cells)
+        short = max(map(len, [column, *cells])) <= SHORT_CELL
+        table.add_column(column, justify="right" if number else "left", no_wrap=short)
+    for row in rows:
+        table.add_row(*map(_escape, row))
+    return table
 
 
 def _escape(text: str) -> str:

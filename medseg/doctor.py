@@ -14,10 +14,8 @@ from medseg import __version__
 
 _NEEDED = ("torch", "monai", "nibabel", "SimpleITK", "pydicom", "highdicom", "scipy", "safetensors")
 _CODECS = {
-    "openjpeg": ("JPEG 2000", "pip install pylibjpeg-openjpeg"),
-    "rle": ("fast RLE", "pip install pylibjpeg-rle"),
-    "jpeg_ls": ("JPEG-LS", "pip install pyjpegls"),
-    "libjpeg": ("JPEG, lossy and lossless", "pip install 'medseg[jpeg]'"),
+    "imagecodecs": ("JPEG, JPEG-LS, JPEG 2000 and RLE read", "pip install imagecodecs"),
+    "jpeg_ls": ("JPEG-LS written", "pip install pyjpegls"),
 }
 _LEAST_MEMORY_GB = 4.0
 _LEAST_DISK_GB = 2.0

@@ -6,6 +6,7 @@ World is RAS+ in millimetres, float64. A bare `affine` maps a voxel centre (i, j
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +106,18 @@ def tilt_degrees(affine: NDArray[np.float64]) -> float:
     length = np.linalg.norm(normal) * np.linalg.norm(columns[:, 2])
     cosine = float(abs(normal @ columns[:, 2]) / length)
     return float(np.degrees(np.arccos(min(cosine, 1.0))))
+
+
+def axis_codes(affine: NDArray[np.float64]) -> str:
+    """World direction nearest to each voxel axis as a letter of R L A P S I, such as "LPS".
+
+    The letters name where an axis leads to, as nibabel's do. Each world axis is used once, by the
+    assignment of voxel axes to world axes that loses least, as oblique scans need.
+    """
+    columns = np.asarray(affine, dtype=np.float64)[:3, :3]
+    cosines = columns / np.linalg.norm(columns, axis=0)
+    world = max(permutations(range(3)), key=lambda p: sum(abs(cosines[p[a], a]) for a in range(3)))
+    return "".join(("RL", "AP", "SI")[w][int(cosines[w, axis] < 0)] for axis, w in enumerate(world))
 
 
 def lattice_map(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+# The geometry battery is used from unit and integration tests, and by processes that they start.
+sys.path.insert(0, str(PROJECT / "tests" / "battery"))
 
 
 def _shared() -> Path:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from medseg.data.tables import restore_text, write_csv
-from medseg.errors import ManifestError
+from medseg.errors import ManifestError, MedsegError
+from medseg.io.discover import Found, discover
+from medseg.io.select import SeriesRule, choose_one
 from medseg.privacy import safe_name
 
 Split = Literal["train", "validation", "test"]
@@ -26,7 +28,7 @@ SPLIT_WORDS: Mapping[str, Split] = {
 }
 MAX_SHOWN = 50
 _MAX_BYTES = 256 << 20
-_KNOWN = ("case_id", "patient_id", "image", "label", "label_scheme", "split", "fold", "sha256")
+_KNOWN = ("case_id", "patient_id", "image", "series", "label", "label_scheme", "split", "fold", "sha256")
 _REQUIRED = ("case_id", "patient_id", "image")
 _CHANNEL = re.compile(r"image_(0|[1-9][0-9]{0,2})")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -42,7 +44,7 @@ class Case:
     case_id, patient_id : str
         A patient may have several cases; splits keep them together.
     images : tuple of Path
-        One file, or one per channel on the same grid.
+        One file, one per channel on the same grid, or the slices of a DICOM series.
     label : Path or None
         Mask; None for a case that is only predicted.
     scheme : str or None
@@ -169,6 +171,7 @@ class _Reading:
     problems: list[tuple[int, str]] = field(default_factory=list)
     case_lines: list[int] = field(default_factory=list)
     _ids: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _folders: dict[Path, str] = field(default_factory=dict)
 
     def add(self, line: int, text: str) -> None:
         self.problems.append((line, text))
@@ -238,6 +241,8 @@ class _Reading:
             self.add(line, "patient_id is empty; splits are made by patient")
         written = self._images(line, row)
         images = tuple(p for text in written if (p := self._path(line, "image", text)) is not None)
+        if known["series"] or any(path.is_dir() for path in images):
+            images = self._series(images, known["series"] or None)
         label = self._path(line, "label", known["label"]) if known["label"] else None
         if label is not None and label in images:
             self.add(line, f"image and label are the same file, {known['label']}")
@@ -282,6 +287,26 @@ class _Reading:
             )
         return [text for text in written if text]
 
+    def _series(self, images: tuple[Path, ...], series: str | None) -> tuple[Path, ...]:
+        """The files of the one DICOM volume that a folder holds, or that the column `series` names in it.
+
+        Where there is no such volume the folder stays what it is: `check_files` tells why, or reading it does.
+        """
+        volumes: list[Found] = []
+        try:
+            found = discover(images)
+            volumes = [image for image in found.images if image.volume is not None]
+            chosen = choose_one(volumes, SeriesRule(series=series), where=images[0])
+        except MedsegError as err:
+            self._folders[images[0]] = str(err) if volumes else "no DICOM volume is in it"
+            return images
+        if chosen.volume is not None and chosen.volume.parts > 1 and len(chosen.paths) == 1:
+            self._folders[images[0]] = (
+                "one file holds several volumes; write the one meant with medseg convert"
+            )
+            return images
+        return chosen.paths
+
     def _path(self, line: int, column: str, text: str) -> Path | None:
         if "\0" in text:
             self.add(line, f"{column} holds a NUL character")
@@ -321,7 +346,10 @@ class _Reading:
         named += [("label", case.label)] if case.label is not None else []
         for column, file in named:
             if not file.is_file():
-                self.add(line, f"{column} {file} {'is a folder' if file.is_dir() else 'does not exist'}")
+                why = self._folders.get(file, "")
+                self.add(
+                    line, f"{column} {file} {f'is a folder: {why}' if file.is_dir() else 'does not exist'}"
+                )
 
 
 def _channels(names: Iterable[str]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medseg.io.select import SeriesRule
+
 Level = Literal["error", "note"]
 Modality = Annotated[str, Field(pattern=r"^([A-Z0-9]{1,16})?$")]
 _SUM_TOLERANCE = 1e-6
@@ -51,6 +53,12 @@ class FolderSource(_Options):
     )
     scheme: str | None = Field(
         default=None, description="Entry of label_schemes that the masks follow. null: the label table."
+    )
+
+    select: SeriesRule = Field(
+        default=SeriesRule(),
+        description="Which DICOM volume of a study is meant, where the folder holds several; without a rule "
+        "that decides, the run lists them and stops.",
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 
 from medseg.data import thorax_detail as detail
@@ -43,6 +44,7 @@ from medseg.data.thorax_film import (
     smooth_noise,
     splat,
 )
+from medseg.io.dicom_encode import encode_frame
 from medseg.provenance import whole_file
 
 # Attenuation per mm at about 60 keV; bone stands for what compact bone adds to soft tissue.
@@ -262,7 +264,6 @@ _STORAGE = (
     _Storage("DX", "MONOCHROME1", 14, "explicit", "calibrated", "DX.1.1.dcm"),
     _Storage("CR", "MONOCHROME2", 10, "implicit", "both", "IM0001.dcm"),
 )
-_ENCODERS = {"rle": "pylibjpeg", "j2k": "pylibjpeg", "jpegls": "pyjpegls"}
 _SOP_CLASSES = {
     "CR": uid.ComputedRadiographyImageStorage, "DX": uid.DigitalXRayImageStorageForPresentation
 }  # fmt: skip
@@ -391,10 +392,20 @@ def _to_dicom(
         _put_dx_modules(dataset, phantom, storage)
     else:
         dataset.KVP, dataset.PlateID, dataset.FilterType = "110", "1", "NONE"
-    if storage.syntax in _ENCODERS:
-        plugin = _ENCODERS[storage.syntax]
-        dataset.compress(_SYNTAXES[storage.syntax], encoding_plugin=plugin, generate_instance_uid=False)
+    if storage.syntax == "jpegls":
+        dataset.compress(uid.JPEGLSLossless, encoding_plugin="pyjpegls", generate_instance_uid=False)
+    elif storage.syntax in ("rle", "j2k"):
+        _compress(dataset, _SYNTAXES[storage.syntax], storage.bits)
     return dataset
+
+
+def _compress(dataset: Dataset, syntax: str, bits: int) -> None:
+    pixels = np.frombuffer(dataset.PixelData, dtype=f"<u{dataset.BitsAllocated // 8}")
+    frame = pixels.reshape(dataset.Rows, dataset.Columns)
+    dataset.PixelData = encapsulate([encode_frame(frame, syntax, bits_stored=bits)])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
 
 
 def _plain(**elements: object) -> Dataset:
@@ -409,7 +420,7 @@ def _file_meta(seed: int, index: int, storage: _Storage) -> FileMetaDataset:
     meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID = _SOP_CLASSES[storage.modality]
     meta.MediaStorageSOPInstanceUID = _uid(seed, index, "instance")
-    packed = storage.syntax in _ENCODERS
+    packed = storage.syntax in ("rle", "j2k", "jpegls")
     meta.TransferSyntaxUID = _SYNTAXES["explicit" if packed else storage.syntax]
     meta.ImplementationClassUID = _uid(0, "implementation")
     meta.ImplementationVersionName = "MEDSEG_PHANTOM"

@@ -6,20 +6,15 @@ import hashlib
 import uuid
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from medseg.provenance import sha256_json
 
 _VERSION_AND_VARIANT = (0xF << 76) | (0x3 << 62)
 _CUSTOM_UUID = (0x8 << 76) | (0x2 << 62)
 
 
-def content_digest(label_map: NDArray[Any], **parts: Any) -> str:
-    """SHA-256, hex, of a label map (values and shape, whatever its integer type) and JSON values."""
-    values = np.ascontiguousarray(label_map, dtype="<u4")
-    pixels = hashlib.sha256(values.tobytes()).hexdigest()
-    return sha256_json({**parts, "label_map": [list(label_map.shape), pixels]})
+def json_digest(**parts: Any) -> str:
+    """SHA-256, hex, of named JSON values: what a result is made from."""
+    return sha256_json(parts)
 
 
 def derived_uid(kind: str, digest: str) -> str:

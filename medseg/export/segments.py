@@ -13,20 +13,29 @@ from medseg.export.identity import derived_uid
 from medseg.labels import Label, LabelTable
 
 _CATEGORY = hd.sr.CodedConcept("123037004", "SCT", "Anatomical Structure")
+_MAX_SEGMENTS = 65535
 _SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right"), "both": ("51440002", "Right and left")}
 
 
 def check_labels(label_map: NDArray[Any], table: LabelTable) -> None:
-    """Refuse a label map that is not flat or not of the table, and labels without a usable code."""
-    if label_map.ndim != 2:
+    """Refuse a label map that is no picture or volume, or not of the table."""
+    if label_map.ndim not in (2, 3) or label_map.dtype.kind not in "bui":
         raise GeometryError(
-            f"expected a label map (columns, rows), found shape {label_map.shape}; "
-            "a DICOM SEG of a volume is not in this version"
+            "expected a label map of whole numbers (columns, rows) or (columns, rows, slices), "
+            f"found {label_map.dtype} of shape {label_map.shape}"
         )
     if label_map.size and not 0 <= int(label_map.min()) <= int(label_map.max()) < table.class_count:
         raise LabelError(
             f"the label map holds class indices {int(label_map.min())} to {int(label_map.max())}, "
             f"the table has 0 to {table.class_count - 1}"
+        )
+
+
+def check_codes(table: LabelTable) -> None:
+    """Refuse labels without a coded concept, and more of them than a segment number can count."""
+    if len(table.labels) > _MAX_SEGMENTS:
+        raise LabelError(
+            f"a DICOM SEG holds at most {_MAX_SEGMENTS} segments, the table has {len(table.labels)}"
         )
     for label in table.labels:
         _concept(label)

@@ -16,10 +16,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
-from medseg.errors import GeometryError, InputError
-from medseg.io.dicom_file import parse_file
+from medseg.errors import InputError
+from medseg.io.dicom_file import scan_file
 from medseg.io.foreign import foreign_parser, recorded_warnings
-from medseg.io.limits import DEFAULT_LIMITS, read_bytes
+from medseg.io.limits import DEFAULT_LIMITS
+from medseg.volume import ImageGrid
 
 UNKNOWN_DATE = "19000101"
 """Stands where DICOM wants a date and nobody knows one."""
@@ -78,43 +79,68 @@ def read_source(path: Path) -> SourceHeader:
     ImageReadError
         Not a DICOM file, or a damaged one.
     """
-    dataset, _ = parse_file(read_bytes(path, DEFAULT_LIMITS), path, DEFAULT_LIMITS)
-    for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
-        dataset.pop(keyword, None)
+    dataset = scan_file(path, DEFAULT_LIMITS).dataset
     return SourceHeader(dataset=dataset, texts=_raw_texts(dataset))
 
 
-def check_projection(source: Dataset, shape: tuple[int, ...]) -> None:
-    """Refuse a source that is no single-frame projection image of `shape` (columns, rows).
+def check_source(source: Dataset, grid: ImageGrid) -> None:
+    """Refuse a source that an object in its coordinates cannot refer to.
 
     Raises
     ------
     InputError
-        A UID is missing or malformed, the image has a place in the patient, or several frames.
+        A UID is missing or malformed, the file is not one of the grid's, a position in the patient that
+        the grid does not have, or several frames without their numbers.
     GeometryError
-        Other columns or rows.
+        Other columns or rows than the grid's.
     """
     missing = [name for name in _NEEDED if not source.get(name)]
     if missing:
         raise InputError(f"the source image has no {', '.join(missing)}, to which a DICOM SEG must refer")
-    broken = [n for n in _NEEDED if n.endswith("UID") and not _UID.fullmatch(str(source[n].value))]
+    broken = [n for n in _NEEDED if n.endswith("UID") and not _is_uid(str(source[n].value))]
     if broken:
         raise InputError(
             f"{', '.join(broken)} of the source image is malformed; a DICOM SEG cannot refer to it"
         )
-    if any(source.get(name) is not None for name in _GEOMETRY):
+    if grid.affine is None and any(source.get(name) is not None for name in _GEOMETRY):
         raise InputError(
-            "the source image has a position in the patient (CT, MR or another slice); "
-            "a DICOM SEG of such images is not in this version, only of projection images"
+            "the source image has a position in the patient (CT, MR or another slice) that could not be used, "
+            "so a DICOM SEG of it has no place; check its header with medseg inspect"
         )
     frames = int(source.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise InputError(f"the source image has {frames} frames; a DICOM SEG of it is not in this version")
-    if shape != (source.Columns, source.Rows):
-        raise GeometryError(
-            f"the label map has {shape[0]} columns and {shape[1]} rows, "
-            f"the source image {source.Columns} and {source.Rows}"
+    if frames != 1 and not grid.source.frame_numbers:
+        raise InputError(
+            f"the source image has {frames} frames, and the numbers of those in the label map are not known"
         )
+    _check_instances(source, grid)
+
+
+def _check_instances(source: Dataset, grid: ImageGrid) -> None:
+    """The instances of the slices: one UID each, and the file at hand is one of them."""
+    uids, slices = grid.source.sop_instance_uids, grid.shape[2] if len(grid.shape) == 3 else 1
+    if len(uids) != slices:
+        raise InputError(
+            f"the image has {slices} slices and {len(uids)} SOP Instance UIDs; a DICOM SEG must refer to the "
+            "instance of each slice, so the files must have them"
+        )
+    bad = next((k for k, uid in enumerate(uids) if not _is_uid(uid)), None)
+    if bad is not None:
+        raise InputError(
+            f"the SOPInstanceUID of slice {bad + 1} is {'malformed' if uids[bad] else 'empty'}; "
+            "a DICOM SEG cannot refer to it"
+        )
+    if grid.source.frame_numbers and len(grid.source.frame_numbers) != slices:
+        raise InputError(f"the image has {slices} slices and {len(grid.source.frame_numbers)} frame numbers")
+    stated = {
+        "SOPInstanceUID": uids,
+        "StudyInstanceUID": (grid.source.study_instance_uid,),
+        "SeriesInstanceUID": (grid.source.series_instance_uid,),
+    }
+    for keyword, known in stated.items():
+        if any(known) and str(source[keyword].value) not in known:
+            raise InputError(
+                f"{keyword} of the source file is not the image's: the file was changed; read it again"
+            )
 
 
 def content_dates(source: Dataset, created: datetime | None) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -130,17 +156,8 @@ def content_dates(source: Dataset, created: datetime | None) -> tuple[dict[str, 
     return {"ContentDate": UNKNOWN_DATE, "ContentTime": "000000"}, (note,)
 
 
-def without_identity(source: Dataset) -> Dataset:
-    """Copy for highdicom: type 2 elements there but empty, and nothing that it takes for patient geometry."""
-    geometry = ("PixelSpacing", "ImagerPixelSpacing", "FrameOfReferenceUID")
-    left_out = {*IDENTITY, *geometry, "SpecificCharacterSet", "Modality"}
-    plain = Dataset()
-    plain.update({e.tag: e for e in source if e.tag.group <= 0x0028 and e.keyword not in left_out})
-    # New elements: setting one that both data sets hold would empty the source's as well.
-    for keyword in IDENTITY:
-        setattr(plain, keyword, None)
-    plain.Modality = source.get("Modality") or "OT"
-    return plain
+def _is_uid(text: str) -> bool:
+    return _UID.fullmatch(text) is not None
 
 
 def _is_date(text: str) -> bool:

@@ -22,7 +22,11 @@ from medseg.labels import LabelTable
 from medseg.transforms.options import Crop, Orient, PreprocessStep
 from medseg.transforms.preprocess import Prepared, preprocess
 from medseg.transforms.restore import restore_label_map
+from medseg.transforms.straighten import Shear, straighten, unstraighten_labels
 from medseg.volume import Volume
+
+# A smaller tilt moves the slices of a whole scan by less than a few voxels; networks do not notice.
+_LEAST_TILT_DEGREES = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,10 @@ class Prediction:
     prepared : Prepared
         Image as the network saw it, in the pass that counts.
     grid : GridMap
-        From the source grid to that of `prepared` and `probabilities`.
+        From the source grid to that of `prepared` and `probabilities`; for a tilted volume from its
+        straight grid.
+    shear : Shear or None
+        The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
     probabilities : (L, *prepared) float32 array or None
         Kept where the options say so.
     passes : int
@@ -58,6 +65,7 @@ class Prediction:
     features: NDArray[np.float32] | None
     prepared: Prepared
     grid: GridMap
+    shear: Shear | None = None
     probabilities: NDArray[np.float32] | None = None
     passes: int = 1
     notes: tuple[str, ...] = ()
@@ -124,6 +132,9 @@ class Predictor:
     def predict(self, volume: Volume) -> Prediction:
         """Label map of a volume on its own grid.
 
+        A volume whose slices are tilted against their axis is straightened first, and the label map
+        brought back onto the tilted grid; a note says so.
+
         Raises
         ------
         InputRefusedError
@@ -132,22 +143,27 @@ class Predictor:
             The network's answer is not finite, or has another number of classes than the table.
         ConfigError
             A window that does not fit the image's axes.
+        GeometryError
+            No two axes of the volume are at right angles.
         """
+        volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
         first = self._run(volume, GridMap.identity(volume.spatial_shape))
         chosen, passes = first, 1
         notes: tuple[str, ...] = ()
         if self.options.refine is not None:
             chosen, passes, notes = self._refine(volume, first, self.options.refine)
+        label_map = restore_label_map(chosen.probabilities, chosen.grid)
         return Prediction(
-            label_map=restore_label_map(chosen.probabilities, chosen.grid),
+            label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
             confidence=label_confidence(chosen.probabilities, self.table),
             entropy=image_entropy(chosen.probabilities),
             features=self.features(first.prepared.array),
             prepared=chosen.prepared,
             grid=chosen.grid,
+            shear=shear,
             probabilities=chosen.probabilities if self.options.save_probabilities else None,
             passes=passes,
-            notes=(*chosen.prepared.notes, *notes),
+            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
         )
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -264,6 +280,15 @@ def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
     if not orients:
         return 0
     return next((axis for axis, letter in enumerate(orients[-1].to) if letter in "LR"), None)
+
+
+def _tilt_notes(shear: Shear | None) -> tuple[str, ...]:
+    if shear is None:
+        return ()
+    return (
+        f"The slices are tilted by {shear.degrees:.1f} degrees against their axis; the image was straightened "
+        "for the network and the result brought back onto the tilted slices.",
+    )
 
 
 def _kept(reason: str) -> str:

@@ -11,7 +11,9 @@ from pathlib import PurePath
 
 from medseg.privacy import safe_name
 
-_SUFFIX = re.compile(r"(\.nii)?\.(gz|nii|dcm|dicom|ima|img|png|jpe?g|tiff?|bmp)$", re.IGNORECASE)
+_SUFFIX = re.compile(
+    r"(\.nii)?\.(gz|nii|dcm|dicom|ima|img|hdr|nrrd|nhdr|mha|mhd|mnc|vtk|png|jpe?g|tiff?|bmp)$", re.IGNORECASE
+)
 _UID_LIKE = re.compile(r"\d+(\.\d+){4,}")
 
 

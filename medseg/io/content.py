@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from medseg.errors import ImageReadError
 
 _EXACT_IN_FLOAT32 = 1 << 24
+_SLAB_VOXELS = 1 << 22
+_TILE = (32, 16)
 
 
 def pixel_digest(array: NDArray[Any]) -> str:
@@ -25,20 +28,48 @@ def pixel_digest(array: NDArray[Any]) -> str:
     """
     digest = hashlib.sha256(repr(tuple(int(n) for n in array.shape)).encode())
     for channel in array:
-        plain = np.ascontiguousarray(channel, dtype="<f4") + np.float32(0)  # -0.0 and 0.0 are one value
-        digest.update(plain.tobytes())
+        rows = max(1, _SLAB_VOXELS // max(1, channel[:1].size))
+        for first in range(0, len(channel), rows):
+            slab = channel[first : first + rows]
+            plain = np.empty(slab.shape, dtype="<f4")
+            with np.errstate(over="ignore"):
+                _copy_tiled(plain, slab)
+            plain += np.float32(0)  # -0.0 and 0.0 are one value
+            digest.update(plain.data)
     return digest.hexdigest()
+
+
+def _copy_tiled(target: NDArray[Any], source: NDArray[Any]) -> None:
+    """Copy between C and Fortran order in tiles that stay in the cache; twice as fast as in one go."""
+    if source.ndim < 3 or source.flags.c_contiguous:
+        np.copyto(target, source, casting="unsafe")
+        return
+    for j in range(0, source.shape[1], _TILE[0]):
+        for k in range(0, source.shape[2], _TILE[1]):
+            place = (slice(None), slice(j, j + _TILE[0]), slice(k, k + _TILE[1]))
+            np.copyto(target[place], source[place], casting="unsafe")
 
 
 def check_finite(array: NDArray[Any], path: Path) -> None:
     """Refuse NaN and infinity, with their number."""
     if not np.issubdtype(array.dtype, np.inexact):
         return
-    bad = array.size - int(np.isfinite(array).sum())
+    bad = sum(slab.size - int(np.count_nonzero(np.isfinite(slab))) for slab in _slabs(array))
     if bad:
         raise ImageReadError(
             f"{path}: expected finite values, found NaN or infinity in {bad} of {array.size}"
         )
+
+
+def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Parts of an array along the axis that is outermost in memory."""
+    if array.ndim == 0 or array.size == 0:
+        return
+    axis = int(np.argmax(np.abs(array.strides) * (np.array(array.shape) > 1)))
+    outer = np.moveaxis(array, axis, 0)
+    step = max(1, _SLAB_VOXELS // max(1, outer[:1].size))
+    for first in range(0, len(outer), step):
+        yield outer[first : first + step]
 
 
 def check_content(array: NDArray[Any], path: Path) -> None:
@@ -52,12 +83,21 @@ def check_content(array: NDArray[Any], path: Path) -> None:
 
 
 def as_float32(array: NDArray[Any], notes: list[str]) -> NDArray[np.float32]:
-    """The values as float32; adds a note where whole numbers are too large to stay exact."""
+    """The values as float32; adds a note where whole numbers are too large to stay exact.
+
+    Volumes keep their order in memory, pictures become C-contiguous.
+    """
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2:
         extreme = max(abs(int(array.min())), abs(int(array.max())))
         if extreme > _EXACT_IN_FLOAT32:
             notes.append(f"values up to {extreme} are rounded to 32-bit floating point")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(np.float32, order="C" if array.ndim == 3 else "K", copy=False)
+    except FloatingPointError as err:
+        raise ImageReadError(
+            f"values from {float(array.min()):g} to {float(array.max()):g} do not fit 32-bit floating point"
+        ) from err
 
 
 def merge_equal_channels(array: NDArray[Any], notes: list[str]) -> NDArray[Any]:

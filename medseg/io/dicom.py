@@ -18,7 +18,7 @@ from medseg.io.dicom_file import parse_file
 from medseg.io.dicom_format import pixel_format
 from medseg.io.dicom_gray import GrayImage, to_display_polarity
 from medseg.io.dicom_grid import grid_of
-from medseg.io.dicom_header import DicomHeader, modality_of, uid_name
+from medseg.io.dicom_header import DicomHeader, facts_of, modality_of, uid_name
 from medseg.io.dicom_pixels import DecodedPixels, decode
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits, read_bytes
 from medseg.volume import Source, Volume
@@ -138,9 +138,11 @@ def _source(header: DicomHeader, data: bytes) -> Source:
         paths=(header.path,),
         format="dicom",
         sha256=hashlib.sha256(data).hexdigest(),
+        sop_class_uid=header.uid("SOPClassUID"),
         sop_instance_uids=(instance,) if instance else (),
         series_instance_uid=header.uid("SeriesInstanceUID"),
         study_instance_uid=header.uid("StudyInstanceUID"),
+        frame_of_reference_uid=header.uid("FrameOfReferenceUID"),
     )
 
 
@@ -149,19 +151,10 @@ def _facts(
 ) -> dict[str, str]:
     """What a reader of the result may see of the header: no empty values, nothing that names a person."""
     facts = {
-        "view_position": header.code("ViewPosition"),
+        **facts_of(header, stored_as),
         "photometric_interpretation": pixels.format.photometric,
         "bits_stored": str(pixels.format.bits_stored),
-        "burned_in_annotation": header.code("BurnedInAnnotation"),
-        "body_part": header.code("BodyPartExamined"),
-        "laterality": header.code("ImageLaterality") or header.code("Laterality"),
-        "presentation_intent": header.code("PresentationIntentType"),
-        "patient_position": header.code("PatientPosition"),
-        "manufacturer": header.plain_text("Manufacturer"),
-        "model": header.plain_text("ManufacturerModelName"),
-        "transfer_syntax": uid_name(stored_as) if stored_as else "",
         "decoder": pixels.decoder,
-        "sop_class_uid": header.uid("SOPClassUID"),
         "inverted": "yes" if gray is not None and gray.inverted else "",
         **_window(header, gray),
     }

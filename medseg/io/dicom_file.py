@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,27 +23,94 @@ from pydicom.uid import (
 
 from medseg.errors import ImageReadError
 from medseg.io.foreign import foreign_parser, recorded_warnings, silence_logger
-from medseg.io.limits import ReadLimits
+from medseg.io.limits import ReadLimits, open_regular
 from medseg.io.sniff import EXPLICIT_VRS, describe, looks_like_dataset
 
 silence_logger("pydicom")
 
-_UNDEFINED = 0xFFFFFFFF
-_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+UNDEFINED_LENGTH = 0xFFFFFFFF
+"""Stands for a length that is found by reading on (PS3.5 7.1.1)."""
+
+_PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _MAX_ELEMENTS = 100_000
+_MAX_HEADER_ELEMENT = 128 << 20
+_HEAD = 1 << 16
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
-class _Bounded:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelElement:
+    """Where the pixel data element of a file begins; its bytes have not been read.
+
+    Parameters
+    ----------
+    keyword : str
+        PixelData, FloatPixelData or DoubleFloatPixelData.
+    offset, length : int
+        Of the element's value, in bytes of the file, or of the inflated data set of a deflated file;
+        `length` 0xFFFFFFFF for compressed pixels.
+    vr : str
+        "" where the file does not say (implicit VR).
+    """
+
+    keyword: str
+    offset: int
+    length: int
+    vr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannedFile:
+    """Header of a DICOM file and the place of its pixels.
+
+    Parameters
+    ----------
+    path : Path
+    dataset : Dataset
+        All elements before the pixels, still raw; `file_meta` as `parse_file` gives it.
+    stored_as : str
+        The file's own Transfer Syntax UID, "" where it has none.
+    pixels : PixelElement or None
+    size : int
+        Bytes of the file, or of the inflated data set.
+    inflated : bytes or None
+        The inflated data set of a deflated file, which `pixels.offset` counts in.
+    elements : mapping of int to RawDataElement
+        The elements of the top level as they were read, by tag.
+    """
+
+    path: Path
+    dataset: Dataset
+    elements: Mapping[int, Any]
+    stored_as: str
+    pixels: PixelElement | None
+    size: int
+    inflated: bytes | None
+
+
+class BoundedStream:
     """A stream of known size that never reads past its end, whatever length a header declares."""
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self.size = stream, size
+    def __init__(self, stream: BinaryIO, size: int, *, content: bytes | None = None) -> None:
+        self._stream, self.size, self.content = stream, size, content
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, count: int = -1) -> bytes:
         left = max(self.size - self._stream.tell(), 0)
         return self._stream.read(left if count < 0 else min(count, left))
+
+
+class _Head(io.BytesIO):
+    """The first bytes of a file of `size` bytes."""
+
+    content: bytes | None = None
+
+    def __init__(self, head: bytes, size: int) -> None:
+        super().__init__(head)
+        self.size = size
+
+
+DatasetStream = BoundedStream | _Head
 
 
 def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, str]:
@@ -72,50 +141,126 @@ def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, st
     ImageReadError
         Not DICOM, an element longer than the file, or content that pydicom cannot parse.
     """
-    return _parse(_Bounded(io.BytesIO(data), len(data)), path, limits, stop_at_pixels=False, tags=None)
+    dataset, stored_as, _ = _parse(BoundedStream(io.BytesIO(data), len(data)), path, limits)
+    return dataset, stored_as
 
 
-def parse_header(
-    stream: BinaryIO, size: int, path: Path, limits: ReadLimits, tags: Sequence[str]
-) -> tuple[Dataset, str]:
-    """Only `tags`, from the part before the pixels; reads little more than the header from disk."""
-    return _parse(_Bounded(stream, size), path, limits, stop_at_pixels=True, tags=tags)
+def scan_file(path: Path, limits: ReadLimits) -> ScannedFile:
+    """Header of a DICOM file without its pixels; most files cost one read of 64 KiB.
+
+    Raises
+    ------
+    ImageReadError
+        Not DICOM, an element longer than the file, or content that pydicom cannot parse.
+    StorageError
+        The file may not be read.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = stream.read(_HEAD)
+        if len(head) < size:
+            # Only what ends inside the head was read whole: that the pixels were met proves it.
+            scanned = _scan(_Head(head, size), path, limits, partial=True)
+            if scanned is not None:
+                return scanned
+        stream.seek(0)
+        scanned = _scan(BoundedStream(stream, size), path, limits, partial=False)
+    if scanned is None:
+        raise ImageReadError(f"{path}: the DICOM header cannot be parsed")
+    return scanned
+
+
+def parse_front(
+    stream: BinaryIO, size: int, path: Path, limits: ReadLimits, *, stop_at: int
+) -> tuple[Dataset, str, DatasetStream]:
+    """All elements before the tag `stop_at` or the pixels, and the stream, which stands where that one begins.
+
+    Of a deflated file it is the stream of the inflated data set, which its `content` has.
+    """
+    stops = frozenset({*_PIXELS, stop_at})
+    return _parse(BoundedStream(stream, size), path, limits, stop_at=stops)
+
+
+def _scan(stream: DatasetStream, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
+    """The header; of a stream that is only the head of a file None where the pixels lie beyond it."""
+    found: list[PixelElement] = []
+    try:
+        dataset, stored_as, inner = _parse(
+            stream, path, limits, stop_at=frozenset(_PIXELS), found=found, partial=partial
+        )
+    except ImageReadError:
+        if partial:
+            return None
+        raise
+    if partial and not found:
+        return None
+    return ScannedFile(
+        path=path,
+        dataset=dataset,
+        elements={int(tag): element for tag, element in dataset.items()},
+        stored_as=stored_as,
+        pixels=found[0] if found else None,
+        size=inner.size,
+        inflated=inner.content,
+    )
 
 
 def _parse(
-    stream: _Bounded, path: Path, limits: ReadLimits, *, stop_at_pixels: bool, tags: Sequence[str] | None
-) -> tuple[Dataset, str]:
+    stream: DatasetStream,
+    path: Path,
+    limits: ReadLimits,
+    *,
+    stop_at: frozenset[int] = frozenset(),
+    found: list[PixelElement] | None = None,
+    partial: bool = False,
+) -> tuple[Dataset, str, DatasetStream]:
+    """Data set, transfer syntax, and the stream that the data set was read from.
+
+    Parsing ends before the first element whose tag is in `stop_at`, where the stream then stands; where
+    that element holds pixels, `found` gets its place. The stream of a deflated file is the inflated one.
+    """
     head = stream.read(512)
     if head[128:132] != b"DICM" and not looks_like_dataset(head):
         raise ImageReadError(f"{path}: expected a DICOM file, found {describe(head)}")
     stream.seek(132 if head[128:132] == b"DICM" else 0)
-    wanted = None if tags is None else [Tag(tag) for tag in tags]
     with (
         foreign_parser(path, "the DICOM header cannot be parsed", quote=False),
         recorded_warnings() as caught,
     ):
         stored_as = _read_meta(stream, path)
         if stored_as == DeflatedExplicitVRLittleEndian:
-            plain = _inflate(stream.read(), path, limits)
-            stream = _Bounded(io.BytesIO(plain), len(plain))
+            if partial:
+                raise ImageReadError(f"{path}: a deflated data set is read whole")
+            content = _inflate(stream.read(), path, limits)
+            stream = BoundedStream(io.BytesIO(content), len(content), content=content)
         implicit, little = _encoding(stream, stored_as)
-        guard = _Guard(path, stream, stop_at_pixels=stop_at_pixels)
-        dataset = read_dataset(stream, implicit, little, stop_when=guard, specific_tags=wanted)
+        guard = _Guard(path, stream, stop_at=stop_at, found=found)
+        dataset = read_dataset(stream, implicit, little, stop_when=guard)
     if any("End of file reached" in str(warning.message) for warning in caught):
         raise ImageReadError(f"{path}: the file is truncated: a sequence or its pixels have no end")
     _name_encoding(dataset, stored_as)
-    return dataset, stored_as
+    return dataset, stored_as, stream
 
 
 class _Guard:
     """pydicom asks this before it reads each top-level element."""
 
-    def __init__(self, path: Path, stream: _Bounded, *, stop_at_pixels: bool) -> None:
-        self.path, self.stream, self.stop_at_pixels = path, stream, stop_at_pixels
+    def __init__(
+        self,
+        path: Path,
+        stream: DatasetStream,
+        *,
+        stop_at: frozenset[int] = frozenset(),
+        found: list[PixelElement] | None = None,
+    ) -> None:
+        self.path, self.stream, self.stop_at, self.found = path, stream, stop_at, found
         self.count = 0
 
     def __call__(self, tag: Any, vr: Any, length: int) -> bool:
-        if self.stop_at_pixels and int(tag) in _PIXELS:
+        if int(tag) in self.stop_at:
+            if self.found is not None and int(tag) in _PIXELS:
+                at, keyword = self.stream.tell(), _PIXELS[int(tag)]
+                self.found.append(PixelElement(keyword=keyword, offset=at, length=length, vr=str(vr or "")))
             return True
         self.count += 1
         if self.count > _MAX_ELEMENTS:
@@ -123,18 +268,27 @@ class _Guard:
         at = self.stream.tell()
         if int(tag) == 0:
             raise ImageReadError(f"{self.path}: zero bytes where an element should begin, before byte {at}")
-        left = max(self.stream.size - at, 0)
-        if length not in (_UNDEFINED, 0) and length > left:
+        self._check_length(tag, length, max(self.stream.size - at, 0))
+        return False
+
+    def _check_length(self, tag: Any, length: int, left: int) -> None:
+        if length in (UNDEFINED_LENGTH, 0):
+            return
+        if length > left:
             raise ImageReadError(
                 f"{self.path}: the file is truncated: element {Tag(tag)} says it has {length} bytes, "
                 f"{left} are there"
             )
-        return False
+        if length > _MAX_HEADER_ELEMENT and int(tag) not in _PIXELS:
+            raise ImageReadError(
+                f"{self.path}: element {Tag(tag)} has {length >> 20} MiB, more than the "
+                f"{_MAX_HEADER_ELEMENT >> 20} MiB that a header may hold in one element"
+            )
 
 
-def _read_meta(stream: _Bounded, path: Path) -> str:
+def _read_meta(stream: DatasetStream, path: Path) -> str:
     """Read the file meta group, if any; its Transfer Syntax UID or ""."""
-    guard = _Guard(path, stream, stop_at_pixels=False)
+    guard = _Guard(path, stream)
     meta = read_dataset(
         stream,
         is_implicit_VR=False,
@@ -147,7 +301,7 @@ def _read_meta(stream: _Bounded, path: Path) -> str:
     return syntax
 
 
-def _encoding(stream: _Bounded, syntax: str) -> tuple[bool, bool]:
+def _encoding(stream: DatasetStream, syntax: str) -> tuple[bool, bool]:
     """Whether the data set is implicit VR and little endian, looked up where the file does not say."""
     if syntax:
         return syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian

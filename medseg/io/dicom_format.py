@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from medseg.errors import GeometryError, ImageReadError
 from medseg.io.dicom_header import DicomHeader, uid_name
@@ -16,7 +19,7 @@ _FLOAT_BITS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelFormat:
-    """How the pixels of a file are stored, as its header says and after the checks of `pixel_format`."""
+    """How one frame of a file is stored, as its header says and after the checks of `pixel_format`."""
 
     keyword: str
     rows: int
@@ -27,11 +30,18 @@ class PixelFormat:
     high_bit: int
     signed: bool
     photometric: str
+    planar: bool = False
 
     @property
     def is_float(self) -> bool:
         """Whether the pixels are floating point numbers."""
         return self.keyword != "PixelData"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of stored values in native byte order; one byte for single bits."""
+        kind = "f" if self.is_float else "i" if self.signed and self.bits_allocated > 1 else "u"
+        return np.dtype(f"{kind}{max(self.bits_allocated // 8, 1)}")
 
     @property
     def stored_range(self) -> tuple[int, int]:
@@ -42,7 +52,7 @@ class PixelFormat:
 
 
 def pixel_format(header: DicomHeader, limits: ReadLimits) -> PixelFormat:
-    """Read and check the image pixel module of a single-frame image.
+    """Read and check the image pixel module of a single-frame image whose data set has its pixels.
 
     Raises
     ------
@@ -60,7 +70,26 @@ def pixel_format(header: DicomHeader, limits: ReadLimits) -> PixelFormat:
             f"{path}: expected one image with pixel data, found {found}; the object is: {kind}"
         )
     _require_one_frame(header)
-    keyword, photometric = present[0], header.code("PhotometricInterpretation")
+    return frame_format(header, limits, keyword=present[0])
+
+
+def frame_format(header: DicomHeader, limits: ReadLimits, *, keyword: str = "PixelData") -> PixelFormat:
+    """Read and check the image pixel module, whatever the number of frames; the pixels may be left out.
+
+    Parameters
+    ----------
+    header : DicomHeader
+    limits : ReadLimits
+        `max_pixels` is for one frame.
+    keyword : str, optional
+        Of the element that has the pixels: PixelData, FloatPixelData or DoubleFloatPixelData.
+
+    Raises
+    ------
+    ImageReadError
+        A value that is missing or impossible, or a frame above `limits.max_pixels`.
+    """
+    path, photometric = header.path, header.code("PhotometricInterpretation")
     samples = _samples(header, photometric)
     rows, columns = header.whole("Rows", 1, 65535), header.whole("Columns", 1, 65535)
     limits.check_pixels(path, (columns, rows, samples))
@@ -78,12 +107,24 @@ def pixel_format(header: DicomHeader, limits: ReadLimits) -> PixelFormat:
         high_bit=header.whole("HighBit", stored - 1, allocated - 1, default=stored - 1),
         signed=bool(header.whole("PixelRepresentation", 0, 1, default=0)),
         photometric=photometric,
+        planar=samples > 1 and header.numbers("PlanarConfiguration")[:1] == (1.0,),
     )
 
 
+def number_of_frames(header: DicomHeader) -> int:
+    """How many frames the header says the file has, 1 where it does not say.
+
+    Raises
+    ------
+    ImageReadError
+        Not a whole number above zero.
+    """
+    return header.whole("NumberOfFrames", 1, 1 << 31, default=1)
+
+
 def _require_one_frame(header: DicomHeader) -> None:
-    if header.whole("NumberOfFrames", 1, 1 << 31, default=1) > 1:
-        count = header.whole("NumberOfFrames", 1, 1 << 31)
+    count = number_of_frames(header)
+    if count > 1:
         raise GeometryError(
             f"{header.path}: expected a single image, found {count} frames; "
             "export the frame that is meant as a file of its own"

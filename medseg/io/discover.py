@@ -1,74 +1,51 @@
-"""Find the images in any mess of files and folders, without decoding a pixel."""
+"""Find the images in any mess of files and folders, without decoding a pixel of those it keeps."""
 
 from __future__ import annotations
 
-import os
-import re
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import commonpath
 from pathlib import Path, PurePath
 
 from medseg.errors import MedsegError
-from medseg.io.case_names import Candidate, case_ids, stem_of
-from medseg.io.dicom_file import parse_header
-from medseg.io.dicom_header import DicomHeader, modality_of, uid_name
-from medseg.io.limits import DEFAULT_LIMITS, ReadLimits, open_regular, reason_of
+from medseg.io.case_names import Candidate, case_ids
+from medseg.io.dicom_file import ScannedFile, scan_file
+from medseg.io.dicom_grid import PROJECTION
+from medseg.io.dicom_header import DicomHeader, uid_name
+from medseg.io.dicom_slice import HeaderReader, SliceHeader
+from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
+from medseg.io.series import SeriesVolume, find_volumes, natural
 from medseg.io.sniff import EXPECTED, Kind, describe, kind_of, read_head
+from medseg.io.walk import Skipped, unique, walk
 from medseg.privacy import pseudonym
 from medseg.provenance import sha256_file
 
-_TAGS = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "OtherPatientIDs",
-    "PatientBirthDate",
-    "AccessionNumber",
-    "Rows",
-    "Columns",
-)
-_MASK_ENDINGS = (
-    "_mask",
-    "-mask",
-    "_masks",
-    "_seg",
-    "-seg",
-    "_segmentation",
-    "_label",
-    "-label",
-    "_labels",
-    "_labelmap",
-)
-_MASK_FOLDER = re.compile(r"(masks?|labels?|segmentations?)([_-].*|tr|ts)?", re.IGNORECASE)
 _DICOMDIR = "1.2.840.10008.1.3.10"
-_SEGMENTATIONS = frozenset(f"1.2.840.10008.5.1.4.1.1.66.{n}" for n in (4, 5, 7))
+SEGMENTATIONS = frozenset(f"1.2.840.10008.5.1.4.1.1.66.{n}" for n in (4, 5, 7))
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One image file.
+    """One image: a file, or the files of a DICOM series.
 
     Parameters
     ----------
     paths : tuple of Path
-        The file, as `read.read_image` takes it.
+        As `read.read_image` takes them; of a series one file per slice, in stacking order.
     kind : str
-        dicom, nifti, png, jpeg, tiff or bmp.
+        dicom, nifti, png, jpeg, tiff, ...: what `sniff.kind_of` says.
     modality : str
-        As `dicom.read_radiograph` gives it; "" for files that do not say.
+        As DICOM gives it; "" for files that do not say.
     patient_id : str
         Pseudonym of the Patient ID and its issuer, of the study where there is no Patient ID; the
         case id for pictures and NIfTI. The same person has the same one in every run.
     study_instance_uid, series_instance_uid, sop_instance_uid : str
-        "" where the file has none.
+        "" where the file has none; of a series the instance of its first slice.
     case_id : str
         Unique over the run and safe as a file name; never the patient's name or number.
+    volume : SeriesVolume or None
+        For slices of CT, MR, PT and the like; None for projection images and files that are not DICOM.
     """
 
     paths: tuple[Path, ...]
@@ -79,38 +56,58 @@ class Found:
     series_instance_uid: str
     sop_instance_uid: str
     case_id: str
+    volume: SeriesVolume | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """A file or folder that is no image, and why."""
+class FoundLabel:
+    """A DICOM object that holds masks: a SEG or an RTSTRUCT."""
 
     path: Path
-    reason: str
+    kind: str
+    series_instance_uid: str
+    study_instance_uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """Images in order of their paths, and everything that was passed over."""
+    """Images in order of their paths, everything that was passed over, and of that the masks in DICOM."""
 
     images: tuple[Found, ...]
     skipped: tuple[Skipped, ...]
+    labels: tuple[FoundLabel, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Sighting:
     path: Path
     relative: PurePath
     kind: Kind
-    header: DicomHeader | None
+    patient_id: str = ""
+    person: frozenset[str] = frozenset()
+    slices: tuple[SliceHeader, ...] = ()
+
+    @property
+    def instance(self) -> str:
+        return self.slices[0].sop_instance_uid if self.slices else ""
+
+    @property
+    def in_patient(self) -> bool:
+        """Whether the file belongs into a stack of slices; else it is an image of its own."""
+        if not self.slices or self.slices[0].modality in PROJECTION:
+            return False
+        first = self.slices[0]
+        return first.frames > 1 or first.position_lps is not None or first.modality in ("CT", "MR", "PT")
 
 
 def discover(paths: Sequence[Path], *, limits: ReadLimits = DEFAULT_LIMITS) -> Discovery:
     """Walk files and folders and list the images in them.
 
-    Links to folders are followed once; pipes and devices are not opened. Hidden files, masks (by the
-    end of the name or the name of the folder), archives, DICOMDIR and DICOM objects without an image
-    are skipped. A file that is named itself, not found in a folder, is taken whatever its name.
+    Slices of CT, MR, PT and other images with a place in the patient are put together to volumes; a
+    volume that cannot be read (a missing slice, say) is listed with its problem. Links to folders are
+    followed once; pipes and devices are not opened. Hidden files, masks (by the end of the name or the
+    name of the folder), archives, DICOMDIR and DICOM objects without an image are skipped. A file that
+    is named itself, not found in a folder, is taken whatever its name.
 
     Parameters
     ----------
@@ -125,122 +122,85 @@ def discover(paths: Sequence[Path], *, limits: ReadLimits = DEFAULT_LIMITS) -> D
         copy of a DICOM instance or of a file is skipped.
     """
     skipped: list[Skipped] = []
+    labels: list[FoundLabel] = []
     sightings: list[_Sighting] = []
-    for path, relative in _unique(_walk([Path(path) for path in paths], skipped), skipped):
-        outcome = _look(path, relative, limits)
-        (sightings if isinstance(outcome, _Sighting) else skipped).append(outcome)  # type: ignore[arg-type]
-    sightings = _without_copies(sightings, skipped)
-    ids = case_ids([_candidate(sighting) for sighting in sightings])
-    images = [_found(sighting, case_id) for sighting, case_id in zip(sightings, ids, strict=True)]
+    look = _Look(limits)
+    for path, relative in unique(walk([Path(path) for path in paths], skipped), skipped):
+        outcome = look(path, relative)
+        {_Sighting: sightings, FoundLabel: labels, Skipped: skipped}[type(outcome)].append(outcome)  # type: ignore[attr-defined]
+    skipped += [
+        Skipped(path=label.path, reason=f"a DICOM object that holds a mask: {label.kind}") for label in labels
+    ]
+    single = _without_copies([s for s in sightings if not s.in_patient], skipped)
+    images = [_Image(paths=(s.path,), relative=s.relative, sighting=s) for s in single]
+    images += _volumes([s for s in sightings if s.in_patient], skipped, limits)
+    ids = case_ids([_candidate(image) for image in images])
+    found = [_found(image, case_id) for image, case_id in zip(images, ids, strict=True)]
     return Discovery(
-        images=tuple(sorted(images, key=lambda found: str(found.paths[0]))),
+        images=_ordered(found),
         skipped=tuple(sorted(skipped, key=lambda item: (str(item.path), item.reason))),
+        labels=tuple(labels),
     )
 
 
-def _walk(paths: Sequence[Path], skipped: list[Skipped]) -> Iterator[tuple[Path, PurePath]]:
-    """Every file with its path below the folder that was named, in order of names."""
-    seen: set[tuple[int, int]] = set()
-    for path in sorted(set(paths), key=str):
-        if _is_folder(path):
-            yield from _walk_folder(path, PurePath(), seen, skipped)
-        else:
-            yield path, PurePath(path.name)
+def _ordered(found: Sequence[Found]) -> tuple[Found, ...]:
+    """By path, the volumes of one series together and in the order of their keys."""
+    first: dict[int, str] = {}
+    for image in found:
+        if image.volume is not None:
+            series = natural(image.volume.key)[0]
+            first[series] = min(first.get(series, str(min(image.paths))), str(min(image.paths)))
+
+    def place(image: Found) -> tuple[str, tuple[int, ...]]:
+        if image.volume is None:
+            return str(image.paths[0]), ()
+        key = natural(image.volume.key)
+        return first[key[0]], key
+
+    return tuple(sorted(found, key=place))
 
 
-def _walk_folder(
-    root: Path, below: PurePath, seen: set[tuple[int, int]], skipped: list[Skipped]
-) -> Iterator[tuple[Path, PurePath]]:
-    pending = [(root, below)]
-    while pending:
-        folder, relative = pending.pop()
+class _Look:
+    """What each file is."""
+
+    def __init__(self, limits: ReadLimits) -> None:
+        self.limits, self.reader = limits, HeaderReader(limits)
+
+    def __call__(self, path: Path, relative: PurePath) -> _Sighting | FoundLabel | Skipped:
         try:
-            status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                skipped.append(Skipped(path=folder, reason="a folder that was searched already"))
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            names = sorted(os.listdir(folder))
-        except OSError as err:
-            skipped.append(Skipped(path=folder, reason=f"the folder cannot be read: {reason_of(err)}"))
-            continue
-        folders = []
-        for name in names:
-            path = folder / name
-            if name.startswith(".") or name == "__MACOSX":
-                skipped.append(Skipped(path=path, reason="hidden"))
-            elif _is_folder(path):
-                folders.append((path, relative / name))
-            elif (reason := _mask_reason(relative / name)) is not None:
-                skipped.append(Skipped(path=path, reason=reason))
-            else:
-                yield path, relative / name
-        pending.extend(reversed(folders))
+            head = read_head(path)
+            kind = kind_of(head)
+            if kind is None:
+                return Skipped(path=path, reason=f"no image: {EXPECTED}, found {describe(head)}")
+            if kind != "dicom":
+                return _Sighting(path=path, relative=relative, kind=kind)
+            return self._dicom(scan_file(path, self.limits), relative)
+        except MedsegError as err:
+            return Skipped(path=path, reason=str(err).removeprefix(f"{path}: "))
 
-
-def _is_folder(path: Path) -> bool:
-    """Whether this is a folder; False where the system does not let us look."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _mask_reason(relative: PurePath) -> str | None:
-    if stem_of(relative.name).casefold().endswith(_MASK_ENDINGS):
-        return "a mask by its name"
-    folder = next((part for part in relative.parts[:-1] if _MASK_FOLDER.fullmatch(part)), None)
-    return None if folder is None else f"in a folder of masks ({folder})"
-
-
-def _unique(
-    files: Iterator[tuple[Path, PurePath]], skipped: list[Skipped]
-) -> Iterator[tuple[Path, PurePath]]:
-    """Each file once, whichever of its links or names comes first."""
-    seen: dict[tuple[int, int], Path] = {}
-    for path, relative in files:
-        try:
-            status = path.stat()
-        except OSError as err:
-            skipped.append(Skipped(path=path, reason=f"cannot be read: {reason_of(err)}"))
-            continue
-        key = (status.st_dev, status.st_ino)
-        if not stat.S_ISREG(status.st_mode):
-            skipped.append(Skipped(path=path, reason="a pipe, socket or device"))
-        elif key in seen:
-            skipped.append(Skipped(path=path, reason=f"the same file as {seen[key]}"))
-        else:
-            seen[key] = path
-            yield path, relative
-
-
-def _look(path: Path, relative: PurePath, limits: ReadLimits) -> _Sighting | Skipped:
-    try:
-        head = read_head(path)
-        kind = kind_of(head)
-        if kind is None:
-            return Skipped(path=path, reason=f"no image: {EXPECTED}, found {describe(head)}")
-        if kind != "dicom":
-            return _Sighting(path, relative, kind, None)
-        with open_regular(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            dataset, _ = parse_header(stream, size, path, limits, _TAGS)
-    except MedsegError as err:
-        return Skipped(path=path, reason=str(err).removeprefix(f"{path}: "))
-    header = DicomHeader(path, (dataset,))
-    reason = _no_image(header)
-    return _Sighting(path, relative, kind, header) if reason is None else Skipped(path=path, reason=reason)
-
-
-def _no_image(header: DicomHeader) -> str | None:
-    kind = header.uid("SOPClassUID")
-    if kind == _DICOMDIR or header.path.name.upper() == "DICOMDIR":
-        return "a DICOMDIR, an index of other files"
-    if kind in _SEGMENTATIONS:
-        return f"a DICOM object that holds a mask: {uid_name(kind)}"
-    if not header.numbers("Rows") or not header.numbers("Columns"):
-        return f"a DICOM object without an image: {uid_name(kind)}"
-    return None
+    def _dicom(self, scanned: ScannedFile, relative: PurePath) -> _Sighting | FoundLabel | Skipped:
+        path, header = scanned.path, DicomHeader(scanned.path, (scanned.dataset,))
+        kind = header.uid("SOPClassUID")
+        if kind in SEGMENTATIONS or kind == RTSTRUCT:
+            return FoundLabel(
+                path=path,
+                kind="RTSTRUCT" if kind == RTSTRUCT else "SEG",
+                series_instance_uid=header.uid("SeriesInstanceUID"),
+                study_instance_uid=header.uid("StudyInstanceUID"),
+            )
+        if kind == _DICOMDIR or path.name.upper() == "DICOMDIR":
+            return Skipped(path=path, reason="a DICOMDIR, an index of other files")
+        if "Rows" not in scanned.dataset or "Columns" not in scanned.dataset:
+            return Skipped(path=path, reason=f"a DICOM object without an image: {uid_name(kind)}")
+        slices = self.reader.slices(scanned)
+        return _Sighting(
+            path=path,
+            relative=relative,
+            kind="dicom",
+            patient_id=_patient(slices),
+            person=self.reader.once(scanned, ("PatientName", "PatientBirthDate"), lambda h: h.person()),
+            slices=slices,
+        )
 
 
 def _without_copies(sightings: list[_Sighting], skipped: list[Skipped]) -> list[_Sighting]:
@@ -248,12 +208,12 @@ def _without_copies(sightings: list[_Sighting], skipped: list[Skipped]) -> list[
     kept: list[_Sighting] = []
     first: dict[str, Path] = {}
     for sighting in sightings:
-        instance = sighting.header.uid("SOPInstanceUID") if sighting.header else ""
-        if instance and instance in first:
-            skipped.append(Skipped(path=sighting.path, reason=_copy_reason(sighting.path, first[instance])))
+        if sighting.instance and sighting.instance in first:
+            known = first[sighting.instance]
+            skipped.append(Skipped(path=sighting.path, reason=_copy_reason(sighting.path, known)))
             continue
-        if instance:
-            first[instance] = sighting.path
+        if sighting.instance:
+            first[sighting.instance] = sighting.path
         kept.append(sighting)
     return kept
 
@@ -264,32 +224,87 @@ def _copy_reason(path: Path, first: Path) -> str:
     return f"has the SOP Instance UID of {first} but other content; remove one of them"
 
 
-def _candidate(sighting: _Sighting) -> Candidate:
-    header = sighting.header
-    if header is None:
-        return Candidate(relative=sighting.relative, identity=str(sighting.path))
-    identity = header.uid("SOPInstanceUID") or str(sighting.path)
-    return Candidate(relative=sighting.relative, identity=identity, identifiers=header.person())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    paths: tuple[Path, ...]
+    relative: PurePath
+    sighting: _Sighting
+    volume: SeriesVolume | None = None
 
 
-def _found(sighting: _Sighting, case_id: str) -> Found:
-    header = sighting.header
+def _volumes(sightings: list[_Sighting], skipped: list[Skipped], limits: ReadLimits) -> list[_Image]:
+    """The volumes that slices make up, with the file that names each; copies of slices are skipped."""
+    by_path = {sighting.path: sighting for sighting in sightings}
+    slices = [header for sighting in sightings for header in sighting.slices]
+    volumes = find_volumes(slices, same_pixels=_same_pixels, limits=limits)
+    used = {header.path for volume in volumes for header in volume.slices}
+    skipped += [
+        Skipped(path=sighting.path, reason="a copy of another file of its series")
+        for sighting in sightings
+        if sighting.path not in used
+    ]
+    return [
+        _Image(
+            paths=volume.grid.source.paths,
+            relative=_name_of(volume, volumes, by_path),
+            sighting=by_path[volume.slices[0].path],
+            volume=volume,
+        )
+        for volume in volumes
+    ]
+
+
+def _same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
+    # Decoders load only where two files claim to be one image.
+    from medseg.io.dicom_series import same_pixels
+
+    return same_pixels(one, other)
+
+
+def _name_of(
+    volume: SeriesVolume, volumes: Sequence[SeriesVolume], by_path: dict[Path, _Sighting]
+) -> PurePath:
+    """What a case id is made from: the file of a single image, the folder of a series that has it alone."""
+    own = by_path[volume.slices[0].path]
+    if len(volume.grid.source.paths) == 1 and volume.parts == 1:
+        return own.relative
+    folder = Path(commonpath([str(path.parent) for path in volume.grid.source.paths]))
+    below = own.relative.parent
+    for _ in range(len(own.path.parent.parts) - len(folder.parts)):
+        below = below.parent
+    # A search that began in the very folder of the series has no name for it but the folder's own.
+    home = below if below.name else PurePath(folder.name or "series")
+    alone = all(other is volume or folder not in _parents(other) for other in volumes)
+    return home if alone else home / f"series-{volume.key}"
+
+
+def _parents(volume: SeriesVolume) -> set[Path]:
+    return {path.parent for path in volume.grid.source.paths}
+
+
+def _candidate(image: _Image) -> Candidate:
+    identity = image.sighting.instance or str(image.sighting.path)
+    if image.volume is not None and image.volume.parts > 1:
+        identity += f" {image.volume.part}"
+    return Candidate(relative=image.relative, identity=identity, identifiers=image.sighting.person)
+
+
+def _found(image: _Image, case_id: str) -> Found:
+    first = image.volume.slices[0] if image.volume else next(iter(image.sighting.slices), None)
     return Found(
-        paths=(sighting.path,),
-        kind=sighting.kind,
-        modality=modality_of(header) if header else "",
-        patient_id=_patient(header, case_id) if header else case_id,
-        study_instance_uid=header.uid("StudyInstanceUID") if header else "",
-        series_instance_uid=header.uid("SeriesInstanceUID") if header else "",
-        sop_instance_uid=header.uid("SOPInstanceUID") if header else "",
+        paths=image.paths,
+        kind=image.sighting.kind,
+        modality=first.modality if first else "",
+        patient_id=image.sighting.patient_id or case_id,
+        study_instance_uid=first.study_instance_uid if first else "",
+        series_instance_uid=first.series_instance_uid if first else "",
+        sop_instance_uid=first.sop_instance_uid if first else "",
         case_id=case_id,
+        volume=image.volume,
     )
 
 
-def _patient(header: DicomHeader, case_id: str) -> str:
-    number = next(iter(header.texts("PatientID")), "")
-    if number:
-        issuer = next(iter(header.texts("IssuerOfPatientID")), "")
-        return pseudonym(f"{number}|{issuer}" if issuer else number)
-    study = header.uid("StudyInstanceUID")
-    return pseudonym(study) if study else case_id
+def _patient(slices: Sequence[SliceHeader]) -> str:
+    """Pseudonym of the person, "" where neither a Patient ID nor a study tells them apart."""
+    study = slices[0].study_instance_uid
+    return slices[0].patient or (pseudonym(study) if study else "")

@@ -31,13 +31,13 @@ _MAX_REASON = 160
 
 
 @contextlib.contextmanager
-def foreign_parser(path: Path, what: str, *, quote: bool = True) -> Iterator[None]:
+def foreign_parser(path: Path | str, what: str, *, quote: bool = True) -> Iterator[None]:
     """Turn what a parser raises inside the block into an `ImageReadError`.
 
     Parameters
     ----------
-    path : Path
-        The file, for the message.
+    path : Path or str
+        The file, for the message, and the frame in it where that is to be said.
     what : str
         What could not be done, such as "the pixels cannot be decoded".
     quote : bool

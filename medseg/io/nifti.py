@@ -2,54 +2,69 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import os
-from contextlib import ExitStack
+import hashlib
+import itertools
+import math
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, ImageReadError, LabelError, StorageError
 from medseg.io.content import check_finite, pixel_digest
 from medseg.io.foreign import foreign_parser
-from medseg.io.limits import DEFAULT_LIMITS, ReadLimits, open_regular
-from medseg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_nifti_header, set_grid
+from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
+from medseg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_nifti_header
 from medseg.io.orientation import letters_of_affine
+from medseg.io.sniff import header_beside, read_head
+from medseg.io.voxel_stream import (
+    BLOCK,
+    Encoding,
+    check_present,
+    drain,
+    fill,
+    native,
+    open_voxels,
+    skip_bytes,
+    voxel_blocks,
+    write_stream,
+)
+from medseg.io.write_image import nifti_header_bytes
 from medseg.provenance import sha256_file, whole_file
 from medseg.volume import Source, SpacingOrigin, Volume
 
-_BLOCK = 1 << 20
-_MAX_TRAILING = 64 << 20
 _LABEL_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
-def read_nifti(path: Path, *, limits: ReadLimits = DEFAULT_LIMITS) -> Volume:
-    """Read an image or label map from a .nii or .nii.gz file, to the last byte of its checksum.
+def read_nifti(path: Path, *, volume: int | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Volume:
+    """Read an image or label map from NIfTI or Analyze, to the last byte of its checksum.
 
     Parameters
     ----------
     path : Path
-        NIfTI-1 or NIfTI-2 in one file; 2-D or 3-D, or an RGB picture.
+        NIfTI-1 or NIfTI-2 (.nii, .nii.gz), or either file of a pair (.hdr and .img, also Analyze 7.5);
+        2-D or 3-D, or an RGB picture.
+    volume : int, optional
+        Which volume of a file with more than three axes, from 0, in the order they are stored.
     limits : ReadLimits, optional
 
     Returns
     -------
     Volume
-        array (C, I, J, K), or (C, I, J) for files with one slice, in the stored type; float32 where
-        the header scales the values (float64 stays float64). The affine is sform, else qform, and
-        None where the file gives neither. A 2-D file whose affine is the one that picture converters
-        write by default (1 mm, no offset) has unknown spacing; its affine is kept, so that a mask is
-        written on the same grid. `patient_orientation` of 2-D files is derived from the affine: see
+        array (C, I, J, K), or (C, I, J) for files with one slice, in the stored type and order (the
+        first axis contiguous); float32 where the header scales the values (float64 stays float64).
+        The affine is sform, else qform, and None where the file gives neither, as Analyze files do. A
+        2-D file whose affine is the one that picture converters write by default (1 mm, no offset)
+        has unknown spacing; its affine is kept, so that a mask is written on the same grid.
+        `patient_orientation` of 2-D files is derived from the affine: see
         `orientation.letters_of_affine` for what that means for chest films.
 
     Raises
     ------
     ImageReadError
-        Truncated, damaged, a wrong gzip checksum, too large, NaN or infinity, more than three axes.
+        Truncated, damaged, a wrong gzip checksum, too large, NaN or infinity, complex numbers, more
+        than three axes and no `volume`, or a `volume` that is not there.
     GeometryError
         A damaged affine.
 
@@ -58,7 +73,11 @@ def read_nifti(path: Path, *, limits: ReadLimits = DEFAULT_LIMITS) -> Volume:
     NIfTI-1.1 data format, nifti1.h, https://nifti.nimh.nih.gov/nifti-1.
     """
     path = Path(path)
-    header, stored, extra = _read_all(path, limits)
+    header_path = header_beside(path) or path
+    header = read_nifti_header(header_path, limits)
+    files = (header_path, _image_beside(header_path)) if header.pair else (header_path,)
+    shape = _kept_shape(header, volume, path)
+    stored, extra = _read_voxels(files[-1], header, shape, volume or 0)
     array = _scaled(_channels_first(stored, header, path), header)
     check_finite(array, path)
     affine = header.affine
@@ -70,97 +89,128 @@ def read_nifti(path: Path, *, limits: ReadLimits = DEFAULT_LIMITS) -> Volume:
         spacing_mm=spacing,
         spacing_origin=origin,
         patient_orientation=letters_of_affine(affine) if flat and affine is not None else None,
-        source=Source(paths=(path,), format="nifti", sha256=sha256_file(path)),
+        source=Source(paths=(path,), format="nifti", sha256=_sha256_of(files)),
         pixel_sha256=pixel_digest(array),
         notes=(*header.notes, *notes, *([f"{extra} bytes after the voxels were not used"] if extra else [])),
         header=header.facts,
     )
 
 
-def _read_all(path: Path, limits: ReadLimits) -> tuple[NiftiHeader, NDArray[Any], int]:
-    """Header, stored voxels, and the number of bytes after them."""
-    with ExitStack() as stack:
-        stack.enter_context(foreign_parser(path, "the file is damaged or truncated"))
-        raw = stack.enter_context(open_regular(path))
-        compressed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        stream: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if compressed else raw
-        head = stream.read(HEADER_BYTES)
+def read_nifti_header(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> NiftiHeader:
+    """Header of a .nii, .nii.gz or .hdr file; its voxels are not read.
+
+    Raises
+    ------
+    ImageReadError, GeometryError
+        As `nifti_header.parse_nifti_header`.
+    """
+    encoding = _encoding(path)
+    with (
+        foreign_parser(path, "the file is damaged or truncated"),
+        open_voxels(path, encoding) as stream,
+    ):
+        head = b""
+        while len(head) < HEADER_BYTES and (block := stream.read(HEADER_BYTES - len(head))):
+            head += block
         header = parse_nifti_header(head, path, limits)
-        if not compressed:
-            _check_length(header, os.fstat(raw.fileno()).st_size, path)
-        data = _exactly(stream, head, header, path)
-        return header, data, _drain(stream, path)
+    return header
 
 
-def _check_length(header: NiftiHeader, size: int, path: Path) -> None:
-    expected = header.offset + header.voxel_bytes
-    if size < expected:
+def _sha256_of(files: tuple[Path, ...]) -> str:
+    digests = [sha256_file(path) for path in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _encoding(path: Path) -> Encoding:
+    return "gzip" if read_head(path)[:2] == b"\x1f\x8b" else "raw"
+
+
+def _image_beside(header_path: Path) -> Path:
+    """The .img file of a .hdr file, compressed or not."""
+    name = header_path.name.removesuffix(".gz")
+    stem, image = name[: -len(".hdr")], ".IMG" if name.endswith(".HDR") else ".img"
+    if not name.lower().endswith(".hdr"):
         raise ImageReadError(
-            f"{path}: the file is truncated: the header asks for {expected} bytes, {size} are there"
+            f"{header_path}: the header of a pair; its name must end in .hdr to find the .img"
         )
+    names = (stem + image, stem + image + ".gz")
+    found = next((header_path.with_name(n) for n in names if header_path.with_name(n).is_file()), None)
+    if found is None:
+        raise ImageReadError(f"{header_path}: the voxels of this header are missing: no {names[0]} beside it")
+    return found
 
 
-def _exactly(stream: BinaryIO, head: bytes, header: NiftiHeader, path: Path) -> NDArray[Any]:
-    """The voxels; the buffer grows with what the file really holds, not with what it declares."""
-    wanted = header.offset + header.voxel_bytes
-    buffer = bytearray(head)
-    while len(buffer) < wanted:
-        block = stream.read(min(_BLOCK, wanted - len(buffer)))
-        if not block:
+def _kept_shape(header: NiftiHeader, volume: int | None, path: Path) -> tuple[int, ...]:
+    """Shape of what is read: as stored, or the first three axes where one volume is taken."""
+    shape = header.shape
+    rest = math.prod(shape[3:])
+    if volume is None:
+        if rest > 1 and not _is_itk_rgb(shape):
             raise ImageReadError(
-                f"{path}: the file is truncated: the header asks for {wanted} bytes, {len(buffer)} are there"
+                f"{path}: expected 2 or 3 axes, found shape {shape}; write each channel or time point into "
+                f"a file of its own, or choose one of its volumes, from 0 to {rest - 1}"
             )
-        buffer += block
-    count = header.voxel_bytes // header.dtype.itemsize
-    flat = np.frombuffer(buffer, dtype=header.dtype, count=count, offset=header.offset)
-    return flat.reshape(header.shape, order="F")
+        return shape
+    if not 0 <= volume < rest:
+        raise ImageReadError(f"{path}: there is no volume {volume}: the file holds volumes 0 to {rest - 1}")
+    return shape[:3]
 
 
-def _drain(stream: BinaryIO, path: Path) -> int:
-    """Read to the end, so that gzip verifies its checksum; the number of bytes that were left."""
-    extra = 0
-    while block := stream.read(_BLOCK):
-        extra += len(block)
-        if extra > _MAX_TRAILING:
-            raise ImageReadError(
-                f"{path}: more than {_MAX_TRAILING} bytes follow the voxels; the header is wrong"
-            )
-    return extra
+def _is_itk_rgb(shape: tuple[int, ...]) -> bool:
+    """How ITK stores an RGB picture."""
+    return len(shape) == 5 and shape[2:4] == (1, 1) and shape[4] == 3
+
+
+def _read_voxels(
+    path: Path, header: NiftiHeader, shape: tuple[int, ...], volume: int
+) -> tuple[NDArray[Any], int]:
+    """Stored voxels of one volume, and the number of bytes in the file that the header does not explain."""
+    count = math.prod(shape)
+    before = header.offset + volume * count * header.dtype.itemsize
+    after = header.offset + header.voxel_bytes - before - count * header.dtype.itemsize
+    encoding = _encoding(path)
+    check_present(path, header.voxel_bytes, encoding, offset=header.offset if encoding == "raw" else 0)
+    with (
+        foreign_parser(path, "the file is damaged or truncated"),
+        open_voxels(path, encoding, offset=before if encoding == "raw" else 0) as stream,
+    ):
+        skipped = before if encoding == "raw" else skip_bytes(stream, before)
+        flat, filled = fill(stream, header.dtype, count)
+        left = drain(stream, path, expected=after)
+    there, wanted = skipped + filled + left, header.offset + header.voxel_bytes
+    if there < wanted:
+        raise ImageReadError(
+            f"{path}: the file is truncated: the header asks for {wanted} bytes, {there} are there"
+        )
+    return flat.reshape(shape, order="F"), there - wanted
 
 
 def _channels_first(stored: NDArray[Any], header: NiftiHeader, path: Path) -> NDArray[Any]:
-    """(C, I, J) or (C, I, J, K) in native byte order."""
-    shape = header.shape
-    if len(shape) == 5 and shape[2:4] == (1, 1) and shape[4] == 3:  # how ITK stores an RGB picture
-        return _native(np.moveaxis(stored[:, :, 0, 0, :], -1, 0))
-    kept = shape
-    while len(kept) > 3 and kept[-1] == 1:
-        kept = kept[:-1]
-    if len(kept) > 3:
-        raise ImageReadError(
-            f"{path}: expected 2 or 3 axes, found shape {shape}; "
-            "write each channel or time point into a file of its own"
-        )
+    """(C, I, J) or (C, I, J, K) in native byte order, a view of `stored` where it can be."""
+    shape = stored.shape
+    if _is_itk_rgb(shape):
+        return native(np.moveaxis(stored[:, :, 0, 0, :], -1, 0))
+    kept = shape[:3]
     kept = kept[:2] if len(kept) == 3 and kept[2] == 1 else kept
     if len(kept) < 2:
-        raise ImageReadError(f"{path}: expected 2 or 3 axes, found shape {shape}")
+        raise ImageReadError(f"{path}: expected 2 or 3 axes, found shape {header.shape}")
     if stored.dtype.names is None:
-        return _native(stored.reshape(kept, order="F")[np.newaxis])
+        return native(stored.reshape(kept, order="F"))[np.newaxis]
     if len(kept) != 2:
-        raise ImageReadError(f"{path}: RGB voxels are read for pictures only, found shape {shape}")
+        raise ImageReadError(f"{path}: RGB voxels are read for pictures only, found shape {header.shape}")
     return np.stack([stored[name].reshape(kept, order="F") for name in ("R", "G", "B")])
 
 
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
 def _scaled(array: NDArray[Any], header: NiftiHeader) -> NDArray[Any]:
+    """The values that the header means, computed in double precision a slab at a time."""
     if (header.slope, header.intercept) == (1.0, 0.0) or header.dtype.names is not None:
         return array
-    scaled = array * np.float64(header.slope) + np.float64(header.intercept)
-    return scaled if array.dtype == np.float64 else scaled.astype(np.float32)
+    scaled = np.empty_like(array, dtype=np.float64 if array.dtype == np.float64 else np.float32)
+    step = max(1, BLOCK // max(1, array[..., :1].size))
+    for first in range(0, array.shape[-1], step):
+        slab = array[..., first : first + step].astype(np.float64)
+        scaled[..., first : first + step] = slab * header.slope + header.intercept
+    return scaled
 
 
 def _spacing(header: NiftiHeader, flat: bool) -> tuple[tuple[float, ...] | None, SpacingOrigin, list[str]]:
@@ -211,11 +261,10 @@ def write_nifti(path: Path, label_map: NDArray[Any], like: Volume) -> None:
         )
     data = _smallest_type(label_map, path)
     voxels = data[..., np.newaxis] if data.ndim == 2 else data
-    if max(voxels.shape) > np.iinfo(np.int16).max:
-        raise GeometryError(f"{path}: NIfTI-1 axes have at most 32767 voxels, found {voxels.shape}")
-    content = _header_bytes(voxels, like) + voxels.tobytes(order="F")
+    head = nifti_header_bytes(path, voxels, like, label_map=True)
+    parts = itertools.chain([head], voxel_blocks(voxels))
     with whole_file(path) as part:
-        part.write_bytes(_gzipped(content) if path.name.endswith(".gz") else content)
+        write_stream(part, parts, compressed=path.name.endswith(".gz"))
 
 
 def _smallest_type(label_map: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -226,22 +275,3 @@ def _smallest_type(label_map: NDArray[Any], path: Path) -> NDArray[Any]:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return label_map.astype(kind)
     raise LabelError(f"{path}: label values from {low} to {high} do not fit 32 bits")
-
-
-def _header_bytes(voxels: NDArray[Any], like: Volume) -> bytes:
-    header = nib.Nifti1Header(endianness="<")
-    header.set_data_shape(voxels.shape)
-    header.set_data_dtype(voxels.dtype)
-    facts = like.header if like.source.format == "nifti" and "nifti_qform" in like.header else {}
-    set_grid(header, like.affine, like.spacing_mm, facts)
-    header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, 1, 0
-    header["regular"] = b"r"
-    return bytes(header.binaryblock) + b"\0\0\0\0"
-
-
-def _gzipped(content: bytes) -> bytes:
-    """gzip without name and time, so that the bytes depend on the content alone."""
-    target = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=target, compresslevel=6, mtime=0) as stream:
-        stream.write(content)
-    return target.getvalue()

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError, ImageReadError
 from medseg.io.foreign import foreign_parser, silence_logger
 from medseg.io.limits import ReadLimits
+from medseg.io.orientation import LARGEST_MM, SMALLEST_MM, check_affine
+from medseg.io.sniff import is_analyze
 
 silence_logger("nibabel")
 
 HEADER_BYTES = 540
+ANALYZE_BYTES = 348
 _MAX_EXTENSION = 64 << 20
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-_SMALLEST_MM, _LARGEST_MM = 1e-6, 1e4
 _QFORM_FIELDS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
 
@@ -36,6 +38,8 @@ class NiftiHeader:
         Of one voxel, in the file's byte order; with fields R G B (A) for colour.
     offset : int
         Byte of the first voxel.
+    pair : bool
+        The voxels lie in a file of their own (.img beside .hdr).
     slope, intercept : float
         value = slope * stored + intercept; 1 and 0 where the file gives none.
     affine : (4, 4) float64 array or None
@@ -50,6 +54,7 @@ class NiftiHeader:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     offset: int
+    pair: bool
     slope: float
     intercept: float
     affine: NDArray[np.float64] | None
@@ -64,19 +69,20 @@ class NiftiHeader:
 
 
 def parse_nifti_header(head: bytes, path: Path, limits: ReadLimits) -> NiftiHeader:
-    """Check the first bytes of a NIfTI-1 or NIfTI-2 file.
+    """Check the first bytes of a NIfTI-1, NIfTI-2 or Analyze 7.5 file, single or the header of a pair.
 
     Raises
     ------
     ImageReadError
-        Not NIfTI, a header and image pair, no voxels, more voxels than `limits` allows, or a type of
-        voxel that holds no image.
+        Not NIfTI, no voxels, more voxels than `limits` allows, or a type of voxel that holds no image.
     GeometryError
         An affine that is not finite or flattens an axis.
     """
-    raw = _raw_header(head, path)
+    raw, pair = _raw_header(head, path)
     shape = _shape(raw, path, limits)
     dtype = _voxel_type(raw, path)
+    if "sform_code" not in raw:
+        return _analyze(raw, shape, dtype, path)
     notes: list[str] = []
     with foreign_parser(path, "the position in the NIfTI header is damaged"):
         sform, qform = raw.get_sform(coded=True)[0], raw.get_qform(coded=True)[0]
@@ -85,7 +91,8 @@ def parse_nifti_header(head: bytes, path: Path, limits: ReadLimits) -> NiftiHead
     return NiftiHeader(
         shape=shape,
         dtype=dtype,
-        offset=_offset(raw, path),
+        offset=_offset(raw, path, first=0 if pair else raw.template_dtype.itemsize + 4),
+        pair=pair,
         slope=slope,
         intercept=intercept,
         affine=affine,
@@ -95,21 +102,39 @@ def parse_nifti_header(head: bytes, path: Path, limits: ReadLimits) -> NiftiHead
     )
 
 
-def _raw_header(head: bytes, path: Path) -> Any:
+def _raw_header(head: bytes, path: Path) -> tuple[Any, bool]:
+    """The header as nibabel has it, and whether its voxels lie in another file."""
     two = head[4:7] in (b"n+2", b"ni2")
-    kind = nib.Nifti2Header if two else nib.Nifti1Header
     magic = head[4:7] if two else head[344:347]
-    if magic in (b"ni1", b"ni2"):
-        raise ImageReadError(
-            f"{path}: a NIfTI pair (.hdr and .img) is not read; convert it to one .nii.gz file"
-        )
+    kind = nib.Nifti2Header if two else nib.Nifti1Header
+    if is_analyze(head):
+        kind = nib.AnalyzeHeader
+    elif magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+        raise ImageReadError(f"{path}: expected a NIfTI header, found {len(head)} bytes of another type")
     size = kind.template_dtype.itemsize
-    if len(head) < size or magic not in (b"n+1", b"n+2"):
-        raise ImageReadError(
-            f"{path}: expected a NIfTI header of {size} bytes, found {len(head)} bytes or another type"
-        )
+    if len(head) < size:
+        raise ImageReadError(f"{path}: expected a NIfTI header of {size} bytes, found {len(head)} bytes")
     with foreign_parser(path, "the NIfTI header is damaged"):
-        return kind(head[:size], check=False)
+        return kind(head[:size], check=False), magic not in (b"n+1", b"n+2")
+
+
+def _analyze(raw: Any, shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> NiftiHeader:
+    """Analyze 7.5 knows distances, but no patient axes: programs disagree on its left and right."""
+    sizes = tuple(abs(float(v)) for v in raw["pixdim"][1:4])
+    known = all(SMALLEST_MM <= v <= LARGEST_MM for v in sizes[: min(3, len(shape))])
+    sizes = tuple(v if v > 0 else 1.0 for v in sizes)
+    return NiftiHeader(
+        shape=shape,
+        dtype=dtype,
+        offset=_offset(raw, path, first=0),
+        pair=True,
+        slope=1.0,
+        intercept=0.0,
+        affine=None,
+        spacing_mm=sizes if known else None,
+        facts={},
+        notes=("an Analyze file does not say which side is left; its orientation is unknown",),
+    )
 
 
 def _shape(raw: Any, path: Path, limits: ReadLimits) -> tuple[int, ...]:
@@ -139,8 +164,8 @@ def _voxel_type(raw: Any, path: Path) -> np.dtype[Any]:
     return dtype
 
 
-def _offset(raw: Any, path: Path) -> int:
-    offset, first = float(raw["vox_offset"]), raw.template_dtype.itemsize + 4
+def _offset(raw: Any, path: Path, *, first: int) -> int:
+    offset = float(raw["vox_offset"])
     if not first <= offset <= first + _MAX_EXTENSION or offset != int(offset):
         raise ImageReadError(
             f"{path}: the voxels should begin at byte {offset:g}, expected {first} or a little more"
@@ -174,11 +199,11 @@ def _grid(
     found = sform if sform is not None else qform
     if found is None:
         sizes = tuple(float(v) * scale for v in raw["pixdim"][1:4])
-        known = units != 0 and all(_SMALLEST_MM <= v <= _LARGEST_MM for v in sizes[:2])
+        known = units != 0 and all(SMALLEST_MM <= v <= LARGEST_MM for v in sizes[:2])
         return None, sizes if known else None
     affine = np.asarray(found, dtype=np.float64).copy()
     affine[:3] *= scale
-    _check_affine(affine, path)
+    check_affine(affine, path)
     if units == 0:
         notes.append("the file names no unit of length; its affine is read as millimetres")
     if sform is not None and qform is not None and not np.allclose(sform, qform, atol=1e-3):
@@ -186,22 +211,12 @@ def _grid(
     return affine, tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _check_affine(affine: NDArray[np.float64], path: Path) -> None:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    usable = bool(np.isfinite(affine).all()) and bool(
-        ((lengths >= _SMALLEST_MM) & (lengths <= _LARGEST_MM)).all()
-    )
-    if not usable or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
-        raise GeometryError(
-            f"{path}: the affine is not finite, flat or absurd: voxel axes of {lengths.tolist()} mm"
-        )
-
-
 def _facts(raw: Any) -> dict[str, str]:
     numbers = [raw["pixdim"][0], *(raw[name] for name in _QFORM_FIELDS), *raw["pixdim"][1:4]]
     return {
         "nifti_sform_code": str(int(raw["sform_code"])),
         "nifti_qform_code": str(int(raw["qform_code"])),
+        "nifti_intent_code": str(int(raw["intent_code"])),
         "nifti_xyzt_units": str(int(raw["xyzt_units"]) & 7),
         "nifti_qform": " ".join(repr(float(v)) for v in numbers),
     }
@@ -214,6 +229,8 @@ def set_grid(
     facts: dict[str, str],
 ) -> None:
     """Write a grid into a nibabel header: as the source file had it where `facts` tells, else as given.
+
+    An affine as given becomes s-form and q-form, or an s-form alone where it is sheared.
 
     Parameters
     ----------
@@ -234,12 +251,23 @@ def set_grid(
         return
     header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     header["xyzt_units"] = 2
+    if not facts:
+        header.set_sform(affine, code=1)
+        if _right_angled(affine):
+            header.set_qform(affine, code=1)
+        return
     sform_code, qform_code = int(facts.get("nifti_sform_code", "1")), int(facts.get("nifti_qform_code", "0"))
     if facts.get("nifti_xyzt_units") in ("0", "2"):  # in other units the numbers of the file are not mm
         header["xyzt_units"] = int(facts["nifti_xyzt_units"])
         _restore_qform(header, facts, qform_code)
     if sform_code or not np.allclose(header.get_qform(), affine, atol=1e-4):
         header.set_sform(affine, code=sform_code or 1)
+
+
+def _right_angled(affine: NDArray[np.float64]) -> bool:
+    """Whether a q-form, which knows rotations and lengths only, can hold the affine."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.allclose(directions.T @ directions, np.eye(3), atol=1e-5))
 
 
 def _restore_qform(header: Any, facts: dict[str, str], code: int) -> None:

@@ -1,12 +1,35 @@
-"""Letters for the patient directions in which the axes of an image grow."""
+"""Affines of files: whether they can be used, and letters for the directions in which axes grow."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import GeometryError
+
+SMALLEST_MM, LARGEST_MM = 1e-6, 1e4
 _POSITIVE_NEGATIVE_RAS = (("R", "L"), ("A", "P"), ("H", "F"))
 _AXIS_OF = {letter: axis for axis, pair in enumerate(_POSITIVE_NEGATIVE_RAS) for letter in pair}
+
+
+def check_affine(affine: NDArray[np.float64], path: Path) -> None:
+    """Refuse an affine that is not finite, flattens an axis, or has voxels beyond any scanner's.
+
+    Raises
+    ------
+    GeometryError
+        Names the lengths of the voxel axes in mm.
+    """
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    usable = bool(np.isfinite(affine).all()) and bool(
+        ((lengths >= SMALLEST_MM) & (lengths <= LARGEST_MM)).all()
+    )
+    if not usable or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+        raise GeometryError(
+            f"{path}: the affine is not finite, flat or absurd: voxel axes of {lengths.tolist()} mm"
+        )
 
 
 def letters_of_affine(affine: NDArray[np.float64]) -> tuple[str, str] | None:

@@ -10,14 +10,19 @@ from typing import Literal
 from medseg.errors import ImageReadError, StorageError
 from medseg.io.limits import open_regular, reason_of
 
-Kind = Literal["dicom", "nifti", "png", "jpeg", "tiff", "bmp"]
+Kind = Literal["dicom", "nifti", "nrrd", "metaimage", "vtk", "itk_hdf5", "png", "jpeg", "tiff", "bmp"]
+ITK: frozenset[Kind] = frozenset({"nrrd", "metaimage", "vtk", "itk_hdf5"})
 PICTURES: frozenset[Kind] = frozenset({"png", "jpeg", "tiff", "bmp"})
-EXPECTED = "expected DICOM, NIfTI (.nii, .nii.gz), PNG, JPEG, TIFF or BMP"
+EXPECTED = "expected DICOM, NIfTI (.nii, .nii.gz, .hdr), NRRD, MetaImage, MINC, VTK, PNG, JPEG, TIFF or BMP"
 
 _HEAD = 4096
 _NAMES: dict[Kind, str] = {
     "dicom": "DICOM",
     "nifti": "NIfTI",
+    "nrrd": "an NRRD image",
+    "metaimage": "a MetaImage header",
+    "vtk": "a VTK file",
+    "itk_hdf5": "an HDF5 file",
     "png": "a PNG picture",
     "jpeg": "a JPEG picture",
     "tiff": "a TIFF picture",
@@ -38,9 +43,6 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"RIFF", "a RIFF file (WebP, AVI or WAV)"),
     (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
-    (b"NRRD", "an NRRD image"),
-    (b"ObjectType", "a MetaImage header"),
-    (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"MZ", "a program"),
     (b"\x7fELF", "a program"),
@@ -67,7 +69,7 @@ def sniff(path: Path) -> Kind:
         The file may not be read.
     """
     head = read_head(path)
-    kind = kind_of(head)
+    kind = kind_of(head) or _kind_of_pair(path)
     if kind is None:
         raise ImageReadError(f"{path}: {EXPECTED}, found {describe(head)}")
     return kind
@@ -85,6 +87,14 @@ def kind_of(head: bytes) -> Kind | None:
         return "tiff"
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return "bmp"
+    if re.match(rb"NRRD000[1-5]\r?\n", head):
+        return "nrrd"
+    if re.match(rb"(Comment|ObjectType|ObjectSubType|NDims)\s*=", head):
+        return "metaimage"
+    if head.startswith(b"# vtk DataFile"):
+        return "vtk"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "itk_hdf5"
     if is_nifti(inflate_head(head) if head.startswith(b"\x1f\x8b") else head):
         return "nifti"
     return "dicom" if looks_like_dataset(head) else None
@@ -99,10 +109,37 @@ def inflate_head(head: bytes) -> bytes:
 
 
 def is_nifti(head: bytes) -> bool:
-    """Whether a header of NIfTI-1 or NIfTI-2, single file or pair, begins here."""
+    """Whether a header of NIfTI-1, NIfTI-2 or Analyze 7.5, single file or pair, begins here."""
+    if is_analyze(head):
+        return True
     one = head[344:348] in (b"n+1\0", b"ni1\0") and head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
     two = head[4:12] in (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
     return one or two
+
+
+def is_analyze(head: bytes) -> bool:
+    """Whether this is the header of an Analyze 7.5 pair, which has no magic number but marks that agree."""
+    if len(head) != 348 or head[344:347] in (b"ni1", b"n+1"):
+        return False
+    little = head[:4] == b"\x5c\x01\0\0"
+    axes = int.from_bytes(head[40:42], "little" if little else "big")
+    return (little or head[:4] == b"\0\0\x01\x5c") and 1 <= axes <= 7
+
+
+def _kind_of_pair(path: Path) -> Kind | None:
+    """Kind of a voxel file whose header lies beside it: `a.img` and `a.hdr`."""
+    header = header_beside(path)
+    return None if header is None else kind_of(read_head(header))
+
+
+def header_beside(path: Path) -> Path | None:
+    """The `.hdr` of an `.img` file, or None where this is no such file or there is none."""
+    name = path.name.removesuffix(".gz")
+    if not name.lower().endswith(".img"):
+        return None
+    stem, capital = name[:-4], name.endswith(".IMG")
+    names = [stem + (".HDR" if capital else ".hdr") + ending for ending in ("", ".gz")]
+    return next((path.with_name(n) for n in names if path.with_name(n).is_file()), None)
 
 
 def looks_like_dataset(head: bytes) -> bool:

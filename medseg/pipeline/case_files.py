@@ -142,7 +142,7 @@ def _export_seg(
         written = write_dicom_seg(
             folder / SEG,
             label_map,
-            volume.source.paths[0],
+            volume.grid,
             table,
             algorithm_name=model["name"],
             algorithm_version=model["version"],

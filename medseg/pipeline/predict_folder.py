@@ -13,7 +13,10 @@ from medseg.errors import ConfigError, InputError, MedsegError, StorageError
 from medseg.evaluation.options import MeasureName
 from medseg.export.options import ExportName
 from medseg.io.discover import Discovery, Found, discover
-from medseg.io.read import read_image
+from medseg.io.read import read_image, read_volume
+from medseg.io.select import SeriesRule, choose_one, choose_per_study
+from medseg.io.series import describe_volume
+from medseg.io.walk import Skipped
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.pipeline import case_files
 from medseg.pipeline.progress import Reporter, SilentReporter
@@ -21,6 +24,7 @@ from medseg.pipeline.result import Result
 from medseg.privacy import safe_name
 from medseg.provenance import sha256_file, sha256_json, sweep_parts, versions, write_json
 from medseg.quality.options import GateOptions
+from medseg.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.pipeline.model import LoadedModel
@@ -40,6 +44,7 @@ def predict_folder(
     threads: int | None = None,
     overwrite: bool = False,
     accept_unlike: bool = False,
+    series: str | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -58,6 +63,9 @@ def predict_folder(
         As in the settings of a pipeline.
     overwrite : bool
         Whether images are done again that have a result of this model.
+    series : str or None
+        Which DICOM volume, where a study holds several: key of `medseg inspect`, series number or UID;
+        "all" takes each as a case of its own.
     accept_unlike : bool
         Whether images that the input gate refuses are segmented all the same.
     reporter : Reporter or None
@@ -72,7 +80,7 @@ def predict_folder(
     missing = [path for path in inputs if not path.exists()]
     if missing:
         raise StorageError(f"{missing[0]} does not exist; correct the path")
-    found = _without_results(discover(inputs), output)
+    found = _meant(_without_results(discover(inputs), output), bundle, series)
     reporter.title(f"{bundle.name} {bundle.version} · {len(found.images)} images · {output}")
     if not found.images:
         raise InputError(_nothing(inputs, [f"{s.path.name}: {s.reason}" for s in found.skipped]))
@@ -103,6 +111,25 @@ def _without_results(found: Discovery, output: Path) -> Discovery:
     ]
     skipped = [item for item in found.skipped if home not in item.path.resolve().parents]
     return replace(found, images=tuple(images), skipped=tuple(skipped))
+
+
+def _meant(found: Discovery, bundle: Bundle, series: str | None) -> Discovery:
+    """The images that are cases: of each study the one volume that is meant."""
+    volumes = [image for image in found.images if image.volume is not None]
+    if not volumes or series == "all" or (bundle.spatial_dims == 2 and series is None):
+        return found
+    rule = SeriesRule(series=series, min_slices=1 if series else 2)
+    chosen = choose_per_study(volumes, rule)
+    if series is not None and not chosen:
+        choose_one(volumes, rule, where=volumes[0].paths[0].parent)
+    kept = {id(image) for image in chosen}
+    images = tuple(image for image in found.images if image.volume is None or id(image) in kept)
+    left_out = [
+        Skipped(path=image.paths[0], reason=f"not the volume that is meant: {describe_volume(image.volume)}")
+        for image in volumes
+        if id(image) not in kept and image.volume is not None
+    ]
+    return replace(found, images=images, skipped=(*found.skipped, *left_out))
 
 
 def _kinds(formats: str) -> tuple[ExportName, ...]:
@@ -146,7 +173,7 @@ def _one(
         )
         if overwrite or not case_files.is_done(folder, key):
             # The extra files come first: the record that says "done" is written last.
-            volume = read_image(image.paths, gray_only=False, modality=_modalities(model))
+            volume = _read(image, _modalities(model))
             result = model.segment(volume, case_id=image.case_id)
             _, notes = case_files.export_case(
                 folder,
@@ -173,6 +200,12 @@ def _one(
     except OSError as err:
         case |= {"error": f"cannot be read: {err.strerror or err}", "exit_code": 4}
     return case
+
+
+def _read(image: Found, modality: frozenset[str] | None) -> Volume:
+    if image.volume is not None and len(image.volume.grid.shape) == 3:
+        return read_volume(image.volume, modality=modality)
+    return read_image(image.paths, modality=modality)
 
 
 def _modalities(model: LoadedModel) -> frozenset[str] | None:

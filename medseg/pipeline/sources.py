@@ -8,6 +8,7 @@ from medseg.data.manifest import Case, read_manifest
 from medseg.data.options import FolderSource, ManifestSource, PhantomSource, SourceOptions
 from medseg.errors import ManifestError, StorageError
 from medseg.io.discover import discover
+from medseg.io.select import choose_per_study
 
 
 def find_cases(source: SourceOptions, *, made_folder: Path) -> tuple[tuple[Case, ...], tuple[str, ...]]:
@@ -45,6 +46,8 @@ def _folder_cases(source: FolderSource) -> tuple[tuple[Case, ...], tuple[str, ..
         raise ManifestError(
             f"data.source.images: no image in {source.images} ({len(found.skipped)} other files); correct the path"
         )
+    images = [image for image in found.images if image.volume is None]
+    images += choose_per_study(found.images, source.select)
     cases = tuple(
         Case(
             case_id=image.case_id,
@@ -53,7 +56,7 @@ def _folder_cases(source: FolderSource) -> tuple[tuple[Case, ...], tuple[str, ..
             label=_mask(source, image.case_id),
             scheme=source.scheme,
         )
-        for image in found.images
+        for image in images
     )
     return cases, tuple(f"{skipped.path.name}: {skipped.reason}" for skipped in found.skipped)
 

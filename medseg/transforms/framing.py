@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, GeometryError, InputRefusedError
-from medseg.geometry import GridMap
+from medseg.geometry import GridMap, axis_codes
 from medseg.transforms.intensity import otsu_threshold
 from medseg.transforms.options import Crop, Orient, Pad, Resample, Resize
 from medseg.transforms.preprocess_options import HEAD_AND_FOOT, OPPOSITE
@@ -26,11 +24,7 @@ def source_directions(volume: Volume) -> tuple[str, ...] | None:
         return letters if all(letter in OPPOSITE for letter in letters) else None
     if volume.affine is None:
         return None
-    cosines = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
-    # The assignment of voxel axes to world axes that loses least, as oblique scans need.
-    world = max(permutations(range(3)), key=lambda p: sum(abs(cosines[p[a], a]) for a in range(3)))
-    names = ("RL", "AP", "SI")
-    letters = tuple(names[w][int(cosines[w, axis] < 0)] for axis, w in enumerate(world))
+    letters = tuple(axis_codes(volume.affine))
     return letters[: volume.spatial_dims]
 
 

@@ -18,6 +18,7 @@ from medseg.data.manifest import read_manifest
 from medseg.data.phantoms import write_chest_studies
 from medseg.export.dicom_seg import write_dicom_seg
 from medseg.labels import Code, Label, LabelTable
+from medseg.volume import ImageGrid, Source
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,10 @@ def judge(check_seg: Path, image: pydicom.Dataset, label_map: np.ndarray, folder
     write_dicom_seg(
         folder / "segmentation.dcm",
         label_map,
-        source,
+        ImageGrid(
+            shape=label_map.shape,
+            source=Source(paths=(source,), format="dicom", sop_instance_uids=(image.SOPInstanceUID,)),
+        ),
         TABLE,
         algorithm_name="chest-xray-lungs",
         algorithm_version="1.0",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medseg.data.dicom_phantoms import asymmetric_phantom, write_series
 from medseg.data.manifest import Case, read_manifest, write_manifest
 from medseg.errors import ManifestError
 
@@ -204,3 +206,15 @@ def test_shipped_manifests_read(project: Path):
         cases = read_manifest(path, check_files=False)
         assert cases
         assert path.with_suffix(".md").is_file(), "each manifest has its card"
+
+
+def test_a_folder_stands_for_the_slices_of_its_volume(tmp_path: Path):
+    voxels = asymmetric_phantom((9, 10, 8))[0]
+    write_series(tmp_path / "ct" / "a", voxels, np.diag([-1.0, -1.0, 2.0, 1.0]), order="shuffled")
+    text = "case_id,patient_id,image,series\nc,p,ct,\n"
+    (case,) = read_manifest(write(tmp_path, text))
+    assert [path.is_file() for path in case.images] == [True] * 8
+    write_series(tmp_path / "ct" / "b", voxels, np.diag([-1.0, -1.0, 3.0, 1.0]), uid_root="2")
+    assert "2 volumes, and nothing says which" in refusal(tmp_path, text, check_files=True)
+    (case,) = read_manifest(write(tmp_path, text.replace("ct,\n", "ct,s2\n")))
+    assert all(path.parent.name == "b" for path in case.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from medseg.labels import Code, Label, LabelTable
+
+# The tests import the module that writes their series.
+sys.path.insert(0, str(Path(__file__).parent))
 
 ROWS, COLUMNS = 61, 53
 

@@ -8,12 +8,23 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from medseg.errors import GeometryError, ImageReadError, InputError, LabelError
 from medseg.export.dicom_seg import write_dicom_seg
 from medseg.labels import Code, Label, LabelTable
+from medseg.volume import ImageGrid, Source
 
 MODEL = {"algorithm_name": "chest-xray-lungs", "algorithm_version": "1.2", "weights_sha256": "ab" * 32}
 
 
+def grid_of(path, label_map, **changes) -> ImageGrid:
+    """The grid that a reader makes of a projection image."""
+    image = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    source = Source(
+        paths=(path,), format="dicom", sop_instance_uids=(image.get("SOPInstanceUID", ""),), **changes
+    )
+    return ImageGrid(shape=label_map.shape, modality="CR", source=source)
+
+
 def write(path, label_map, source, table, **changes):
-    return write_dicom_seg(path, label_map, source, table, **{**MODEL, **changes})
+    grid = source if isinstance(source, ImageGrid) else grid_of(source, label_map)
+    return write_dicom_seg(path, label_map, grid, table, **{**MODEL, **changes})
 
 
 def decoded(path) -> tuple[pydicom.Dataset, dict[int, np.ndarray]]:
@@ -274,7 +285,7 @@ def test_secondary_capture_in_colour(tmp_path, label_map, source, table):
         ({"StudyInstanceUID": None}, InputError, "source image has no StudyInstanceUID, to which"),
         ({"SeriesInstanceUID": ""}, InputError, "source image has no SeriesInstanceUID"),
         ({"StudyInstanceUID": "1.02.3"}, InputError, "StudyInstanceUID of the source image is malformed"),
-        ({"ImagePositionPatient": [0, 0, 0]}, InputError, "position in the patient .* not in this version"),
+        ({"ImagePositionPatient": [0, 0, 0]}, InputError, "position in the patient .* could not be used"),
         ({"NumberOfFrames": 4}, InputError, "has 4 frames"),
         ({"Rows": 60}, GeometryError, "53 columns and 61 rows, the source image 53 and 60"),
     ],
@@ -286,12 +297,20 @@ def test_sources_that_a_seg_cannot_refer_to(tmp_path, label_map, source, table, 
 
 
 def test_header_errors_quote_no_identifier(tmp_path, label_map, source, table):
-    path = source(SOPClassUID="1.2.3.4.5")
+    path = source(NumberOfFrames=1)
+    path.write_bytes(path.read_bytes().replace(b"\x08\x00IS\x02\x001 ", b"\x08\x00IS\x02\x00Ph"))
     with pytest.raises(
-        ImageReadError, match="its header cannot be used for a DICOM object: KeyError"
+        ImageReadError, match="its header cannot be used for a DICOM object: ValueError"
     ) as caught:
         write(tmp_path / "s.dcm", label_map, path, table)
-    assert "Phantom" not in str(caught.value)
+    assert "Ph" not in str(caught.value)
+
+
+def test_an_image_of_a_private_class_is_referred_to(tmp_path, label_map, source, table):
+    write(tmp_path / "s.dcm", label_map, source(SOPClassUID="1.2.3.4.5"), table)
+    item = pydicom.dcmread(tmp_path / "s.dcm").PerFrameFunctionalGroupsSequence[0]
+    reference = item.DerivationImageSequence[0].SourceImageSequence[0]
+    assert reference.ReferencedSOPClassUID == "1.2.3.4.5"
 
 
 def test_labels_that_a_seg_cannot_describe(tmp_path, label_map, source, table):
@@ -301,8 +320,8 @@ def test_labels_that_a_seg_cannot_describe(tmp_path, label_map, source, table):
     label_map[0, 0] = 4
     with pytest.raises(LabelError, match="class indices 0 to 4, the table has 0 to 3"):
         write(tmp_path / "s.dcm", label_map, source(), table)
-    with pytest.raises(GeometryError, match="a DICOM SEG of a volume is not in this version"):
-        write(tmp_path / "s.dcm", np.ones((3, 3, 3), np.uint8), source(), table)
+    with pytest.raises(GeometryError, match="found float64 of shape"):
+        write(tmp_path / "s.dcm", np.ones((3, 3)), source(), table)
 
 
 def test_a_file_that_is_not_dicom(tmp_path, label_map, table):

@@ -9,7 +9,7 @@ from medseg.inference.predictor import Predictor, side_axis
 from medseg.labels import Label, LabelTable
 from medseg.models.options import SmallUNetOptions
 from medseg.models.registry import build_network
-from medseg.transforms.options import Crop, Normalise, Orient, Resize
+from medseg.transforms.options import Crop, Normalise, Orient, Resample, Resize
 from medseg.volume import Volume
 
 TABLE = LabelTable(
@@ -226,3 +226,35 @@ def test_network_of_the_registry_gives_labels_and_features():
     assert found.label_map.shape == (150, 120)
     assert found.features.shape == (network.feature_count,)
     assert network.training
+
+
+class Bright(nn.Module):
+    """Bright is lung, in two or three dimensions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.sigmoid((x - 0.5) * 40)
+        return torch.log(torch.cat([1 - found, found, 0 * found], dim=1) + 1e-6)
+
+
+@pytest.mark.parametrize("degrees", [0.3, 18])
+def test_tilted_volumes_are_straightened_and_the_result_brought_back(degrees):
+    affine = np.diag([-0.8, -1.0, 2.5, 1])
+    affine[1, 2] = 2.5 * np.tan(np.radians(degrees))
+    array = np.zeros((1, 40, 48, 24), np.float32)
+    array[0, 10:30, 12:36, 6:18] = 900
+    steps = (Orient(to="LAS"), Normalise(method="range"), Resample(spacing_mm=(1, 1, 2)))
+    volume = Volume(array=array, affine=affine, spacing_mm=tuple(np.linalg.norm(affine[:3, :3], axis=0)))
+    network = predictor(Bright(), steps=steps, window=[16, 16, 16])
+    prediction = network.predict(volume)
+    assert prediction.label_map.shape == (40, 48, 24)
+    assert dice(prediction.label_map > 0, array[0] > 0) > 0.97
+    told = [note for note in prediction.notes if "tilted" in note]
+    if degrees < 0.5:
+        assert (prediction.shear, told) == (None, [])
+    else:
+        assert prediction.shear is not None
+        assert prediction.grid.source_shape == prediction.shear.straight_shape
+        assert told == [
+            "The slices are tilted by 18.0 degrees against their axis; the image was straightened for the "
+            "network and the result brought back onto the tilted slices."
+        ]

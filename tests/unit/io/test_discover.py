@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage, SegmentationStorage
 
 from medseg.io import discover as discover_module
+from medseg.io import walk as walk_module
 from medseg.io.case_names import Candidate, case_ids
 from medseg.io.discover import discover
 from medseg.privacy import pseudonym
@@ -133,7 +134,7 @@ def test_unreadable_folder_and_file(tmp_path, monkeypatch):
             raise discover_module.MedsegError(f"{path}: cannot be read: permission denied")
         return opened(path)
 
-    monkeypatch.setattr(discover_module.os, "listdir", guarded)
+    monkeypatch.setattr(walk_module.os, "listdir", guarded)
     monkeypatch.setattr(discover_module, "read_head", guarded_head)
     found = discover([tmp_path])
     assert [image.paths[0].name for image in found.images] == ["1.png"]

@@ -184,7 +184,9 @@ def test_stored_values_equal_those_of_two_other_decoders(shared_data):
 def test_every_file_of_the_collection_is_found_or_explained(shared_data):
     folder = shared_data / "dicom"
     found = discover([folder])
-    files = sum(path.is_file() for path in folder.rglob("*"))
-    assert len(found.images) + len(found.skipped) == files
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    told = {path for image in found.images for path in image.paths}
+    told |= {header.path for image in found.images if image.volume for header in image.volume.slices}
+    assert told | {item.path for item in found.skipped} == files
     assert len({image.case_id for image in found.images}) == len(found.images)
     assert {image.modality for image in found.images} >= {"CR", "DX", "CT", "MR", "US"}

@@ -214,7 +214,7 @@ def jpeg_radiograph(stream: bytes, **values) -> Dataset:
 def test_jpeg_is_decoded_and_compared_with_the_header(tmp_path):
     volume = read(jpeg_radiograph(jpeg_stream(16, 24)), tmp_path)
     assert volume.array.shape == (1, 24, 16)
-    assert volume.header["decoder"] == "pillow"
+    assert volume.header["decoder"] == "imagecodecs jpeg8"
     with pytest.raises(ImageReadError, match="header says 24 x 16 x 1, the compressed frame has 32 x 16 x 1"):
         read(jpeg_radiograph(jpeg_stream(16, 32)), tmp_path)
 
@@ -230,11 +230,11 @@ def test_jpeg_without_end(tmp_path):
         read(jpeg_radiograph(jpeg_stream(16, 24)[:-40]), tmp_path)
 
 
-def test_missing_decoder_names_syntax_and_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(dicom_codec, "available_decoders", lambda syntax: ())
+def test_missing_decoder_names_syntax_and_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_codec, "codec_available", lambda codec: False)
     dataset = jpeg_radiograph(jpeg_stream(16, 24))
     dataset.file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
-    with pytest.raises(MissingPackageError, match=r"JPEG Lossless.*pip install 'medseg\[jpeg\]'"):
+    with pytest.raises(MissingPackageError, match=r"JPEG Lossless.*pip install imagecodecs"):
         read(dataset, tmp_path)
 
 

@@ -105,7 +105,7 @@ def test_masks_that_do_not_fit(tmp_path):
         read_label(fractions, image)
     with pytest.raises(ImageReadError, match="NaN"):
         read_label(nifti(tmp_path / "n.nii", np.full((5, 6), np.nan, np.float32)), image)
-    with pytest.raises(LabelError, match="DICOM"):
+    with pytest.raises(LabelError, match="expected a mask .SEG or RTSTRUCT."):
         read_label(tmp_path / "a.dcm", image)
 
 
@@ -147,7 +147,7 @@ def test_other_content_is_named(tmp_path, content, words):
 def test_paths_that_are_no_files(tmp_path):
     with pytest.raises(ImageReadError, match="no such file"):
         read_image([tmp_path / "missing.png"])
-    with pytest.raises(ImageReadError, match="found a folder, pipe or device"):
+    with pytest.raises(ImageReadError, match="no DICOM image in it"):
         read_image([tmp_path])
     os.mkfifo(tmp_path / "pipe.dcm")
     with pytest.raises(ImageReadError, match="found a folder, pipe or device"):

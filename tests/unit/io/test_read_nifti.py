@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import GeometryError, ImageReadError, LabelError, StorageError
+from medseg.io.content import pixel_digest
 from medseg.io.limits import ReadLimits
 from medseg.io.nifti import read_nifti, write_nifti
+from medseg.io.read import read_image
 from medseg.volume import Source, Volume
 
 OBLIQUE = np.array(
@@ -203,7 +205,7 @@ def test_truncation_names_both_sizes(tmp_path, compressed):
         (72, 24, "24 bits for each voxel"),
         (70, 77, "voxel type 77 is not known"),
         (70, 32, "voxels of type complex64"),
-        (345, ord("i"), "pair"),
+        (345, ord("i"), r"must end in \.hdr to find the \.img"),
     ],
 )
 def test_lying_headers(tmp_path, offset, value, words):
@@ -235,6 +237,87 @@ def test_nan_and_channels(tmp_path):
         read_nifti(save(tmp_path / "a.nii", values, ROTATION))
     with pytest.raises(ImageReadError, match=r"found shape \(4, 3, 2, 3\); write each channel"):
         read_nifti(save(tmp_path / "b.nii", ramp(4, 3, 2, 3), ROTATION))
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+@pytest.mark.parametrize("ending", [".img", ".img.gz"])
+def test_pairs_are_read_by_either_name(tmp_path, kind, ending):
+    image = kind(ramp(4, 3, 2), OBLIQUE)
+    image.set_sform(OBLIQUE, code=1)
+    nib.save(image, tmp_path / f"a{ending}")
+    header = next(tmp_path.glob("a.hdr*"))
+    for path in (header, tmp_path / f"a{ending}"):
+        volume = read_image([path])
+        np.testing.assert_array_equal(volume.array[0], ramp(4, 3, 2))
+        np.testing.assert_allclose(volume.affine, OBLIQUE, rtol=1e-6)
+    assert volume.source.sha256 == read_nifti(header).source.sha256
+    (tmp_path / f"a{ending}").unlink()
+    with pytest.raises(ImageReadError, match=r"no a\.img beside it"):
+        read_nifti(header)
+
+
+def test_analyze_has_spacing_but_no_sides(tmp_path):
+    image = nib.AnalyzeImage(ramp(4, 3, 2), np.diag([0.5, 0.75, 2.5, 1]))
+    nib.save(image, tmp_path / "a.img")
+    volume = read_image([tmp_path / "a.hdr"])
+    np.testing.assert_array_equal(volume.array[0], ramp(4, 3, 2))
+    assert (volume.affine, volume.spacing_mm) == (None, (0.5, 0.75, 2.5))
+    assert any("which side is left" in note for note in volume.notes)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_one_volume_of_many(tmp_path, name):
+    path = save(tmp_path / name, ramp(4, 3, 2, 5), ROTATION)
+    for index in (0, 3, 4):
+        volume = read_nifti(path, volume=index)
+        np.testing.assert_array_equal(volume.array[0], ramp(4, 3, 2, 5)[..., index])
+        np.testing.assert_allclose(volume.affine, ROTATION)
+    for index in (-1, 5):
+        with pytest.raises(ImageReadError, match=rf"no volume {index}: the file holds volumes 0 to 4"):
+            read_nifti(path, volume=index)
+    np.testing.assert_array_equal(
+        read_nifti(save(tmp_path / "b.nii", ramp(4, 3, 2)), volume=0).array[0], ramp(4, 3, 2)
+    )
+    data = path.read_bytes() if name == "a.nii" else gzip.decompress(path.read_bytes())
+    path.write_bytes(data[:-9] if name == "a.nii" else gzip.compress(data[:-9]))
+    with pytest.raises(ImageReadError, match="truncated"):
+        read_nifti(path, volume=1)
+
+
+@pytest.mark.parametrize("kind", ["i1", "u2", "u4", "i8", "u8", "f8", ">f4", ">u8"])
+def test_stored_types_are_kept(tmp_path, kind):
+    header = nib.Nifti1Header(endianness=">" if kind[0] == ">" else "<")
+    header.set_data_dtype(np.dtype(kind))
+    nib.save(nib.Nifti1Image(ramp(4, 3, 2).astype(kind), ROTATION, header), tmp_path / "a.nii")
+    volume = read_nifti(tmp_path / "a.nii")
+    assert volume.array.dtype == np.dtype(kind).newbyteorder("=")
+    np.testing.assert_array_equal(volume.array[0], ramp(4, 3, 2))
+
+
+def test_voxels_stay_as_they_lie_in_the_file(tmp_path):
+    volume = read_nifti(save(tmp_path / "a.nii.gz", ramp(40, 30, 20), OBLIQUE))
+    assert volume.array[0].flags.f_contiguous
+    assert volume.pixel_sha256 == pixel_digest(np.ascontiguousarray(volume.array))
+
+
+@pytest.mark.parametrize("qfac", [1, -1])
+def test_qform_alone_and_disagreement_of_the_forms(tmp_path, qfac):
+    affine = np.diag([1.5, 2, 2.5 * qfac, 1])
+    affine[:3, 3] = (5, -6, 7)
+    volume = read_nifti(save(tmp_path / "a.nii", ramp(4, 3, 2), affine, codes=(0, 1)))
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+    image = nib.Nifti1Image(ramp(4, 3, 2), None)
+    image.set_sform(affine, code=1)
+    image.set_qform(np.diag([1.5, 2, 2.5, 1]), code=1)
+    nib.save(image, tmp_path / "b.nii")
+    both = read_nifti(tmp_path / "b.nii")
+    np.testing.assert_allclose(both.affine, affine, atol=1e-5)
+    assert any("sform and qform of the file differ" in note for note in both.notes)
+
+
+def test_label_maps_carry_the_intent_of_labels(tmp_path):
+    write_nifti(tmp_path / "m.nii", ramp(4, 3, 2) % 3, Volume(array=np.zeros((1, 4, 3, 2), np.float32)))
+    assert nib.load(tmp_path / "m.nii").header.get_intent()[0] == "label"
 
 
 @settings(max_examples=30, deadline=None)
