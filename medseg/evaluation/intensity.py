@@ -14,16 +14,19 @@ from medseg.volume import Volume
 ARBITRARY = "in arbitrary units of the scanner, not comparable between scans"
 UNIT_UNKNOWN = "the file does not say what its values are"
 STATISTICS = ("mean_intensity", "sd_intensity", "min_intensity", "max_intensity")
-# DICOM Units (0054,1001) and SUV Type (0054,1006) of PET -> unit as it is shown; PS3.3 C.8.9.1.1.3.
-_SUV = {
-    "": "g/ml{SUVbw}",
-    "BW": "g/ml{SUVbw}",
-    "LBM": "g/ml{SUVlbm}",
-    "LBMJANMA": "g/ml{SUVlbm(Janma)}",
-    "LBMJAMES128": "g/ml{SUVlbm(James128)}",
-    "IBW": "g/ml{SUVibw}",
+# Type of the values as the reader names it (Units of PET, SUV with its type) -> unit as it is shown.
+_PET = {
+    "SUVBW": "g/ml{SUVbw}",
+    "SUVLBM": "g/ml{SUVlbm}",
+    "SUVLBMJANMA": "g/ml{SUVlbm(Janma)}",
+    "SUVLBMJAMES128": "g/ml{SUVlbm(James128)}",
+    "SUVIBW": "g/ml{SUVibw}",
+    "SUVBSA": "cm2/ml{SUVbsa}",
+    "BQML": "Bq/ml",
+    "CNTS": "{counts}",
+    "CPS": "{counts}/s",
+    "PROPCNTS": "{propcounts}",
 }
-_PET = {"BQML": "Bq/ml", "CNTS": "{counts}", "CPS": "{counts}/s", "PROPCNTS": "{propcounts}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,23 +51,19 @@ class Intensities:
 
 
 def intensities_of(volume: Volume) -> Intensities:
-    """Values of a volume with their unit, from its modality and, for PET, `units` and `suv_type` of its header."""
-    values = volume.array[0]
+    """Values of a volume with their unit, from its modality and `value_type` of its header."""
+    values, kind = volume.array[0], volume.header.get("value_type", "")
     if volume.array.shape[0] != 1:
         return Intensities(values=values, reason=f"the image has {volume.array.shape[0]} channels")
     if volume.spatial_dims == 2 and volume.affine is None:
         return Intensities(values=values, reason="the values of a radiograph or picture have no unit")
-    if volume.modality == "CT":
+    # PS3.3 C.8.2.1: a CT that does not say otherwise has Hounsfield units.
+    if volume.modality == "CT" and kind in ("", "HU"):
         return Intensities(values=values, unit="HU")
     if volume.modality == "MR":
         return Intensities(values=values, note=ARBITRARY)
-    units, kind = volume.header.get("units", ""), volume.header.get("suv_type", "")
-    if volume.modality == "PT" and units == "GML" and kind in _SUV:
-        return Intensities(values=values, unit=_SUV[kind])
-    if volume.modality == "PT" and units == "CM2ML" and kind in ("", "BSA"):
-        return Intensities(values=values, unit="cm2/ml{SUVbsa}")
-    if volume.modality in ("PT", "NM") and units in _PET:
-        return Intensities(values=values, unit=_PET[units])
+    if volume.modality in ("PT", "NM") and kind in _PET:
+        return Intensities(values=values, unit=_PET[kind])
     return Intensities(values=values, note=UNIT_UNKNOWN)
 
 

@@ -250,7 +250,7 @@ def _report(
         title=TITLE,
     )
     kind = hd.sr.ComprehensiveSR if comprehensive else hd.sr.Comprehensive3DSR
-    report = kind(
+    return kind(
         evidence=[made.reference(), *evidence_of(seg, made.source)],
         content=content[0],
         is_complete=True,
@@ -258,5 +258,3 @@ def _report(
         is_verified=False,
         **made.common(),
     )
-    report.copy_patient_and_study_information(made.source)
-    return report

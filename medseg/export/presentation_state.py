@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medseg.errors import GeometryError, InputError
-from medseg.export.identity import content_digest
 from medseg.export.options import ContentQualification
 from medseg.export.outlines import outlines, pieces
-from medseg.export.result_object import ModelFacts, ResultObject, WrittenObject, result_object
+from medseg.export.result_object import ModelFacts, ResultObject, WrittenObject, array_digest, result_object
 from medseg.labels import Label, LabelTable
 from medseg.volume import ImageGrid
 
@@ -84,7 +83,7 @@ def write_presentation_state(
         grid,
         series_number=SERIES_NUMBER,
         model=model,
-        determined_by=[content_digest(label_map), table.to_json()["labels"]],
+        determined_by=[array_digest(label_map), table.to_json()["labels"]],
         created=created,
         qualification=content_qualification,
     ) as made:
@@ -101,7 +100,6 @@ def write_presentation_state(
             presentation_lut_transformation=_polarity(image),
             **made.common(),
         )
-        state.copy_patient_and_study_information(made.source)
         _finish(state, made)
         return made.save(state, path, dates=_creation(made), notes=notes)
 

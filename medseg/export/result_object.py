@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -20,6 +23,7 @@ from medseg import __version__
 from medseg.errors import InputError
 from medseg.export.identity import derived_uid
 from medseg.export.options import ContentQualification
+from medseg.export.patient_study import copy_patient_and_study
 from medseg.export.source_header import (
     IDENTITY,
     UNKNOWN_DATE,
@@ -27,7 +31,6 @@ from medseg.export.source_header import (
     content_dates,
     header_errors,
     read_source,
-    without_identity,
 )
 from medseg.provenance import sha256_json, whole_file
 from medseg.volume import ImageGrid
@@ -127,12 +130,11 @@ class ResultObject:
             transfer_syntax_uid=ExplicitVRLittleEndian,
             **self.common(),
         )
-        made.copy_patient_and_study_information(self.source)
         return made
 
     def reference(self) -> Dataset:
         """The source for highdicom: neither its names, which are copied as they are, nor its patient geometry."""
-        return without_identity(self.source)
+        return _without_identity(self.source)
 
     def save(
         self,
@@ -142,15 +144,13 @@ class ResultObject:
         dates: dict[str, str] | None = None,
         notes: tuple[str, ...] = (),
     ) -> WrittenObject:
-        """Give an object its dates (or others) and texts and write it, whole or not at all."""
+        """Give an object its patient, study, dates (or others) and texts and write it, whole or not at all."""
         made.SeriesDescription = (
             f"medseg {self.model.name} {self.model.version}"[: 61 - len(self.kind)] + f" [{self.kind}]"
         )
         made.ContentQualification = self.qualification
+        copy_patient_and_study(self.source, made)
         made.StudyInstanceUID = self.source.StudyInstanceUID
-        for keyword in IDENTITY:
-            if keyword not in made:
-                setattr(made, keyword, None)
         for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
             made.pop(keyword, None)
         for keyword, value in (dates or self.dates).items():
@@ -236,6 +236,27 @@ def result_object(
             model=model,
             qualification=qualification,
         )
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """SHA-256, hex, of an array of whole numbers: values and shape, whatever its type and memory order."""
+    values = np.ascontiguousarray(array, dtype="<u4")
+    digest = hashlib.sha256(str(array.shape).encode())
+    digest.update(values.data)
+    return digest.hexdigest()
+
+
+def _without_identity(source: Dataset) -> Dataset:
+    """Copy for highdicom: type 2 elements there but empty, and nothing that it takes for patient geometry."""
+    geometry = ("PixelSpacing", "ImagerPixelSpacing", "FrameOfReferenceUID")
+    left_out = {*IDENTITY, *geometry, "SpecificCharacterSet", "Modality"}
+    plain = Dataset()
+    plain.update({e.tag: e for e in source if e.tag.group <= 0x0028 and e.keyword not in left_out})
+    # New elements: setting one that both data sets hold would empty the source's as well.
+    for keyword in IDENTITY:
+        setattr(plain, keyword, None)
+    plain.Modality = source.get("Modality") or "OT"
+    return plain
 
 
 def _still_equipment(made: Dataset) -> None:

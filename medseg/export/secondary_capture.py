@@ -18,10 +18,16 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from medseg.export.identity import content_digest
 from medseg.export.key_slices import ResultPicture, result_picture
 from medseg.export.options import ContentQualification
-from medseg.export.result_object import BANNER, ModelFacts, ResultObject, WrittenObject, result_object
+from medseg.export.result_object import (
+    BANNER,
+    ModelFacts,
+    ResultObject,
+    WrittenObject,
+    array_digest,
+    result_object,
+)
 from medseg.labels import LabelTable
 from medseg.volume import Source, Volume
 
@@ -84,7 +90,7 @@ def write_secondary_capture(
         volume.grid,
         series_number=SERIES_NUMBER,
         model=model,
-        determined_by=[content_digest(pixels), list(picture.slices)],
+        determined_by=[array_digest(pixels), list(picture.slices)],
         created=created,
         qualification=content_qualification,
     ) as made:

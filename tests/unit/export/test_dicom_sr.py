@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
-from pathlib import Path
 
+import dicom_results as made_up
 import highdicom as hd
 import pydicom
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import dicom_results as made_up
 
 from medseg.errors import ImageReadError, InputError
 from medseg.export.dicom_sr import MeasuredValue, write_measurement_sr

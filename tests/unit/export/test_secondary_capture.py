@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
-from pathlib import Path
 
+import dicom_results as made_up
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import dicom_results as made_up
 
 from medseg.errors import GeometryError, InputError
 from medseg.export.key_slices import key_slices, result_picture
