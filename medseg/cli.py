@@ -103,7 +103,11 @@ def predict(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     formats: Annotated[
-        str, typer.Option("--format", help="Comma-separated: nifti, dicom-seg, png.")
+        str,
+        typer.Option(
+            "--format",
+            help="Comma-separated: nifti, dicom-seg, dicom-sr, dicom-pr, dicom-sc, dicom-pdf, png.",
+        ),
     ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all unless given.")] = None,

@@ -155,6 +155,18 @@ def _codes(s: Sections) -> Found:
             yield ("labels", name), f"{text}, or leave dicom_seg out of export"
 
 
+def _reports(s: Sections) -> Found:
+    """A measurement report refers to a SEG and needs numbers that have a code."""
+    if "measurement_sr" not in s["export"]:
+        return
+    where = ("export", s["export"].index("measurement_sr"))
+    if "dicom_seg" not in s["export"]:
+        yield where, "measurement_sr refers to the segments of a DICOM SEG; add dicom_seg to export"
+    coded = ("area", "volume", "long_axis", "intensity", "width")
+    if not set(coded) & set(s["measure"]):
+        yield where, f"measurement_sr needs a number to report; add one of {', '.join(coded)} to measure"
+
+
 def _measures(s: Sections) -> Found:
     paired = any(label.pair for label in s["labels"].values())
     for index, name in enumerate(s["measure"]):
@@ -260,6 +272,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sections], Found]], ...] = (
     (("labels", "regions", "training"), _class_weights),
     (("labels", "flags"), _expected),
     (("labels", "export"), _codes),
+    (("export", "measure"), _reports),
     (("labels", "measure"), _measures),
     (("data", "preprocess", "augment", "inference"), _axes),
     (("preprocess", "inference", "model"), _window),

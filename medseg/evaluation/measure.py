@@ -12,12 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medseg.errors import GeometryError, LabelError
 from medseg.evaluation.definitions import NO_SPACING
+from medseg.evaluation.diameter import longest_diameter
+from medseg.evaluation.intensity import Intensities, intensity_quantities
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.orientation import LateralAxis, lateral_axis
-from medseg.evaluation.quantities import CaseMeasures, Quantity, StructureMeasures
+from medseg.evaluation.quantities import Bound, CaseMeasures, Quantity, StructureMeasures
 from medseg.evaluation.shape import ObjectShape, object_shape, widest_extent
 from medseg.geometry import voxel_volume_mm3
 from medseg.labels import LabelTable
@@ -41,6 +44,7 @@ def measure_case(
     spacing_origin: SpacingOrigin = "unknown",
     patient_orientation: tuple[str, str] | None = None,
     affine: NDArray[np.float64] | None = None,
+    intensities: Intensities | None = None,
 ) -> CaseMeasures:
     """Measure every label and region of a label map.
 
@@ -53,7 +57,10 @@ def measure_case(
         Which quantities to give; box, centroid and form are always there.
     case_id : str
     spacing_mm, spacing_origin, patient_orientation, affine
-        As in `Volume`.
+        As in `Volume`. Sizes are those of the affine where there is one: the cells of a sheared grid
+        are smaller than the product of its spacings.
+    intensities : Intensities, optional
+        Values of the image, for the measure `intensity`.
 
     Returns
     -------
@@ -62,20 +69,25 @@ def measure_case(
     Raises
     ------
     GeometryError
-        The number of spacings differs from that of the axes.
+        The number of spacings differs from that of the axes, or the image has another shape.
     LabelError
         A class index that the table does not have.
     """
     dims = label_map.ndim
     if spacing_mm is not None and len(spacing_mm) != dims:
         raise GeometryError(f"{dims} axes need {dims} spacings, found {tuple(spacing_mm)}")
+    if intensities is not None and intensities.values.shape != label_map.shape:
+        raise GeometryError(
+            f"image and label map must share a grid, found {intensities.values.shape} and {label_map.shape}"
+        )
     if label_map.size and (label_map.min() < 0 or label_map.max() >= table.class_count):
         raise LabelError(
             f"class indices must be 0..{table.class_count - 1}, found {label_map.min()}..{label_map.max()}"
         )
     spacing = None if spacing_mm is None else tuple(float(s) for s in spacing_mm)
     lateral = lateral_axis(spatial_dims=dims, patient_orientation=patient_orientation, affine=affine)
-    image = _Image(label_map, table, spacing, spacing_origin, lateral, affine)
+    boxes = tuple(ndimage.find_objects(label_map, max_label=max(table.class_count - 1, 1)))
+    image = _Image(label_map, table, spacing, spacing_origin, lateral, affine, intensities, boxes)
     structures = {
         name: _structure(image, name, members, measures) for name, members in table.region_classes().items()
     }
@@ -98,11 +110,31 @@ class _Image:
     spacing_origin: SpacingOrigin
     lateral: LateralAxis | None
     affine: NDArray[np.float64] | None
+    intensities: Intensities | None
+    boxes: tuple[tuple[slice, ...] | None, ...]
 
-    def mask(self, members: Sequence[int]) -> NDArray[np.bool_]:
+    def box(self, members: Sequence[int]) -> tuple[slice, ...] | None:
+        """Smallest box that holds these classes; None where there is none of them."""
+        found = [box for box in (self.boxes[member - 1] for member in members) if box is not None]
+        if not found:
+            return None
+        return tuple(
+            slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*found, strict=True)
+        )
+
+    @property
+    def steps(self) -> NDArray[np.float64] | None:
+        """Columns: steps in mm from voxel to voxel along each axis; None where the spacing is unknown."""
+        if self.spacing is None:
+            return None
+        if self.affine is None:
+            return np.diag(self.spacing)
+        return np.asarray(self.affine, dtype=np.float64)[:3, : self.label_map.ndim]
+
+    def mask(self, members: Sequence[int], box: tuple[slice, ...] | None = None) -> NDArray[np.bool_]:
         own = np.zeros(self.table.class_count, dtype=np.bool_)
         own[list(members)] = True
-        return np.asarray(own[self.label_map], dtype=np.bool_)
+        return np.asarray(own[self.label_map if box is None else self.label_map[box]], dtype=np.bool_)
 
     @property
     def size_note(self) -> str:
@@ -123,13 +155,22 @@ def _notes(image: _Image) -> tuple[str, ...]:
 def _structure(
     image: _Image, name: str, members: tuple[int, ...], measures: Sequence[MeasureName]
 ) -> StructureMeasures:
-    mask = image.mask(members)
-    shape = object_shape(mask)
+    box, whole = image.box(members), tuple(int(n) for n in image.label_map.shape)
+    mask = None if box is None else image.mask(members, box)
+    shape = (
+        None
+        if mask is None or box is None
+        else object_shape(mask, start=tuple(b.start for b in box), image_shape=whole)
+    )
     quantities: dict[str, Quantity] = {}
     if "area" in measures:
         quantities["area"] = _size(image, shape, dims=2)
     if "volume" in measures:
         quantities["volume"] = _size(image, shape, dims=3)
+    if "long_axis" in measures:
+        quantities["long_axis"] = _long_axis(image, shape, mask)
+    if "intensity" in measures:
+        quantities |= _intensity(image, shape, mask, box)
     if "width" in measures:
         quantities["width"] = _width(image, shape)
     if "position" in measures:
@@ -141,10 +182,10 @@ def _structure(
         structure=name,
         kind="region" if name in image.table.regions else "label",
         shape=shape,
-        fraction=0.0 if shape is None else shape.voxels / mask.size,
+        fraction=0.0 if shape is None else shape.voxels / image.label_map.size,
         centroid_fraction=None
         if centroid is None
-        else tuple((c + 0.5) / n for c, n in zip(centroid, mask.shape, strict=True)),
+        else tuple((c + 0.5) / n for c, n in zip(centroid, whole, strict=True)),
         centroid_mm=_centroid_mm(image, centroid),
         quantities=quantities,
     )
@@ -167,11 +208,43 @@ def _size(image: _Image, shape: ObjectShape | None, *, dims: Literal[2, 3]) -> Q
     if shape is None:
         return Quantity(value=None, unit=unit, reason="absent")
     value = float(shape.voxels)
-    if image.spacing is not None and dims == 3 and image.affine is not None:
-        value *= voxel_volume_mm3(image.affine) / 1000.0  # the spacings of tilted slices would give too much
-    elif image.spacing is not None:
-        value *= float(np.prod(image.spacing)) / (1000.0 if dims == 3 else 1.0)
+    if image.spacing is not None:
+        value *= _cell(image) / (1000.0 if dims == 3 else 1.0)
     return Quantity(value=value, unit=unit, bound="lower" if shape.touches else "exact", note=image.size_note)
+
+
+def _cell(image: _Image) -> float:
+    """Area or volume of a voxel: on a sheared grid less than the product of the spacings."""
+    if image.steps is None or image.affine is None:
+        return 1.0 if image.spacing is None else float(np.prod(image.spacing))
+    if image.label_map.ndim == 3:
+        return voxel_volume_mm3(image.affine)
+    return float(np.linalg.norm(np.cross(image.steps[:, 0], image.steps[:, 1])))
+
+
+def _long_axis(image: _Image, shape: ObjectShape | None, mask: NDArray[np.bool_] | None) -> Quantity:
+    unit = "mm" if image.steps is not None else "pixels" if image.label_map.ndim == 2 else "voxels"
+    if shape is None or mask is None:
+        return Quantity(value=None, unit=unit, reason="absent")
+    return Quantity(
+        value=longest_diameter(mask, np.eye(mask.ndim) if image.steps is None else image.steps),
+        unit=unit,
+        bound="lower" if shape.touches else "exact",
+        note=image.size_note,
+    )
+
+
+def _intensity(
+    image: _Image,
+    shape: ObjectShape | None,
+    mask: NDArray[np.bool_] | None,
+    box: tuple[slice, ...] | None,
+) -> dict[str, Quantity]:
+    if image.intensities is None:
+        return {"mean_intensity": Quantity(value=None, unit="1", reason="the image was not given")}
+    values = image.intensities.values if box is None else image.intensities.values[box]
+    bound: Bound = "unknown" if shape is not None and shape.touches else "exact"
+    return intensity_quantities(mask, values, image.intensities, bound=bound)
 
 
 def _width(image: _Image, shape: ObjectShape | None) -> Quantity:

@@ -21,7 +21,15 @@ MetricName = Literal[
     "relative_difference",
 ]
 MeasureName = Literal[
-    "area", "volume", "left_right_ratio", "cardiothoracic_ratio", "position", "width", "shape"
+    "area",
+    "volume",
+    "long_axis",
+    "intensity",
+    "left_right_ratio",
+    "cardiothoracic_ratio",
+    "position",
+    "width",
+    "shape",
 ]
 CaseSplit = Literal["train", "validation", "test", "all"]
 

@@ -23,7 +23,7 @@ class Quantity:
     value : float or None
         None where it is not defined, and then `reason` says why ("absent", ...).
     unit : str
-        mm2, ml, mm, pixels, voxels, or 1 for a ratio.
+        mm2, ml, mm, pixels, voxels, HU, a UCUM code for PET, or 1 for a number without one.
     bound : str
         "lower": the structure is cut off, the true value is larger. "unknown": cut off, and the
         true value may be larger or smaller. "exact" otherwise.

@@ -48,17 +48,27 @@ class ObjectShape:
     extent: float
 
 
-def object_shape(mask: NDArray[np.bool_]) -> ObjectShape | None:
+def object_shape(
+    mask: NDArray[np.bool_],
+    *,
+    start: tuple[int, ...] | None = None,
+    image_shape: tuple[int, ...] | None = None,
+) -> ObjectShape | None:
     """Describe a mask; None when it is empty.
 
     Parameters
     ----------
     mask : (I, J) or (I, J, K) bool array
+    start, image_shape : tuple of int, optional
+        Where the mask is a crop that holds the whole object: its first voxel in the image, and the
+        shape of the image. Indices of the result are those of the image.
     """
-    box = crop_box(mask)
-    if box is None:
+    own = crop_box(mask)
+    if own is None:
         return None
-    crop = mask[box]
+    crop = mask[own]
+    offset = start or (0,) * mask.ndim
+    box = tuple(slice(b.start + first, b.stop + first) for b, first in zip(own, offset, strict=True))
     voxels = int(np.count_nonzero(crop))
     sizes = _part_sizes(crop)
     edge = int(np.count_nonzero(border(crop)))
@@ -66,7 +76,7 @@ def object_shape(mask: NDArray[np.bool_]) -> ObjectShape | None:
         voxels=voxels,
         box=tuple((b.start, b.stop - 1) for b in box),
         centroid=_centroid(crop, tuple(b.start for b in box)),
-        touches=_touches(box, mask.shape),
+        touches=_touches(box, image_shape or mask.shape),
         parts=len(sizes),
         largest_share=float(sizes.max() / voxels),
         hole_voxels=_hole_voxels(crop),

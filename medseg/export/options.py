@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-ExportName = Literal["nifti", "dicom_seg", "png", "overlay"]
+ExportName = Literal[
+    "nifti",
+    "dicom_seg",
+    "measurement_sr",
+    "presentation_state",
+    "secondary_capture",
+    "encapsulated_pdf",
+    "png",
+    "overlay",
+]
 """One kind of file per case.
 
-nifti: `segmentation.nii.gz` with `segmentation.json`; dicom_seg: `segmentation.dcm`, for DICOM
-projection images; png: `mask.png`, values of the label table; overlay: `overlay.png`, contours on the image.
+nifti: `segmentation.nii.gz` with `segmentation.json`; dicom_seg: `segmentation.dcm`, for DICOM images;
+measurement_sr: `measurements.dcm`, the numbers named in `measure` as DICOM SR that refers to the SEG;
+presentation_state: `presentation_state.dcm`, contours over a DICOM radiograph; secondary_capture:
+`secondary_capture.dcm`, a picture with burned-in contours; encapsulated_pdf: `report.dcm`, the case's
+report as PDF (needs medseg[pdf]); png: `mask.png`, values of the label table; overlay: `overlay.png`,
+contours on the image.
 """
 
 ContentQualification = Literal["RESEARCH", "PRODUCT", "SERVICE"]

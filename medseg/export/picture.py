@@ -6,8 +6,7 @@ i runs along a row, j down a column.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from medseg.errors import GeometryError, LabelError, MissingPackageError
+from medseg.export.display import window_of
 from medseg.labels import LabelTable
 from medseg.provenance import whole_file
 from medseg.volume import Volume
@@ -24,10 +24,8 @@ from medseg.volume import Volume
 FILL = 0.16
 """Opacity of a label's area; its contour is opaque."""
 
-_DARK = (16, 18, 22)
-_PALE = (236, 238, 242)
-_PERCENTILES = (0.5, 99.5)
-_SAMPLES = 1 << 18
+DARK = (16, 18, 22)
+PALE = (236, 238, 242)
 # A patient direction -> the letter of the side that lies the other way.
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
 
@@ -92,13 +90,53 @@ def write_overlay_png(
             f"found {volume.spatial_shape} and {label_map.shape}"
         )
     size = display_size(volume, max_side=max_side)
-    gray = Image.fromarray(display_gray(volume).T).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    picture = gray.convert("RGB")
+    picture = draw_overlay(
+        display_gray(volume), label_map, table, size=size, orientation=volume.patient_orientation
+    )
+    _save(path, with_legend(picture, legend(table, found=frozenset(np.unique(label_map).tolist()))))
+
+
+def draw_overlay(
+    gray: NDArray[np.uint8],
+    label_map: NDArray[Any],
+    table: LabelTable,
+    *,
+    size: tuple[int, int],
+    orientation: tuple[str, str] | None,
+    line: int = 1,
+) -> Image.Image:
+    """An image of `size` (width, height) with the contours of its labels and the sides of the patient.
+
+    Parameters
+    ----------
+    gray : (I, J) uint8 array
+    label_map : (I, J) integer array
+        Class indices.
+    table : LabelTable
+    size : (int, int)
+    orientation : (str, str) or None
+        Patient directions in which i and j grow.
+    line : int
+        Least width of a contour, pixels of the picture.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(gray.T))
+    picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0).convert("RGB")
     for index, label in enumerate(table.labels, start=1):
         if (label_map == index).any():
-            _draw_label(picture, label_map == index, _rgb(label.colour))
-    _draw_sides(picture, volume.patient_orientation)
-    _save(path, _with_legend(picture, label_map, table))
+            _draw_label(picture, label_map == index, rgb(label.colour), line=line)
+    _draw_sides(picture, orientation)
+    return picture
+
+
+def legend(
+    table: LabelTable, *, found: frozenset[int], captions: Mapping[str, str] | None = None
+) -> list[tuple[str, tuple[int, int, int]]]:
+    """Text and colour of every label; `found` are the class indices that the picture shows."""
+    entries = []
+    for index, label in enumerate(table.labels, start=1):
+        said = (captions or {}).get(label.name, "") if index in found else "(not found)"
+        entries.append((f"{label.name.replace('_', ' ')} {said}".strip(), rgb(label.colour)))
+    return entries
 
 
 def display_gray(volume: Volume) -> NDArray[np.uint8]:
@@ -107,10 +145,7 @@ def display_gray(volume: Volume) -> NDArray[np.uint8]:
     The window is the header's (`window_center`, `window_width`, in the values of the array) where
     it has one that shows anything, else the 0.5th to 99.5th percentile.
     """
-    image = volume.array.mean(axis=0, dtype=np.float32)
-    low, high = _window(volume, image)
-    shown = np.clip((image - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-    return np.ascontiguousarray(np.round(np.nan_to_num(shown) * 255).astype(np.uint8))
+    return np.ascontiguousarray(window_of(volume).gray(volume.array.mean(axis=0, dtype=np.float32)))
 
 
 def display_size(volume: Volume, *, max_side: int) -> tuple[int, int]:
@@ -121,20 +156,9 @@ def display_size(volume: Volume, *, max_side: int) -> tuple[int, int]:
     return width, height
 
 
-def _window(volume: Volume, image: NDArray[np.float32]) -> tuple[float, float]:
-    step = max(math.isqrt(image.size // _SAMPLES), 1)
-    sample = image[::step, ::step]
-    finite = sample[np.isfinite(sample)]
-    low, high = (float(v) for v in np.percentile(finite, _PERCENTILES)) if finite.size else (0.0, 1.0)
-    try:
-        centre, width = (float(volume.header[f"window_{part}"]) for part in ("center", "width"))
-    except (KeyError, ValueError):
-        return low, high
-    shows = width > 0 and centre - width / 2 < high and centre + width / 2 > low
-    return (centre - width / 2, centre + width / 2) if shows else (low, high)
-
-
-def _draw_label(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+def _draw_label(
+    picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int], *, line: int
+) -> None:
     soft = Image.fromarray((mask.T * np.uint8(255)).astype(np.uint8))
     soft = soft.resize(
         picture.size, Image.Resampling.BOX if _shrinks(soft, picture) else Image.Resampling.BILINEAR
@@ -142,13 +166,13 @@ def _draw_label(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int
     share = np.asarray(soft, dtype=np.float32) / 255
     picture.paste(Image.new("RGB", picture.size, colour), mask=Image.fromarray(np.uint8(share * FILL * 255)))
     # A rim of background closes the contours of labels that touch the border.
-    lines = contourpy.contour_generator(z=np.pad(share, 1)).lines(0.5)
-    width = max(round(max(picture.size) / 450), 1)
+    outlines = contourpy.contour_generator(z=np.pad(share, 1)).lines(0.5)
+    width = max(round(max(picture.size) / 450), line)
     draw = ImageDraw.Draw(picture)
-    for line in lines:
+    for outline in outlines:
         # Contours count pixel centres from 0 and are padded by one; drawing counts from the corner.
         draw.line(
-            [(float(x) - 0.5, float(y) - 0.5) for x, y in line], fill=colour, width=width, joint="curve"
+            [(float(x) - 0.5, float(y) - 0.5) for x, y in outline], fill=colour, width=width, joint="curve"
         )
 
 
@@ -158,34 +182,33 @@ def _shrinks(mask: Image.Image, picture: Image.Image) -> bool:
 
 def _draw_sides(picture: Image.Image, orientation: tuple[str, str] | None) -> None:
     """Letters of the patient's directions at the edges, where they are known."""
-    if orientation is None or not all(o and o[0] in _OPPOSITE for o in orientation):
+    if orientation is None or not all(o and set(o) <= _OPPOSITE.keys() for o in orientation):
         return
-    right, bottom = (o[0] for o in orientation)
-    font = _font(picture.width)
+    right, bottom = orientation
+    left, top = ("".join(_OPPOSITE[letter] for letter in o) for o in orientation)
+    font = font_of(picture.width)
     pad = font.size * 0.7
     middle = (picture.width / 2, picture.height / 2)
     places = [
-        (_OPPOSITE[right], (pad, middle[1]), "lm"),
+        (left, (pad, middle[1]), "lm"),
         (right, (picture.width - pad, middle[1]), "rm"),
-        (_OPPOSITE[bottom], (middle[0], pad), "mt"),
+        (top, (middle[0], pad), "mt"),
         (bottom, (middle[0], picture.height - pad), "mb"),
     ]
     draw = ImageDraw.Draw(picture)
     for letter, place, anchor in places:
-        draw.text(place, letter, font=font, fill=_PALE, anchor=anchor, stroke_width=2, stroke_fill=_DARK)
+        draw.text(place, letter, font=font, fill=PALE, anchor=anchor, stroke_width=2, stroke_fill=DARK)
 
 
-def _with_legend(picture: Image.Image, label_map: NDArray[Any], table: LabelTable) -> Image.Image:
-    """The picture, and below it a line per row of label names beside their colours."""
-    font = _font(picture.width, part=42)
+def with_legend(
+    picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]], *, part: int = 42
+) -> Image.Image:
+    """The picture, and below it rows of texts beside their colours, a `part` of its width high."""
+    font = font_of(picture.width, part=part)
     step = font.size * 1.7
-    entries = []
-    for index, label in enumerate(table.labels, start=1):
-        found = bool((label_map == index).any())
-        entries.append((label.name.replace("_", " ") + ("" if found else " (not found)"), _rgb(label.colour)))
     rows = _rows([font.getlength(text) + 2.4 * font.size for text, _ in entries], picture.width - font.size)
     sheet = Image.new(
-        "RGB", (picture.width, picture.height + round(step * len(rows) + font.size * 0.6)), _DARK
+        "RGB", (picture.width, picture.height + round(step * len(rows) + font.size * 0.6)), DARK
     )
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
@@ -195,7 +218,7 @@ def _with_legend(picture: Image.Image, label_map: NDArray[Any], table: LabelTabl
             text, colour = entries[entry]
             left, half = font.size * 0.6 + x, font.size * 0.4
             draw.rectangle((left, middle - half, left + 2 * half, middle + half), fill=colour)
-            draw.text((left + font.size * 1.2, middle), text, font=font, fill=_PALE, anchor="lm")
+            draw.text((left + font.size * 1.2, middle), text, font=font, fill=PALE, anchor="lm")
     return sheet
 
 
@@ -212,7 +235,8 @@ def _rows(widths: Sequence[float], room: float) -> list[list[tuple[int, float]]]
     return rows
 
 
-def _font(width: int, *, part: int = 26) -> ImageFont.FreeTypeFont:
+def font_of(width: int, *, part: int = 26) -> ImageFont.FreeTypeFont:
+    """Letters that are a `part` of a picture's width high."""
     font = ImageFont.load_default(size=max(width / part, 10.0))
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise MissingPackageError(
@@ -221,7 +245,8 @@ def _font(width: int, *, part: int = 26) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of "#rrggbb"."""
     red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     return red, green, blue
 

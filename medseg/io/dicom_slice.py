@@ -95,7 +95,7 @@ class SliceHeader:
     inflated : bytes or None
         See `dicom_file.ScannedFile`.
     value_type : str
-        Rescale Type (HU) or Units (BQML); "" where the header does not say.
+        Rescale Type (HU), or of PET Units (BQML) or SUV with its type (SUVBW); "" where not said.
     problem : str
         Why the pixels cannot be read, without the path; "" where they can.
     """
@@ -204,7 +204,7 @@ class HeaderReader:
             thickness_mm=next(iter(_finite(source.numbers("SliceThickness"), 1) or ()), None),
             slope=slope,
             intercept=intercept,
-            value_type=source.get(("RescaleType", "Units"), _value_type),
+            value_type=source.get(("RescaleType", "Units", "SUVType"), _value_type),
             parts={name: value for name, words in PARTS.items() if (value := source.part(words))},
             form=form[0],
             pixels=scanned.pixels,
@@ -349,8 +349,14 @@ def _image_type(header: DicomHeader) -> tuple[str, ...]:
 
 
 def _value_type(header: DicomHeader) -> str:
-    """What the values are: Rescale Type such as HU, or Units of PET such as BQML; "" where not said."""
-    return header.code("RescaleType") or header.code("Units")
+    """What the values are: Rescale Type such as HU; of PET its Units, SUV with its type; "" where not said."""
+    units = header.code("Units")
+    # PS3.3 C.8.9.1.1.3: SUV Type tells g/ml apart, body weight where it is missing.
+    if units == "GML":
+        return f"SUV{header.code('SUVType') or 'BW'}"
+    if units == "CM2ML":
+        return f"SUV{header.code('SUVType') or 'BSA'}"
+    return units or header.code("RescaleType")
 
 
 def part_value(value: tuple[Any, ...]) -> tuple[tuple[float, ...] | str, ...]:

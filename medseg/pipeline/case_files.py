@@ -7,7 +7,7 @@ case is done where it is there with the right key.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from medseg.export.options import ExportName
 from medseg.export.picture import write_mask_png, write_overlay_png
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
+from medseg.pipeline.case_objects import OBJECTS, export_object
 from medseg.provenance import sha256_file, write_json
 from medseg.volume import Volume
 
@@ -35,6 +36,7 @@ NO_SEG = "no DICOM SEG"
 FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
     "dicom_seg": (SEG,),
+    **{kind: (name,) for kind, name in OBJECTS.items()},
     "png": ("mask.png",),
     "overlay": ("overlay.png",),
 }
@@ -48,8 +50,17 @@ def write_result(
     if volume.spatial_dims == 2:
         write_overlay_png(folder / "overlay.png", volume, result.label_map, model.table)
     write_csv(folder / "measurements.csv", result.measures.rows())
+    record = case_record(case_id=case_id, key=key, volume=volume, result=result, model=model)
+    write_json(folder / RECORD, record)
+    return record
+
+
+def case_record(
+    *, case_id: str, key: str, volume: Volume, result: CaseResult, model: LoadedModel
+) -> dict[str, Any]:
+    """All that measurements.json says of one case."""
     flags = result.flags.to_json()
-    record = {
+    return {
         "format": 1,
         "case_id": case_id,
         "key": key,
@@ -65,8 +76,6 @@ def write_result(
         "notes": [*volume.notes, *result.prediction.notes],
         "measurements": result.measures.to_json(),
     }
-    write_json(folder / RECORD, record)
-    return record
 
 
 def image_facts(volume: Volume) -> dict[str, Any]:
@@ -118,13 +127,25 @@ def export_case(
     volume: Volume,
     label_map: NDArray[Any],
     table: LabelTable,
-    model: dict[str, str],
+    record: Mapping[str, Any],
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Write the asked-for files; their names with hashes, and a sentence for each that cannot be."""
+    """Write the asked-for files; their names with hashes, and a sentence for each that cannot be.
+
+    `record` is the case's measurements.json, which need not be written yet.
+    """
     notes: list[str] = []
-    for kind in kinds:
+    seg: Path | None = None
+    # The SEG goes first: the measurement report refers to it.
+    for kind in sorted(kinds, key=lambda name: name != "dicom_seg"):
         if kind == "dicom_seg":
-            notes += _export_seg(folder, volume=volume, label_map=label_map, table=table, model=model)
+            said = _export_seg(folder, volume=volume, label_map=label_map, table=table, model=record["model"])
+            failed = any(text.startswith(NO_SEG) for text in said)
+            seg = folder / SEG if not failed and (folder / SEG).exists() else None
+            notes += said
+        elif kind in OBJECTS:
+            notes += export_object(
+                kind, folder, volume=volume, label_map=label_map, table=table, record=record, seg=seg
+            )
         elif kind in ("png", "overlay") and volume.spatial_dims != 2:
             notes.append(f"no {kind}: the image is a volume")
         elif kind == "png":

@@ -13,6 +13,7 @@ from medseg.data.manifest import Case, Split, manifest_error
 from medseg.data.splits import assign_splits
 from medseg.data.tables import write_csv
 from medseg.errors import ManifestError
+from medseg.export.encapsulated_pdf import require_pdf
 from medseg.pipeline.context import CaseFailure, Context
 from medseg.pipeline.readers import image_reader, read_mask
 from medseg.pipeline.sources import find_cases
@@ -40,7 +41,11 @@ def run(context: Context) -> dict[str, Any]:
     ------
     ManifestError
         A patient in two splits, or no usable case at all.
+    MissingPackageError
+        What an export needs is not installed: better known before the training than after it.
     """
+    if "encapsulated_pdf" in context.config.export:
+        require_pdf()
     cases, skipped = find_cases(context.config.data.source, made_folder=context.run.cache)
     for text in skipped[:5]:
         context.reporter.note(f"left out: {text}")

@@ -37,7 +37,7 @@ def run(context: Context) -> dict[str, Any]:
                     volume=read(case.images),
                     label_map=case_files.read_mask_file(folder, context.table),
                     table=context.table,
-                    model=record["model"],
+                    record=record,
                 )
                 notes[case.case_id] = list(said)
             except StorageError:

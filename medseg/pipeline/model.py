@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from medseg.errors import InputRefusedError
+from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
@@ -139,6 +140,7 @@ class LoadedModel:
             spacing_origin=volume.spacing_origin,
             patient_orientation=volume.patient_orientation,
             affine=volume.affine,
+            intensities=intensities_of(volume),
         )
         facts = ResultFacts(
             label_map=label_map,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.data.tables import write_csv
 from medseg.errors import ConfigError, InputError, MedsegError, StorageError
 from medseg.evaluation.options import MeasureName
+from medseg.export.encapsulated_pdf import require_pdf
 from medseg.export.options import ExportName
 from medseg.io.discover import Discovery, Found, discover
 from medseg.io.read import read_image, read_volume
@@ -29,8 +30,17 @@ from medseg.volume import Volume
 if TYPE_CHECKING:
     from medseg.pipeline.model import LoadedModel
 
-FORMATS: dict[str, ExportName] = {"nifti": "nifti", "dicom-seg": "dicom_seg", "png": "png"}
+FORMATS: dict[str, ExportName] = {
+    "nifti": "nifti",
+    "dicom-seg": "dicom_seg",
+    "dicom-sr": "measurement_sr",
+    "dicom-pr": "presentation_state",
+    "dicom-sc": "secondary_capture",
+    "dicom-pdf": "encapsulated_pdf",
+    "png": "png",
+}
 MEASURES: tuple[MeasureName, ...] = ("area", "volume", "left_right_ratio", "cardiothoracic_ratio")
+VOLUME_MEASURES: tuple[MeasureName, ...] = ("volume", "long_axis", "intensity", "left_right_ratio")
 RADIOGRAPHS = frozenset({"CR", "DX", "SC", "RG", "IO", "OT", ""})
 
 
@@ -58,7 +68,7 @@ def predict_folder(
     output : Path
         One folder per image is made in it, with predictions.json and measurements.csv beside them.
     formats : str
-        Comma-separated names of `FORMATS`.
+        Comma-separated names of `FORMATS`; dicom-sr needs dicom-seg beside it.
     device, threads
         As in the settings of a pipeline.
     overwrite : bool
@@ -137,6 +147,10 @@ def _kinds(formats: str) -> tuple[ExportName, ...]:
     unknown = [name for name in names if name not in FORMATS]
     if unknown or not names:
         raise ConfigError(f"--format {formats!r}: expected one or more of {', '.join(FORMATS)}")
+    if "dicom-sr" in names and "dicom-seg" not in names:
+        raise ConfigError(f"--format {formats!r}: dicom-sr refers to the segments of a SEG; add dicom-seg")
+    if "dicom-pdf" in names:
+        require_pdf()
     return tuple(FORMATS[name] for name in names)
 
 
@@ -153,7 +167,10 @@ def _load(bundle: Bundle, *, device: str, threads: int | None, accept_unlike: bo
         torch.set_num_threads(threads)
     chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     return LoadedModel(
-        bundle, device=chosen, gate_options=GateOptions(refuse=not accept_unlike), measures=MEASURES
+        bundle,
+        device=chosen,
+        gate_options=GateOptions(refuse=not accept_unlike),
+        measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
     )
 
 
@@ -175,13 +192,16 @@ def _one(
             # The extra files come first: the record that says "done" is written last.
             volume = _read(image, _modalities(model))
             result = model.segment(volume, case_id=image.case_id)
+            record = case_files.case_record(
+                case_id=image.case_id, key=key, volume=volume, result=result, model=model
+            )
             _, notes = case_files.export_case(
                 folder,
                 kinds=kinds,
                 volume=volume,
                 label_map=result.label_map,
                 table=model.table,
-                model=model.facts,
+                record=record,
             )
             case_files.write_result(
                 folder, case_id=image.case_id, key=key, volume=volume, result=result, model=model

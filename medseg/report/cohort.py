@@ -23,11 +23,11 @@ from medseg import __version__
 from medseg.evaluation.rows import rows_to_csv
 from medseg.privacy import safe_name
 from medseg.report import figures
-from medseg.report.page import VERDICTS, CaseReport, CohortReport, Json
+from medseg.report.page import VERDICTS, CaseReport, CohortReport, Json, Structure
 from medseg.report.text import metric_text, number, quantity_text, statistic_cell
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
-_RESEARCH = "For research use only. Not a medical device; not for diagnosis or treatment."
+RESEARCH = "For research use only. Not a medical device; not for diagnosis or treatment."
 
 
 def render(report: CohortReport) -> str:
@@ -62,7 +62,7 @@ def render(report: CohortReport) -> str:
         script=Markup(script),
         data=_json_block(page_data(report)),
         version=__version__,
-        research=_RESEARCH,
+        research=RESEARCH,
         verdicts=VERDICTS,
         counts=Counter(case.verdict for case in report.cases),
         codes=_codes(report.cases),
@@ -147,11 +147,17 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _colours(report: CohortReport) -> str:
-    rules = []
-    for index, structure in enumerate(report.structures):
+def check_colours(structures: Sequence[Structure]) -> None:
+    """Refuse colours that are not "#rrggbb": they are written into the style as they are."""
+    for structure in structures:
         if not _COLOUR.match(structure.colour):
             raise ValueError(f"the colour of {structure.name} must be #rrggbb, found {structure.colour!r}")
+
+
+def _colours(report: CohortReport) -> str:
+    check_colours(report.structures)
+    rules = []
+    for index, structure in enumerate(report.structures):
         rules.append(f".k{index}{{--c:{structure.colour}}}")
         rules.append(f".film:has(.t{index}:not(:checked)) .k{index}.c{{display:none}}")
     return "\n".join(rules) + "\n"
