@@ -14,8 +14,7 @@ from typing import Literal
 
 from medseg.data.tables import restore_text, write_csv
 from medseg.errors import ManifestError, MedsegError
-from medseg.io.discover import Found, discover
-from medseg.io.select import SeriesRule, choose_one
+from medseg.io.series_rule import SeriesRule
 from medseg.privacy import safe_name
 
 Split = Literal["train", "validation", "test"]
@@ -292,6 +291,10 @@ class _Reading:
 
         Where there is no such volume the folder stays what it is: `check_files` tells why, or reading it does.
         """
+        # Settings import this module, and most manifests name files: the DICOM parser loads for folders alone.
+        from medseg.io.discover import Found, discover
+        from medseg.io.select import choose_one
+
         volumes: list[Found] = []
         try:
             found = discover(images)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from medseg.io.select import SeriesRule
+from medseg.io.series_rule import SeriesRule
 
 Level = Literal["error", "note"]
 Modality = Annotated[str, Field(pattern=r"^([A-Z0-9]{1,16})?$")]

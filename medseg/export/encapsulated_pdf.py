@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+from PIL import ImageFile
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
@@ -49,28 +50,19 @@ def html_to_pdf(html: str) -> bytes:
     InputError
         The page refers to a file or to the network; nothing is fetched.
     """
-    try:
-        import weasyprint
-        from weasyprint.urls import FatalURLFetchingError, URLFetcher
-    except ImportError as err:
-        raise MissingPackageError(_MISSING) from err
-    except OSError as err:
-        raise MissingPackageError(
-            "WeasyPrint cannot load Pango; install it (Debian: libpango-1.0-0 libpangoft2-1.0-0 "
-            "libharfbuzz-subset0)"
-        ) from err
+    weasyprint, urls = _import_weasyprint()
 
-    class OnlyData(URLFetcher):  # type: ignore[misc]
+    class OnlyData(urls.URLFetcher):  # type: ignore[misc, name-defined]
         def fetch(self, url: str, headers: dict[str, str] | None = None) -> Any:
             if not url.startswith("data:"):
-                raise FatalURLFetchingError
+                raise urls.FatalURLFetchingError
             return super().fetch(url, headers)
 
     # It writes what it does not understand of a style sheet, and progress, into its log.
     logging.getLogger("weasyprint").setLevel(logging.CRITICAL)
     try:
         made: bytes = weasyprint.HTML(string=html, url_fetcher=OnlyData()).write_pdf()
-    except FatalURLFetchingError as err:
+    except urls.FatalURLFetchingError as err:
         raise InputError(
             "the page refers to something outside itself; a PDF is made of one page alone"
         ) from err
@@ -152,3 +144,21 @@ def _describe(document: hd.SOPClass, made: ResultObject, source: Source, *, titl
         item.ReferencedSOPInstanceUID = uid
         items.append(item)
     document.SourceInstanceSequence = items
+
+
+def _import_weasyprint() -> tuple[Any, Any]:
+    truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        import weasyprint
+        from weasyprint import urls
+    except ImportError as err:
+        raise MissingPackageError(_MISSING) from err
+    except OSError as err:
+        raise MissingPackageError(
+            "WeasyPrint cannot load Pango; install it (Debian: libpango-1.0-0 libpangoft2-1.0-0 "
+            "libharfbuzz-subset0)"
+        ) from err
+    finally:
+        # Its import tells Pillow to take cut-off pictures as whole ones, for the entire process.
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+    return weasyprint, urls

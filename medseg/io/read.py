@@ -24,8 +24,9 @@ from medseg.io.itk_image import read_itk
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits
 from medseg.io.nifti import read_nifti
 from medseg.io.picture import read_picture, read_picture_labels
-from medseg.io.select import SeriesRule, choose_one
+from medseg.io.select import choose_one
 from medseg.io.series import SeriesVolume
+from medseg.io.series_rule import SeriesRule
 from medseg.io.sniff import ITK, sniff
 from medseg.provenance import sha256_file
 from medseg.volume import Source, Volume
@@ -63,8 +64,8 @@ def read_image(
     Returns
     -------
     Volume
-        Without NaN. (C, I, J) float32; (C, I, J, K) in the type of the file, as `dicom_series.read_series`
-        and `nifti.read_nifti` give it.
+        Without NaN. (C, I, J) float32; (C, I, J, K) float32, or the whole numbers of the file in their
+        type, as `dicom_series.read_series` and `nifti.read_nifti` give them.
 
     Raises
     ------
@@ -146,14 +147,14 @@ def _read_one(path: Path, *, gray_only: bool, modality: frozenset[str] | None, l
 
 
 def _checked(volume: Volume, path: Path, *, gray_only: bool) -> Volume:
-    """The volume with content and the colours asked for; flat images as float32."""
+    """The volume with content and the colours asked for; flat images and doubles as float32."""
     if gray_only and volume.array.shape[0] > 1:
         raise ImageReadError(
             f"{path}: expected a gray image, found RGB with different channels; "
             "add a `gray` step to the preprocessing if colour may be dropped"
         )
     check_content(volume.array, path)
-    if volume.spatial_dims == 3:
+    if volume.spatial_dims == 3 and (volume.array.dtype.kind in "iu" or volume.array.dtype == np.float32):
         return volume
     notes = list(volume.notes)
     array = as_float32(volume.array, notes)

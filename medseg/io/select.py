@@ -6,41 +6,13 @@ import fnmatch
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.errors import ConfigError
 from medseg.io.discover import Found
 from medseg.io.series import SeriesVolume, describe_volume
+from medseg.io.series_rule import SeriesRule
 
 _SHOWN = 20
-
-
-class SeriesRule(BaseModel):
-    """Which DICOM volumes are meant, where a study holds several."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    series: str | None = Field(
-        default=None,
-        description="Key of the listing of `medseg inspect`, series number, or Series Instance UID. null: any.",
-    )
-    modality: tuple[str, ...] = Field(default=(), description="DICOM modalities, such as [CT]. Empty: any.")
-    description: str | None = Field(
-        default=None,
-        description="Pattern of the series description, such as '*thorax*'; upper and lower case are one.",
-    )
-    min_slices: int = Field(default=1, ge=1, description="Fewest slices.")
-    max_spacing_mm: float | None = Field(
-        default=None, gt=0, description="Largest distance between slices, mm. null: any."
-    )
-    prefer: Literal["none", "thinnest", "most_slices"] = Field(
-        default="none", description="What decides where several volumes of a study fit all rules."
-    )
-    localizers: bool = Field(
-        default=False, description="Whether images that only plan others are meant, too."
-    )
 
 
 def choose_one(found: Sequence[Found], rule: SeriesRule, *, where: Path) -> Found:

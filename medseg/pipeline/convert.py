@@ -21,7 +21,8 @@ from medseg.io.align import Resampling, onto_grid
 from medseg.io.dicom_masks import read_dicom_masks
 from medseg.io.discover import Found, discover
 from medseg.io.read import read_image, read_mask, read_volume
-from medseg.io.select import SeriesRule, choose_one
+from medseg.io.select import choose_one
+from medseg.io.series_rule import SeriesRule
 from medseg.io.sniff import sniff
 from medseg.io.write_image import ENDINGS, write_image
 from medseg.labels import LabelTable

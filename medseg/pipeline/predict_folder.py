@@ -15,8 +15,9 @@ from medseg.export.encapsulated_pdf import require_pdf
 from medseg.export.options import ExportName
 from medseg.io.discover import Discovery, Found, discover
 from medseg.io.read import read_image, read_volume
-from medseg.io.select import SeriesRule, choose_one, choose_per_study
+from medseg.io.select import choose_one, choose_per_study
 from medseg.io.series import describe_volume
+from medseg.io.series_rule import SeriesRule
 from medseg.io.walk import Skipped
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.pipeline import case_files

@@ -13,7 +13,8 @@ from medseg.errors import ConfigError, GeometryError, ImageReadError, InputRefus
 from medseg.io.dicom_series import read_series
 from medseg.io.discover import discover
 from medseg.io.read import read_image
-from medseg.io.select import SeriesRule, choose_per_study
+from medseg.io.select import choose_per_study
+from medseg.io.series_rule import SeriesRule
 from medseg.pipeline.inspect_folder import inspect_folder
 
 SHAPE = (13, 11, 10)
