@@ -272,12 +272,24 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="start, train or predict; all unless given.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="start, train, predict, all of these, or io (some minutes).")
+    ] = "all",
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median is printed.")] = 5,
+    full: Annotated[
+        bool, typer.Option("--full", help="With io: also 104 segments on 512 x 512 x 800 voxels.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time this machine: start of the program, training images per second, seconds per radiograph."""
-    from medseg.bench import bench as run_bench
+    """Time this machine: the program's start, training, prediction; reading and writing DICOM against its peers."""
+    if what == "io":
+        from medseg.bench.io import measure_io
+        from medseg.bench.io_table import to_lines, to_rows
+
+        figures = measure_io(repeats=repeats, full=full)
+        print(json.dumps(to_rows(figures), indent=2) if as_json else "\n".join(to_lines(figures)))
+        return
+    from medseg.bench.program import bench as run_bench
 
     rows = run_bench(what, repeats=repeats)
     if as_json:

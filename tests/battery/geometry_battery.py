@@ -11,6 +11,7 @@ import itertools
 import re
 import shutil
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ VARIATIONS: tuple[Variation, ...] = (
 #: What a refusal of a faulty input must say. Every other input must be read.
 FAULTS: dict[Variation, str] = {
     "missing": r"gap|missing",
-    "doubled": r"same position|one position|duplicate|twice|two slices",
+    "doubled": r"one place|one position|same position",
 }
 TURNS_DEGREES = ((3, -2, 4), (17, -11, 23), (-38, 29, 12), (51, 40, -66), (8, -77, 140))
 _SHAPE, _SPACING_MM, _LEAN = (15, 13, 11), (0.8, 1.1, 2.5), 0.45
@@ -78,10 +79,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: "exact", "refused" (a MedsegError) or "silent" (a wrong result, no word)."""
+    """What came of a case: "exact", "refused" (a MedsegError), "silent" (a wrong result) or "crashed"."""
 
     case: Case
-    status: Literal["exact", "refused", "silent"]
+    status: Literal["exact", "refused", "silent", "crashed"]
     detail: str = ""
 
     @property
@@ -212,6 +213,9 @@ def run_case(case: Case, tools: Toolchain, predict: Predictor = stand_in) -> Out
             tools.write_nifti(folder / "mask.nii.gz", label_map, volume)
         except MedsegError as err:
             return Outcome(case, "refused", f"{type(err).__name__}: {err}".replace(str(folder), "."))
+        except Exception as err:  # One case of a batch: the others go on, and this one is told of.
+            place = traceback.extract_tb(err.__traceback__)[-1]
+            return Outcome(case, "crashed", f"{Path(place.filename).name}:{place.lineno} {err!r}")
         try:
             problem = _compare(case, truth, folder)
         except OffGridError as err:
@@ -269,5 +273,5 @@ def summary(outcomes: Iterable[Outcome]) -> str:
     kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(refusals.items()))
     return (
         f"geometry battery: {len(outcomes)} cases, {count['exact']} exact, {count['refused']} refusals"
-        f" ({kinds or 'none'}), silent errors = {count['silent']}"
+        f" ({kinds or 'none'}), crashes = {count['crashed']}, silent errors = {count['silent']}"
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.labels import Code, Label, LabelTable
-from medseg.volume import Volume
+from medseg.volume import ImageGrid, Volume
 
 TABLE = LabelTable(
     labels=(
@@ -77,6 +78,38 @@ def _write_nifti(path: Path, label_map: LabelMap, volume: Volume) -> None:
     from medseg.export.nifti import write_segmentation
 
     write_segmentation(path, label_map, volume, TABLE)
+
+
+def write_seg_of_kind(
+    path: Path,
+    label_map: LabelMap,
+    grid: ImageGrid,
+    table: LabelTable,
+    *,
+    kind: str,
+    probabilities: NDArray[np.float32] | None = None,
+    compression: str | None = None,
+) -> bool:
+    """Write a SEG of any kind with medseg; whether there was something to write."""
+    from medseg.export.dicom_seg import write_dicom_seg
+
+    options: dict[str, Any] = {"kind": kind, "probabilities": probabilities, "compression": compression}
+    written = write_dicom_seg(path, label_map, grid, table, **_MODEL, **options)
+    return written.path is not None
+
+
+def write_volume_sr(
+    path: Path, seg_path: Path, grid: ImageGrid, table: LabelTable, sizes: dict[str, tuple[float, str]]
+) -> None:
+    """Write a TID 1500 report with medseg: the volume (ml) or area (mm2, pixels) of each structure."""
+    from medseg.export.dicom_sr import MeasuredValue, write_measurement_sr
+
+    names = {"ml": "volume", "mm2": "area", "pixels": "area"}
+    measures = {
+        name: [MeasuredValue(measure=names[unit], value=value, unit=unit)]
+        for name, (value, unit) in sizes.items()
+    }
+    write_measurement_sr(path, seg_path=seg_path, grid=grid, table=table, measures=measures)
 
 
 MEDSEG = Toolchain(read=_read, write_seg=_write_seg, write_rtstruct=_write_rtstruct, write_nifti=_write_nifti)

@@ -123,7 +123,7 @@ def test_the_wrong_words_are_no_refusal():
     assert not dataclasses.replace(outcome, detail="GeometryError: bad").as_expected
     assert not dataclasses.replace(outcome, case=CASE).as_expected
     assert summary([outcome]) == (
-        "geometry battery: 1 cases, 0 exact, 1 refusals (1 missing), silent errors = 0"
+        "geometry battery: 1 cases, 0 exact, 1 refusals (1 missing), crashes = 0, silent errors = 0"
     )
 
 

@@ -1,0 +1,1 @@
+"""`medseg bench`: figures measured on this machine, in this run."""
