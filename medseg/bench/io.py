@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import EnvironmentFailure
+
 SYNTAXES = {
     "uncompressed": "1.2.840.10008.1.2.1",
     "RLE": "1.2.840.10008.1.2.5",
@@ -111,7 +113,7 @@ def _make_series(folder: Path, transfer_syntax: str, slices: int) -> float:
     """Write one series; the folder's size in 10^6 bytes."""
     found = _child("make", {"folder": str(folder), "transfer_syntax": transfer_syntax, "slices": slices})
     if "seconds" not in found:
-        raise RuntimeError(f"the series cannot be made: {found}")
+        raise EnvironmentFailure(f"the series to read cannot be written: {found}; look at disk and memory")
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 

@@ -227,7 +227,7 @@ def _write_highdicom(folder: Path, path: Path, *, segments: int) -> Task:
 def _read_seg_medseg(path: Path, folder: Path) -> Task:
     from medseg.io.dicom_seg import read_dicom_seg
 
-    return Task(lambda: read_dicom_seg(path).label_map, lambda labels: _labelled(np.asarray(labels)))
+    return Task(lambda: read_dicom_seg(path).label_map(), lambda labels: _labelled(np.asarray(labels)))
 
 
 def _read_seg_highdicom(path: Path, folder: Path) -> Task:
