@@ -15,8 +15,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import get_encoder
 
 from medseg.data.dicom_phantom_headers import plain
-from medseg.data.jpeg_lossless import encode_jpeg_lossless
 from medseg.errors import ConfigError
+from medseg.io.dicom_encode import encode_frame
 
 NATIVE = (
     uid.ImplicitVRLittleEndian,
@@ -24,15 +24,8 @@ NATIVE = (
     uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian,
 )
-_PLUGINS = {
-    uid.RLELossless: "pylibjpeg",
-    uid.JPEGLSLossless: "pyjpegls",
-    uid.JPEG2000Lossless: "pylibjpeg",
-}
-COMPRESSED = (*_PLUGINS, uid.JPEGLosslessSV1)
+COMPRESSED = (uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1)
 _LONGEST_SPAN = 65535
-# pylibjpeg-openjpeg always makes six resolutions; below this its encoder fails and damages memory.
-_SMALLEST_JPEG2000 = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +98,10 @@ def encode_frames(
 ) -> list[bytes]:
     """Bytes of each slice in a transfer syntax, not yet encapsulated."""
     syntax = uid.UID(transfer_syntax)
-    columns, rows, slices = voxels.shape
+    slices = voxels.shape[2]
     if syntax not in NATIVE and syntax not in COMPRESSED:
         known = ", ".join(str(s) for s in (*NATIVE, *COMPRESSED))
         raise ConfigError(f"no encoder for the transfer syntax {transfer_syntax}; there are: {known}")
-    if syntax == uid.JPEG2000Lossless and min(rows, columns) < _SMALLEST_JPEG2000:
-        raise ConfigError(
-            f"JPEG 2000 frames need {_SMALLEST_JPEG2000} rows and columns or more, found {rows} and {columns}"
-        )
 
     def encode(k: int) -> bytes:
         frame = stored_values(voxels, rescale, k, kind)
@@ -125,15 +114,14 @@ def encode_frames(
 
 
 def _compress(frame: NDArray[Any], kind: PixelType, syntax: uid.UID) -> bytes:
-    if syntax == uid.JPEGLosslessSV1:
-        return encode_jpeg_lossless(frame, bits=kind.bits_stored)
+    if syntax != uid.JPEGLSLossless:
+        return encode_frame(frame, syntax, bits_stored=kind.bits_stored)
     options: dict[str, Any] = {
         "rows": frame.shape[0], "columns": frame.shape[1], "samples_per_pixel": 1, "bits_allocated": 16,
         "bits_stored": kind.bits_stored, "pixel_representation": int(kind.signed), "number_of_frames": 1,
         "photometric_interpretation": "MONOCHROME2",
     }  # fmt: skip
-    encoder = get_encoder(syntax)
-    return bytes(encoder.encode(frame, encoding_plugin=_PLUGINS[syntax], **options))
+    return bytes(get_encoder(syntax).encode(frame, encoding_plugin="pyjpegls", **options))
 
 
 def put_pixels(dataset: Dataset, frames: Sequence[bytes], transfer_syntax: str) -> None:

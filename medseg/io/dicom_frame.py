@@ -134,6 +134,10 @@ class FrameReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
         self._stream.close()
 
     def read(self, source: FrameSource) -> StoredFrame:

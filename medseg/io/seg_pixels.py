@@ -183,17 +183,17 @@ class _Reader:
     def __init__(self, pixels: SegPixels) -> None:
         self._pixels, self._source, self._size = pixels, pixels.source, pixels.size
         self._stream: BinaryIO = io.BytesIO()
-        if not pixels.plain_bits:
-            self._frames = FrameReader(FragmentTables())
-        elif self._source.data is not None:
+        self._frames = FrameReader(FragmentTables())
+        if pixels.plain_bits and self._source.data is not None:
             self._stream = io.BytesIO(self._source.data)
-        else:
+        elif pixels.plain_bits:
             self._stream = open_regular(self._source.path)
         self._tail = np.uint8((1 << (self._size % 8)) - 1) if self._size % 8 else None
 
     def close(self) -> None:
         """Let go of the file."""
         self._stream.close()
+        self._frames.close()
 
     def values(self, frame: int) -> NDArray[Any]:
         """(rows x columns) stored values."""
