@@ -12,6 +12,7 @@ from rich.table import Table
 
 LINE_EVERY_S = 10.0
 SHORT_CELL = 40
+_WIDE = 1000
 NOT_DEFINED = "not defined"
 
 
@@ -88,7 +89,7 @@ class ConsoleReporter:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout: a result that was asked for. Not cut where stdout is a file."""
     if rows:
-        width = None if sys.stdout.isatty() else 200
+        width = None if sys.stdout.isatty() else _WIDE
         Console(file=sys.stdout, highlight=False, width=width).print(_table(columns, rows))
 
 

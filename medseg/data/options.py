@@ -157,6 +157,11 @@ class DataOptions(_Options):
         description="Whether one gray channel is expected: colour images are refused unless a `gray` step "
         "of preprocess converts them.",
     )
+    label_resample: Literal["never", "nearest"] = Field(
+        default="never",
+        description="A mask whose voxels are not those of its image: never (an error that names both grids) or "
+        "nearest (resampled by world coordinates). Another order of axes on the same voxels is no difference.",
+    )
     checks: CheckOptions = Field(
         default=CheckOptions(), description="How grave a finding is where tasks differ."
     )

@@ -15,7 +15,7 @@ from medseg.data.tables import write_csv
 from medseg.errors import ManifestError
 from medseg.export.encapsulated_pdf import require_pdf
 from medseg.pipeline.context import CaseFailure, Context
-from medseg.pipeline.readers import image_reader, read_mask
+from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.sources import find_cases
 from medseg.privacy import pseudonym
 
@@ -91,7 +91,7 @@ def _look(context: Context, cases: tuple[Case, ...], inputs: str, skipped: tuple
         cases,
         table=context.table,
         read_image=image_reader(context.config),
-        read_label=read_mask,
+        read_label=mask_reader(context.config),
         options=context.config.data,
         gray_only=context.config.refuses_colour,
         splits=context.splits,

@@ -37,7 +37,7 @@ def run(context: Context) -> dict[str, Any]:
             found.append(
                 evaluate_case(
                     case_files.read_mask_file(folder, context.table),
-                    read_reference(case, volume, context.table),
+                    read_reference(case, volume, context.config, context.table),
                     table=context.table,
                     case_id=case.case_id,
                     patient_id=case.patient_id,

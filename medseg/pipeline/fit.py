@@ -18,7 +18,7 @@ from medseg.models.registry import build_network
 from medseg.models.transfer import load_matching
 from medseg.pipeline import bundling
 from medseg.pipeline.context import Context
-from medseg.pipeline.readers import image_reader, read_mask
+from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
 from medseg.provenance import sha256_json
 from medseg.training import distributed
@@ -93,7 +93,7 @@ def prepare(context: Context, split: str) -> PreparedSet:
         cases,
         table=context.table,
         read_image=image_reader(context.config),
-        read_label=read_mask,
+        read_label=mask_reader(context.config),
         transform=transform,
         to_grid=label_to_grid,
         folder=context.run.cache / "prepared",

@@ -18,6 +18,7 @@ from medseg.pipeline.result import Result
 
 COLUMNS = (
     "key",
+    "state",
     "modality",
     "description",
     "grid",
@@ -26,7 +27,6 @@ COLUMNS = (
     "tilt",
     "files",
     "stored as",
-    "",
 )
 _SHOWN_SKIPPED = 10
 
@@ -74,6 +74,7 @@ def table_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (
             volume["key"],
+            _state(volume),
             volume["modality"] or "?",
             ", ".join(text for text in (volume["description"], volume["part"]) if text),
             " x ".join(str(n) for n in volume["shape"]) if all(volume["shape"]) else "?",
@@ -82,13 +83,13 @@ def table_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
             f"{volume['tilt_degrees']:.1f}°" if volume["tilt_degrees"] else "",
             str(volume["files"]),
             volume["transfer_syntax"],
-            _state(volume),
         )
         for volume in facts["volumes"]
     ]
     images: list[tuple[str, ...]] = [
         (
             "",
+            "ok",
             image["modality"] or image["kind"],
             Path(image["file"]).name,
             "",
@@ -97,7 +98,6 @@ def table_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
             "",
             "1",
             image["kind"],
-            "ok",
         )
         for image in facts["images"]
     ]

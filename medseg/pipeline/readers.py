@@ -28,13 +28,18 @@ def image_reader(config: RunConfig) -> Callable[[Sequence[Path]], Volume]:
     return read
 
 
-def read_mask(path: Path, like: Volume) -> NDArray[Any]:
-    """A mask on the grid of its image, (1, *spatial)."""
-    return read_label(path, like)
+def mask_reader(config: RunConfig) -> Callable[[Path, Volume], NDArray[Any]]:
+    """A reader that brings a mask onto the grid of its image, (1, *spatial), as the settings allow."""
+    resample = config.data.label_resample
+
+    def read(path: Path, like: Volume) -> NDArray[Any]:
+        return read_label(path, like, resample=resample)
+
+    return read
 
 
-def read_reference(case: Case, like: Volume, table: LabelTable) -> NDArray[np.int16]:
+def read_reference(case: Case, like: Volume, config: RunConfig, table: LabelTable) -> NDArray[np.int16]:
     """Mask of a case as set indices on the grid of its image, (1, *spatial)."""
     if case.label is None:
         raise ValueError("a case without a mask has no reference")
-    return encode_mask(read_mask(case.label, like), scheme=case.scheme, like=like, table=table)
+    return encode_mask(mask_reader(config)(case.label, like), scheme=case.scheme, like=like, table=table)

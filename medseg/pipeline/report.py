@@ -181,7 +181,7 @@ def _picture(context: Context, case: Case, *, side: int) -> tuple[Picture | None
             return None, "No picture: the image is a volume, and this page shows pictures of two axes only."
         label_map = case_files.read_mask_file(context.run.case_folder(case.case_id), context.table)
         label_map = label_map.reshape(volume.spatial_shape)
-        reference = {} if case.label is None else _reference_masks(case, volume, context.table)
+        reference = {} if case.label is None else _reference_masks(case, volume, context)
     except StorageError:
         raise
     except MedsegError as err:
@@ -199,9 +199,10 @@ def _picture(context: Context, case: Case, *, side: int) -> tuple[Picture | None
     ), ""
 
 
-def _reference_masks(case: Case, volume: Volume, table: LabelTable) -> dict[str, NDArray[np.bool_]]:
+def _reference_masks(case: Case, volume: Volume, context: Context) -> dict[str, NDArray[np.bool_]]:
     """Reference masks by label; what is surely foreground but of no single label under ""."""
-    sets = read_reference(case, volume, table)[0]
+    table = context.table
+    sets = read_reference(case, volume, context.config, table)[0]
     masks = {name: sets == index for index, name in enumerate(table.names) if index > 0}
     either = [i for i, classes in enumerate(table.sets) if len(classes) > 1 and 0 not in classes]
     return {**masks, "": np.isin(sets, either)}
