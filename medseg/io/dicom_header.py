@@ -68,9 +68,11 @@ class DicomHeader:
             The value is there but cannot be converted; its text is not quoted.
         """
         for layer in self.layers:
+            if keyword not in layer:
+                continue
             try:
                 with recorded_warnings():
-                    found = layer[keyword].value if keyword in layer else None
+                    found = layer[keyword].value
             except PARSER_ERRORS as err:
                 raise ImageReadError(
                     f"{self.path}: {keyword} cannot be read ({type(err).__name__}): damaged header"

@@ -179,6 +179,7 @@ class HeaderReader:
         self, source: _Source, form: tuple[PixelFormat | None, str], frame: int, frames: int
     ) -> SliceHeader:
         scanned = source.scanned
+        whole = _Source(self, scanned, DicomHeader(scanned.path, (scanned.dataset,)), plain=True)
         slope, slope_problem = source.number("RescaleSlope", 1.0)
         intercept, intercept_problem = source.number("RescaleIntercept", 0.0)
         if slope == 0:
@@ -190,13 +191,13 @@ class HeaderReader:
             path=scanned.path,
             frame=frame,
             frames=frames,
-            patient=source.get(("PatientID", "IssuerOfPatientID"), patient_pseudonym),
-            sop_class_uid=source.uid("SOPClassUID"),
-            sop_instance_uid=source.uid("SOPInstanceUID"),
-            series_instance_uid=source.uid("SeriesInstanceUID"),
-            study_instance_uid=source.uid("StudyInstanceUID"),
-            frame_of_reference_uid=source.uid("FrameOfReferenceUID"),
-            modality=source.get(("Modality", "SOPClassUID"), modality_of),
+            patient=whole.get(("PatientID", "IssuerOfPatientID"), patient_pseudonym),
+            sop_class_uid=whole.uid("SOPClassUID"),
+            sop_instance_uid=whole.uid("SOPInstanceUID"),
+            series_instance_uid=whole.uid("SeriesInstanceUID"),
+            study_instance_uid=whole.uid("StudyInstanceUID"),
+            frame_of_reference_uid=whole.uid("FrameOfReferenceUID"),
+            modality=whole.get(("Modality", "SOPClassUID"), modality_of),
             image_type=source.get(("FrameType", "ImageType"), _image_type),
             position_lps=_finite(source.numbers("ImagePositionPatient"), 3),
             orientation_lps=_finite(source.numbers("ImageOrientationPatient"), 6),
