@@ -7,6 +7,8 @@ from typing import Literal
 ExportName = Literal[
     "nifti",
     "dicom_seg",
+    "dicom_seg_labelmap",
+    "rtstruct",
     "measurement_sr",
     "presentation_state",
     "secondary_capture",
@@ -17,6 +19,8 @@ ExportName = Literal[
 """One kind of file per case.
 
 nifti: `segmentation.nii.gz` with `segmentation.json`; dicom_seg: `segmentation.dcm`, for DICOM images;
+dicom_seg_labelmap: `segmentation_labelmap.dcm`, the same as label map, which new viewers read; rtstruct:
+`structures.dcm`, contours for therapy systems, for images with a place in the patient;
 measurement_sr: `measurements.dcm`, the numbers named in `measure` as DICOM SR that refers to the SEG;
 presentation_state: `presentation_state.dcm`, contours over a DICOM radiograph; secondary_capture:
 `secondary_capture.dcm`, a picture with burned-in contours; encapsulated_pdf: `report.dcm`, the case's

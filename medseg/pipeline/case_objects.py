@@ -10,12 +10,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medseg.errors import InputError
+from medseg.export.dicom_seg import WrittenSeg, write_dicom_seg
 from medseg.export.dicom_sr import MeasuredValue, write_measurement_sr
 from medseg.export.encapsulated_pdf import html_to_pdf, write_encapsulated_pdf
 from medseg.export.key_slices import result_picture
 from medseg.export.options import ExportName
 from medseg.export.presentation_state import write_presentation_state
 from medseg.export.result_object import BANNER, ModelFacts, WrittenObject
+from medseg.export.rtstruct import WrittenRtstruct, write_rtstruct
 from medseg.export.secondary_capture import write_secondary_capture
 from medseg.labels import LabelTable
 from medseg.report.case_page import render_case_page
@@ -24,6 +26,8 @@ from medseg.report.text import quantity_text
 from medseg.volume import Volume
 
 OBJECTS: dict[ExportName, str] = {
+    "dicom_seg_labelmap": "segmentation_labelmap.dcm",
+    "rtstruct": "structures.dcm",
     "measurement_sr": "measurements.dcm",
     "presentation_state": "presentation_state.dcm",
     "secondary_capture": "secondary_capture.dcm",
@@ -75,9 +79,11 @@ def _write(
     table: LabelTable,
     record: Mapping[str, Any],
     seg: Path | None,
-) -> WrittenObject:
+) -> WrittenObject | WrittenSeg | WrittenRtstruct:
     facts = record["model"]
     model = ModelFacts(name=facts["name"], version=facts["version"], weights_sha256=facts["weights_sha256"])
+    if kind in ("dicom_seg_labelmap", "rtstruct"):
+        return _write_masks(kind, path, volume=volume, label_map=label_map, table=table, model=model)
     if kind == "measurement_sr":
         if seg is None:
             raise InputError("there is no DICOM SEG of the case that it could refer to")
@@ -95,6 +101,40 @@ def _write(
     pdf = html_to_pdf(_page(volume, label_map, table, record))
     title = f"Segmentation report, {model.name} {model.version}"
     return write_encapsulated_pdf(path, pdf, grid=volume.grid, title=title, model=model)
+
+
+def _write_masks(
+    kind: ExportName,
+    path: Path,
+    *,
+    volume: Volume,
+    label_map: NDArray[Any],
+    table: LabelTable,
+    model: ModelFacts,
+) -> WrittenSeg | WrittenRtstruct:
+    """The label map in a form other than the BINARY SEG."""
+    if volume.source.format != "dicom":
+        raise InputError("the image is not a DICOM file, so there is no instance to refer to")
+    if kind == "rtstruct":
+        return write_rtstruct(
+            path,
+            label_map,
+            volume.grid,
+            table,
+            algorithm_name=model.name,
+            algorithm_version=model.version,
+            weights_sha256=model.weights_sha256,
+        )
+    return write_dicom_seg(
+        path,
+        label_map,
+        volume.grid,
+        table,
+        kind="labelmap",
+        algorithm_name=model.name,
+        algorithm_version=model.version,
+        weights_sha256=model.weights_sha256,
+    )
 
 
 def measured_values(record: Mapping[str, Any]) -> dict[str, list[MeasuredValue]]:

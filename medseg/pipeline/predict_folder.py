@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FORMATS: dict[str, ExportName] = {
     "nifti": "nifti",
     "dicom-seg": "dicom_seg",
+    "dicom-seg-labelmap": "dicom_seg_labelmap",
+    "rtstruct": "rtstruct",
     "dicom-sr": "measurement_sr",
     "dicom-pr": "presentation_state",
     "dicom-sc": "secondary_capture",
