@@ -106,7 +106,8 @@ def predict(
         str,
         typer.Option(
             "--format",
-            help="Comma-separated: nifti, dicom-seg, dicom-sr, dicom-pr, dicom-sc, dicom-pdf, png.",
+            help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
+            "dicom-pdf, png.",
         ),
     ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

@@ -87,7 +87,9 @@ def test_area_without_spacing_is_in_pixels_and_says_so(folder):
 
 
 def test_wrong_words_are_one_sentence(folder):
-    with pytest.raises(ConfigError, match="expected one or more of nifti, dicom-seg, dicom-sr"):
+    with pytest.raises(
+        ConfigError, match="expected one or more of nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr"
+    ):
         predict_folder([folder], model=MODEL, output=folder / "out", formats="nrrd")
     with pytest.raises(StorageError, match="does not exist"):
         predict_folder([folder / "nowhere"], model=MODEL, output=folder / "out")
