@@ -107,7 +107,7 @@ SOURCES = (
     SourceSpec("MR legacy converted", (21, 20, 7), modality="MR", multiframe="legacy"),
     SourceSpec("CT steep, coarse", (15, 26, 8), turn=(72.0, 8.0, -51.0), spacing_mm=(2.1, 1.4, 6.5)),
     SourceSpec("CT JPEG 2000", (45, 34, 6), transfer_syntax=uid.JPEG2000Lossless, turn=_OBLIQUE),
-    SourceSpec("CT deflated", (20, 30, 7), transfer_syntax=uid.DeflatedExplicitVRLittleEndian),
+    SourceSpec("CT big endian", (20, 30, 7), transfer_syntax=uid.ExplicitVRBigEndian),
     SourceSpec("MR mirrored", (26, 16, 9), modality="MR", turn=_STEEP, mirrored=True),
     SourceSpec("MR implicit", (18, 27, 8), modality="MR", transfer_syntax=uid.ImplicitVRLittleEndian),
     SourceSpec("PT oblique", (15, 18, 9), modality="PT", spacing_mm=(3.3, 3.3, 2.0), turn=_OBLIQUE),
