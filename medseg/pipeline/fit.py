@@ -46,8 +46,7 @@ def fit(context: Context) -> dict[str, Any]:
         regions=table.region_classes(),
     )
     with (
-        distributed.process_group(device=torch.device(device)) as processes,
-        _loader(context, train_set, training, device, processes) as loader,
+        _loader(context, train_set, training, device, distributed.processes()) as loader,
     ):
         result = train_network(
             network=network,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medseg.amounts import Duration
 from medseg.training.loss_options import DiceCrossEntropyOptions, LossOptions
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+DEFAULT_EPOCHS = 30
 
 
 class AdamwOptions(BaseModel):
@@ -107,7 +110,19 @@ class TrainingOptions(BaseModel):
 
     model_config = _FROZEN
 
-    epochs: int = Field(30, ge=1, description="Number of epochs.")
+    # Keys of earlier releases -> what to write instead, for the message about them.
+    renamed: ClassVar[Mapping[str, str]] = {"time_limit_min": "`time`, with its unit, such as `time: 30min`"}
+
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description=f"Number of epochs; null: as many as fit into `time`, {DEFAULT_EPOCHS} without it.",
+    )
+    time: Duration | None = Field(
+        None,
+        description="Wall-clock time of the training, validation included, such as 30min: where the machine is "
+        "too slow for `epochs`, fewer are made and the schedule is fitted to them; null: no limit.",
+    )
     batch_size: int = Field(8, ge=1, description="Samples per step, over all training processes together.")
     samples_per_epoch: int | None = Field(
         None,
@@ -115,6 +130,10 @@ class TrainingOptions(BaseModel):
         description="Samples per epoch, rounded up to whole batches; number of cases unless given.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate of the schedule.")
+    learning_rates: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="Part of the network, by name prefix -> factor of its learning rate; the longest prefix counts.",
+    )
     optimiser: OptimiserOptions = Field(AdamwOptions(), description="Optimiser.")
     schedule: ScheduleOptions = Field(OneCycleOptions(), description="Course of the learning rate.")
     loss: LossOptions = Field(default_factory=DiceCrossEntropyOptions, description="Loss function.")
@@ -140,10 +159,13 @@ class TrainingOptions(BaseModel):
     validate_every: int = Field(
         1, ge=1, description="Epochs between validations; the last epoch is always validated."
     )
+    checkpoint_every: Duration | None = Field(
+        120.0,
+        description="Longest time between two checkpoints, such as 2min; one is written after each epoch anyway. "
+        "null: no others.",
+    )
     checkpoint_every_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Updates between checkpoints within an epoch; one is written after each epoch anyway.",
+        None, ge=1, description="Updates between checkpoints within an epoch; null: `checkpoint_every` alone."
     )
     freeze: tuple[str, ...] = Field(
         (), description="Parts of the network, by name prefix, that are not trained."
@@ -158,11 +180,6 @@ class TrainingOptions(BaseModel):
     deterministic: bool = Field(
         True, description="Same weights bit for bit on the same machine; slower on a GPU."
     )
-    time_limit_min: float | None = Field(
-        None,
-        gt=0,
-        description="Stop before the epoch that would end after this many minutes; null: no limit.",
-    )
     tensorboard: bool = Field(
         False, description="Write TensorBoard curves too (needs the extra `tensorboard`)."
     )
@@ -173,6 +190,11 @@ class TrainingOptions(BaseModel):
             raise ValueError("freeze_epochs says how long, but freeze names no part of the network")
         return self
 
+    @property
+    def target_epochs(self) -> int | None:
+        """Epochs that the training makes where there is time for them; None: as many as there is time for."""
+        return DEFAULT_EPOCHS if self.epochs is None and self.time is None else self.epochs
+
 
 # They change when something is written or how long the run may last, not what it computes.
-NOT_IN_DIGEST = frozenset({"checkpoint_every_steps", "tensorboard", "time_limit_min"})
+NOT_IN_DIGEST = frozenset({"checkpoint_every", "checkpoint_every_steps", "tensorboard", "time"})

@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from medseg.errors import Interrupted, TrainingError
-from medseg.training.distributed import process_group
+from medseg.training.process_group import process_group
 from medseg.training.trainer import Progress
 
 SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 0.02, "freeze": ["encoder"], "freeze_epochs": 1}
@@ -52,9 +52,8 @@ def act(what: str, rank: int) -> tuple[object, object]:
 def main() -> None:
     torch.set_num_threads(1)
     folder, what = Path(sys.argv[1]), sys.argv[2]
-    timeout_s = 5.0 if what == "stop" else 30.0
     try:
-        with process_group(device=torch.device("cpu"), timeout_s=timeout_s) as processes:
+        with process_group() as processes:
             loss, progress = act(what, processes.rank)
             network = tiny.build_network(dropout=0.0, batch_norm=False, seed=processes.rank)
             if processes.world_size == 1:

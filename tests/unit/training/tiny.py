@@ -86,6 +86,11 @@ def dice_of(network: nn.Module, *, indices: tuple[int, ...] = (0, 1)) -> dict[st
     return {"dice": 2 * overlap / max(1, total)}
 
 
+def without_clock(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the history without the columns that differ from run to run."""
+    return {name: value for name, value in row.items() if name != "seconds" and not name.endswith("_s")}
+
+
 def options(**changes: Any) -> TrainingOptions:
     settings = {
         "epochs": 3,
