@@ -33,6 +33,9 @@ def _length(training: TrainingOptions) -> str:
 
 def run(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
+    from medseg.pipeline import ranks
     from medseg.pipeline.fit import fit
 
-    return fit(context)
+    summary = fit(context)
+    ranks.dismiss()
+    return summary

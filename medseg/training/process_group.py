@@ -8,7 +8,6 @@ cannot end any more, the thread ends the process.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import datetime
 import os
@@ -88,6 +87,14 @@ class Team:
             raise TrainingError(_store_gone_text(self.rank, self.world_size)) from err
         return content
 
+    def dismiss(self) -> None:
+        """From process 0: the others are about to end well, and this one goes on alone."""
+        if self._watch is None:
+            return
+        _part(self._store, self._watch)
+        dist.destroy_process_group()
+        self.world_size, self._store, self._watch = 1, None, None
+
 
 @contextlib.contextmanager
 def process_group(*, join_timeout_s: float = 600.0, exchange_timeout_s: float = 3600.0) -> Iterator[Team]:
@@ -124,13 +131,16 @@ def process_group(*, join_timeout_s: float = 600.0, exchange_timeout_s: float = 
     watch.start()
     try:
         with _explained(store, watch):
-            yield Team(rank=rank, world_size=world_size, _store=store, _watch=watch)
-            _part(store, watch)
+            team = Team(rank=rank, world_size=world_size, _store=store, _watch=watch)
+            yield team
+            if team.world_size > 1:
+                _part(store, watch)
     finally:
         watch.stop()
         # After an error the peers may be gone, and then there is nobody to part from.
         with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 @contextlib.contextmanager
@@ -251,7 +261,8 @@ class _Watch:
         """Interrupt what the main thread does; end the process where that does not help."""
         # While a training has its own handler, the next exchange fails by itself.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            _thread.interrupt_main()
+            # A real signal, which also ends a sleep or a read.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if self._stopping.wait(GRACE_S):
             return
         sys.stderr.write(f"error: {self.trouble}\n")

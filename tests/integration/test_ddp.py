@@ -125,6 +125,24 @@ def test_a_process_that_is_stopped_ends_the_other_within_the_limit(tmp_path):
         end(processes)
 
 
+@pytest.mark.parametrize(
+    ("what", "left", "text"),
+    [
+        ("idle-last-dies", 0, "lost process 1, which died without a word"),
+        ("idle-first-dies", 1, "lost process 0 or the launcher that joined them"),
+    ],
+)
+def test_a_process_that_dies_while_none_is_trained_with_ends_the_other(tmp_path, what, left, text):
+    processes = start(tmp_path, what, processes=2)
+    try:
+        found = finish(processes[left])
+        assert found["error"] == "TrainingError"
+        assert text in found["text"]
+        assert found["seconds"] < 30
+    finally:
+        end(processes)
+
+
 def wait_until_stopped(process: int) -> None:
     end_at = time.monotonic() + 60
     while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "T":
