@@ -76,6 +76,7 @@ def train_part(context: Context) -> Trained:
             loss=loss,
             folder=context.run.path / "training",
             progress=_progress(context),
+            tell=context.reporter.note,
             resume=context.resuming,
             device=device,
             settings={
@@ -175,8 +176,6 @@ def _weights(context: Context, cases: PreparedSet, column: str | None) -> list[f
 
 
 def _progress(context: Context) -> Any:
-    told: list[str] = []
-
     def show(state: Progress) -> None:
         done = (state.epoch - 1) * state.steps + state.step
         dice = state.metrics.get("dice")
@@ -184,9 +183,6 @@ def _progress(context: Context) -> Any:
         text += f", Dice {dice:.4f}" if dice is not None else ""
         text += f", {state.images_per_second:.1f} samples/s, {time_text(state.seconds_left)} left"
         context.reporter.advanced(STAGE, done, state.epochs * state.steps, text)
-        if state.refit is not None and state.refit not in told:
-            told.append(state.refit)
-            context.reporter.note(state.refit)
 
     return show
 

@@ -36,8 +36,6 @@ class Progress:
         Since this process started training, validation left out.
     seconds_left : float
         Estimate for the rest of the training.
-    refit : str or None
-        That the number of epochs was fitted to the time, one sentence; None where it was not.
     """
 
     epoch: int
@@ -49,7 +47,6 @@ class Progress:
     metrics: dict[str, float]
     images_per_second: float
     seconds_left: float
-    refit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +106,7 @@ class RunState:
     epoch: int = 0
     step: int = 0
     update: int = 0
+    rate: float = 0.0
     loss_sum: float = 0.0
     loss_count: int = 0
     seconds: float = 0.0

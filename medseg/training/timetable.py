@@ -7,6 +7,7 @@ is stretched or squeezed over them, so that the learning rate has no jump and st
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -45,13 +46,15 @@ class EpochCost:
     @classmethod
     def of(cls, history: Sequence[Mapping[str, float]], *, validate_every: int) -> EpochCost:
         """Medians of the last epochs of a training (rows of metrics.csv), which a moment of load does not move."""
-        ends = [0.0, *(row["seconds"] for row in history)]
-        checks = [row["validation_s"] for row in history]
-        whole = [end - start - check for start, end, check in zip(ends[:-1], ends[1:], checks, strict=True)]
-        made = [check for check in checks if check > 0]
+        recent = history[-_RECENT_EPOCHS:]
+        begin = history[-len(recent) - 1]["seconds"] if len(history) > len(recent) else 0.0
+        ends = [begin, *(row["seconds"] for row in recent)]
+        whole = [b - a - row["validation_s"] for a, b, row in zip(ends[:-1], ends[1:], recent, strict=True)]
+        made = (row["validation_s"] for row in reversed(history) if row["validation_s"] > 0)
+        checks = list(itertools.islice(made, _RECENT_EPOCHS))
         return cls(
-            epoch_s=max(1e-6, median(whole[-_RECENT_EPOCHS:])),
-            validation_s=median(made[-_RECENT_EPOCHS:]) if made else 0.0,
+            epoch_s=max(1e-6, median(whole)),
+            validation_s=median(checks) if checks else 0.0,
             validate_every=validate_every,
         )
 

@@ -367,6 +367,23 @@ def test_frozen_parts_stay_until_they_thaw(tmp_path):
     assert resumed.weights_sha256 == expected.weights_sha256
 
 
+def test_layer_wise_rates_are_kept_over_a_cut_and_a_thaw(tmp_path):
+    changes = {
+        "learning_rates": {"encoder": 0.1},
+        "freeze": ["encoder"],
+        "freeze_epochs": 1,
+        "optimiser": {"use": "adamw"},
+        "keep": "last",
+    }
+    whole = tiny.run(tmp_path / "whole", **changes)
+    assert whole.history[0]["learning_rate"] == tiny.run(tmp_path / "all").history[0]["learning_rate"]
+    with pytest.raises(Interrupted):
+        tiny.run(tmp_path / "cut", progress=StopAfter(2), **changes)
+    assert tiny.run(tmp_path / "cut", **changes).weights_sha256 == whole.weights_sha256
+    slower = tiny.run(tmp_path / "slow", **{**changes, "learning_rates": {"encoder": 0.01}})
+    assert slower.weights_sha256 != whole.weights_sha256
+
+
 def test_a_network_with_several_outputs_is_trained(tmp_path):
     class Deep(tiny.TinyNet):
         def forward(self, image: torch.Tensor) -> Any:
