@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -21,7 +22,9 @@ from torch import Tensor
 from medseg.data.dataset import PreparedCase
 from medseg.data.patches import PatchSampler, View
 from medseg.data.worker_pool import Task, WorkerPool
-from medseg.errors import ConfigError, GeometryError, LabelError, ManifestError, MedsegError
+from medseg.errors import ConfigError, GeometryError, LabelError, ManifestError, MedsegError, WorkerError
+
+_LOG = logging.getLogger(__name__)
 
 Augment = Callable[[Tensor, Tensor, int, View], tuple[Tensor, Tensor]]
 
@@ -109,7 +112,12 @@ class BatchLoader:
     patches : PatchSampler, optional
         Which part of a case a sample shows; the whole case unless given.
     timeout_s : float, optional
-        A worker that is silent for longer on one case is an error.
+        A worker that is silent for longer on one case has failed.
+    on_worker_failure : {"stop", "fall_back"}, optional
+        fall_back: after a worker died or was silent, the case it was at is tried once in a new process; where
+        that goes well, this process makes all further samples, which are the same.
+    note : callable (str), optional
+        Told, in one sentence, that this happened.
     samples_per_epoch : int, optional
         Number of cases unless given.
     weights : sequence of float, optional
@@ -133,6 +141,8 @@ class BatchLoader:
         augment: Augment,
         patches: PatchSampler | None = None,
         timeout_s: float = 10.0,
+        on_worker_failure: Literal["stop", "fall_back"] = "stop",
+        note: Callable[[str], None] | None = None,
         samples_per_epoch: int | None = None,
         weights: Sequence[float] | None = None,
         rank: int = 0,
@@ -146,6 +156,7 @@ class BatchLoader:
         samples = samples_per_epoch or len(self._case_ids)
         self._steps = -(-samples // batch_size)
         self._job = _SampleJob(cases=cases, augment=augment, patches=patches)
+        self._timeout_s, self._on_worker_failure, self._note = timeout_s, on_worker_failure, note
         self._pool = WorkerPool(self._job, workers=workers, timeout_s=timeout_s) if workers else None
 
     @property
@@ -238,9 +249,48 @@ class BatchLoader:
         return tasks
 
     def _samples(self, tasks: list[Task]) -> Generator[_Sample, None, None]:
+        done = 0
         if self._pool is not None:
-            return self._pool.run(tasks, ahead=2 * self._share)
-        return (self._job(task) for task in tasks)
+            try:
+                with contextlib.closing(self._pool.run(tasks, ahead=2 * self._share)) as results:
+                    for sample in results:
+                        done += 1
+                        yield sample
+            except WorkerError as err:
+                if self._on_worker_failure == "stop":
+                    raise
+                self._fall_back(self._pool, err)
+        for task in tasks[done:]:
+            yield self._job(task)
+
+    def _fall_back(self, pool: WorkerPool, error: WorkerError) -> None:
+        """Go on without workers, unless the case itself is what ends them.
+
+        Raises
+        ------
+        WorkerError
+            A new process fails at the same case.
+        """
+        cause, task = pool.cause or str(error), pool.failed_task
+        pool.close()
+        self._pool = None
+        text = f"{cause}; the training goes on without loader processes, with the same samples"
+        _LOG.warning(text)
+        if self._note is not None:
+            self._note(text)
+        if task is None:
+            return
+        trial = WorkerPool(self._job, workers=1, timeout_s=self._timeout_s)
+        try:
+            list(trial.run([task], ahead=1))
+        except WorkerError as err:
+            if trial.failed_task is not None:
+                raise WorkerError(
+                    f"case {task.case_id} ends every process that prepares it: {trial.cause}; look at this "
+                    "case and its disk, or leave it out"
+                ) from err
+        finally:
+            trial.close()
 
 
 _Sample = tuple[str, NDArray[np.float32], NDArray[np.int16]]

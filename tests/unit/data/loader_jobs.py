@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -132,3 +133,20 @@ def fail_on_case_3(image: Tensor, label: Tensor, seed: int, view: View) -> tuple
     if float(image.mean()) == 3:
         raise ValueError("no such intensity")
     return image, label
+
+
+class Once:
+    """An augmentation during which something happens to the process, the first time or each time."""
+
+    def __init__(self, what: str, marker: Path, *, again: bool = False) -> None:
+        self.what, self.marker, self.again = what, marker, again
+
+    def __call__(self, image: Tensor, label: Tensor, seed: int, view: View) -> tuple[Tensor, Tensor]:
+        if float(image.mean()) == 3 and (self.again or not self.marker.exists()):
+            self.marker.touch()
+            if self.what == "memory":
+                raise MemoryError
+            if self.what == "full":
+                raise OSError(28, "No space left on device")
+            os.kill(os.getpid(), getattr(signal, self.what))
+        return noisy(image, label, seed, view)

@@ -214,7 +214,7 @@ def test_samples_do_not_depend_on_the_number_of_compute_threads():
     [
         (
             loader_jobs.die_on_case_3,
-            r"ended by SIGKILL while it prepared case case-3 \(.* GB of memory free\)",
+            r"ended by SIGKILL while it prepared case case-3, .* GB of memory free",
         ),
         (
             loader_jobs.stop_on_case_3,
@@ -230,6 +230,34 @@ def test_a_worker_that_dies_or_hangs_is_named_within_the_default_ten_seconds(aug
         with pytest.raises(WorkerError, match=text):
             epochs(loader, 2)
         assert time.monotonic() - begin < 12 + START_S
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["SIGKILL", *(pytest.param(what, marks=pytest.mark.slow) for what in ("SIGSTOP", "memory", "full"))],
+)
+def test_a_run_that_may_fall_back_goes_on_with_the_same_samples(what, tmp_path, caplog):
+    notes: list[str] = []
+    expected = epochs(make(), 2)
+    augment = loader_jobs.Once(what, tmp_path / "marker")
+    with make(1, augment=augment, timeout_s=2.0, on_worker_failure="fall_back", note=notes.append) as loader:
+        found = epochs(loader, 2)
+        assert loader.process_ids == ()
+    assert all(equal(left, right) for left, right in zip(found, expected, strict=True))
+    assert len(notes) == 1
+    assert "case-3" in notes[0]
+    assert notes[0].endswith("goes on without loader processes, with the same samples")
+    assert notes[0] in caplog.text
+
+
+@pytest.mark.slow
+def test_a_case_that_ends_every_process_ends_the_run_and_not_the_program(tmp_path):
+    augment = loader_jobs.Once("SIGKILL", tmp_path / "marker", again=True)
+    with (
+        make(1, augment=augment, on_worker_failure="fall_back") as loader,
+        pytest.raises(WorkerError, match=r"case case-3 ends every process that prepares it: .*SIGKILL"),
+    ):
+        epochs(loader, 2)
 
 
 def test_an_error_in_this_process_keeps_its_type_and_names_the_case():
