@@ -39,6 +39,7 @@ from medseg.training.loop import (
     place_network,
     step_seed,
 )
+from medseg.training.losses import SegmentationLoss
 from medseg.training.optim import build_optimiser, learning_rate_at, set_frozen
 from medseg.training.options import NOT_IN_DIGEST, TrainingOptions
 from medseg.training.precision import choose_precision
@@ -287,6 +288,8 @@ class _Run:
     def _train_mode(self) -> None:
         state, options = self.state, self.options
         self.network.train()
+        if isinstance(self.stepper.loss, SegmentationLoss):
+            self.stepper.loss.set_progress(state.epoch / options.epochs)
         if not options.freeze:
             return
         thaws = state.epoch > 0 and self._frozen(state.epoch - 1) and not self._frozen(state.epoch)
