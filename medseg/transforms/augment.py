@@ -131,4 +131,6 @@ def _resample(
     if not warp.moves_whole_voxels:
         return warp_image_and_label(image, label, warp, minima=minima, outside_set=outside_set)
     move = GridMap(source_shape=warp.source_shape, target_shape=warp.shape, matrix=warp.matrix)
-    return regrid(image, move, outside=minima), label_to_grid(label, move, fill=outside_set)
+    # A flipped view would have steps backwards in memory, which PyTorch does not take.
+    values = np.ascontiguousarray(regrid(image, move, outside=minima))
+    return values, label_to_grid(label, move, fill=outside_set)

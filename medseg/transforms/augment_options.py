@@ -38,6 +38,14 @@ class _OnAxes(_RandomStep):
     )
 
 
+class _ByChannel(_RandomStep):
+    channelwise: bool = Field(
+        default=False,
+        description="Whether each channel has its own draw and its own range, as for the sequences of an MR "
+        "examination; else all channels change alike.",
+    )
+
+
 class _Interval(_RandomStep):
     low: float
     high: float
@@ -130,15 +138,22 @@ class Elastic(_GeometricStep, _OnAxes):
         return self
 
 
-class Gamma(_Interval):
+class Gamma(_Interval, _ByChannel):
     """Raise the values, brought to [0, 1] and back, to a power."""
 
     use: Literal["gamma"] = "gamma"
     low: float = Field(default=0.7, gt=0, description="Least exponent.")
     high: float = Field(default=1.5, gt=0, description="Largest exponent.")
+    inverted: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="How often the power is taken of the inverted image, which bends "
+        "the bright end as the plain one bends the dark end.",
+    )
 
 
-class Contrast(_Interval):
+class Contrast(_Interval, _ByChannel):
     """Multiply the distance from the mean; values stay within the image's range."""
 
     use: Literal["contrast"] = "contrast"
@@ -146,7 +161,7 @@ class Contrast(_Interval):
     high: float = Field(default=1.25, gt=0, description="Largest factor.")
 
 
-class Brightness(_RandomStep):
+class Brightness(_ByChannel):
     """Add a constant."""
 
     use: Literal["brightness"] = "brightness"
@@ -159,7 +174,7 @@ class Invert(_RandomStep):
     use: Literal["invert"] = "invert"
 
 
-class Noise(_RandomStep):
+class Noise(_ByChannel):
     """Add Gaussian noise of random strength."""
 
     use: Literal["noise"] = "noise"
@@ -168,7 +183,7 @@ class Noise(_RandomStep):
     )
 
 
-class Blur(_Interval):
+class Blur(_Interval, _ByChannel, _OnAxes):
     """Smooth with a Gaussian."""
 
     use: Literal["blur"] = "blur"
@@ -185,7 +200,7 @@ class Sharpen(_Interval):
     sigma: float = Field(default=2.0, gt=0, description="Standard deviation of the smoothing in voxels.")
 
 
-class LowResolution(_Interval):
+class LowResolution(_Interval, _ByChannel, _OnAxes):
     """Average down and interpolate back up, as if taken with larger pixels."""
 
     use: Literal["low_resolution"] = "low_resolution"

@@ -198,7 +198,7 @@ def _winners(found: list[NDArray[np.int16]], weights: list[Floats]) -> NDArray[n
     for sets, weight in zip(found, weights, strict=True):
         upper += np.where(sets == high, weight, np.float32(0))
         other |= (sets != low) & (sets != high)
-    winner: NDArray[np.int16] = np.where(upper > np.float32(0.5), high, low)
+    winner = np.asarray(np.where(upper > np.float32(0.5), high, low), dtype=np.int16)
     rows = np.flatnonzero(other)
     if rows.size:
         many, shares = np.stack(found, axis=1)[rows], np.stack(weights, axis=1)[rows]

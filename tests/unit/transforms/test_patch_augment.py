@@ -201,6 +201,15 @@ def test_the_mirrored_patch_swaps_sides():
     assert torch.equal(found[1], swapped.flip(1))
 
 
+@pytest.mark.parametrize("use", ["low_resolution", "blur", "noise", "gamma", "bias_field", "border"])
+def test_any_step_takes_a_patch_that_was_only_mirrored(use):
+    view = View(size=(8, 9, 9), start=(3, 20, 2))
+    found = run(
+        [{"use": "flip", "axes": [0, 2], "lateral": None}, {"use": use}], noise((20, 30, 14)), view=view
+    )
+    assert found[0].shape == (2, 8, 9, 9)
+
+
 def test_a_crop_step_acts_within_the_patch():
     image, label = noise((20, 30, 14))
     view = View(size=(8, 9, 9), start=(3, 20, 2))
