@@ -13,6 +13,7 @@ from medseg.amounts import time_text
 from medseg.data.dataset import PreparedSet, prepare_cases
 from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
+from medseg.data.patches import PatchSampler, structure_sets
 from medseg.errors import ConfigError, ManifestError
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
@@ -156,6 +157,13 @@ def _loader(
         if workers == "auto"
         else workers,
         augment=compile_augment(context.config.augment, table.mirror_sets),
+        patches=None
+        if training.patch_size is None
+        else PatchSampler(
+            size=training.patch_size, foreground=training.foreground, structures=structure_sets(table)
+        ),
+        on_worker_failure=context.config.compute.on_worker_failure,
+        note=context.reporter.note,
         samples_per_epoch=training.samples_per_epoch,
         weights=_weights(context, cases, training.case_weights),
         rank=processes.rank,

@@ -105,6 +105,13 @@ class EarlyStopOptions(BaseModel):
     )
 
 
+Patch = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=3)]
+_PATCH = (
+    "Voxels along each axis of the prepared image that one training sample shows, filled up where the image "
+    "is smaller; null: the whole image."
+)
+
+
 class TrainingOptions(BaseModel):
     """How the network is trained."""
 
@@ -128,6 +135,14 @@ class TrainingOptions(BaseModel):
         None,
         ge=1,
         description="Samples per epoch, rounded up to whole batches; number of cases unless given.",
+    )
+    patch_size: Patch | None = Field(None, description=_PATCH)
+    foreground: float = Field(
+        0.33,
+        ge=0,
+        le=1,
+        description="Share of the samples whose patch is centred on a structure; the structures of a case are "
+        "drawn with equal chance. Needs `patch_size`.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate of the schedule.")
     learning_rates: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(

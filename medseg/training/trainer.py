@@ -21,6 +21,7 @@ from medseg.errors import ConfigError, Interrupted, TrainingError
 from medseg.training import distributed
 from medseg.training.curves import require_tensorboard, write_curves
 from medseg.training.loop import explained_errors, grouped
+from medseg.training.losses import SegmentationLoss
 from medseg.training.optim import set_frozen
 from medseg.training.options import TrainingOptions
 from medseg.training.records import Progress, TrainingResult
@@ -164,6 +165,8 @@ class _Run(Session):
     def _train_mode(self) -> None:
         state, options = self.state, self.options
         self.network.train()
+        if isinstance(self.stepper.loss, SegmentationLoss):
+            self.stepper.loss.set_progress(state.epoch / state.timetable.epochs)
         if not options.freeze:
             return
         thaws = state.epoch > 0 and self.frozen(state.epoch - 1) and not self.frozen(state.epoch)

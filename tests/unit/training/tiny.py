@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg.data.dataset import PreparedCase
 from medseg.data.loader import BatchLoader
+from medseg.data.patches import View
 from medseg.training.options import TrainingOptions
 from medseg.training.trainer import TrainingResult, train
 
@@ -38,7 +39,7 @@ class Discs:
         )
 
 
-def shifted(image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def shifted(image: Tensor, label: Tensor, seed: int, view: View) -> tuple[Tensor, Tensor]:
     """Noise that follows from the seed."""
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
     return image + 0.05 * noise, label
