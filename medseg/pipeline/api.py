@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config.load import find_pipeline, load_run_config, resolved_yaml
+from medseg.config.schema import decided
 from medseg.errors import MedsegError, QualityError
 from medseg.pipeline import check, evaluate, export, plan, predict, report, train
 from medseg.pipeline.context import Context
@@ -36,7 +37,7 @@ STAGE_TABLE: tuple[Stage, ...] = (
         name="train",
         settings=("preprocess", "augment", "model", "training"),
         run=train.run,
-        wanted=lambda context: context.config.training is not None,
+        wanted=lambda context: context.settings.training is not None,
         plan=train.plan,
     ),
     Stage(
@@ -115,7 +116,7 @@ def run_pipeline(
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         )
         reporter.title(f"{loaded.config.name} · {run.path}")
-        context = Context(config=loaded.config, run=run, reporter=reporter)
+        context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
         os.environ.setdefault("OMP_NUM_THREADS", str(context.threads))
         ran = run_stages(context, _until(until), only=only)
         return _result(context, ran=ran, until=until)
@@ -132,7 +133,7 @@ def dry_run_pipeline(
     reporter = reporter or SilentReporter()
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
-    context = Context(config=loaded.config, run=run, reporter=reporter)
+    context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
     lines = describe(context, STAGE_TABLE)
     reporter.title(f"{loaded.config.name} · {run.path}")
     reporter.table("", ("stage", "would do", "because"), lines)

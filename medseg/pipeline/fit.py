@@ -111,7 +111,7 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
     options, training = context.config.model, context.config.training
     network = build_network(
         options,
-        spatial_dims=bundling.spatial_dims(context.config),
+        spatial_dims=bundling.spatial_dims(context.config, context.facts),
         in_channels=in_channels,
         class_count=context.table.class_count,
         seed=training.seed if training is not None else 0,

@@ -11,12 +11,12 @@ STAGE = "train"
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    training = context.config.training
+    training = context.settings.training
     if training is None:
-        return f"nothing to train: uses {context.config.model.start_from}"
-    start = context.config.model.start_from
+        return f"nothing to train: uses {context.settings.model.start_from}"
+    start = context.settings.model.start_from
     return (
-        f"{context.config.model.use}, {training.epochs} epochs, batch {training.batch_size}, "
+        f"{context.settings.model.use}, {training.epochs} epochs, batch {training.batch_size}, "
         f"{f'from {start}' if start else 'from fresh weights'}"
     )
 
