@@ -28,10 +28,11 @@ STAGE_TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="plan",
-        settings=("model", "preprocess", "inference", "training", "compute"),
+        settings=("budget", "model", "preprocess", "augment", "inference", "training", "compute"),
         run=plan.run,
         wanted=lambda _: True,
         plan=plan.plan,
+        recall=plan.recall,
     ),
     Stage(
         name="train",

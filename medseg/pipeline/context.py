@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from medseg.pipeline.progress import Reporter
 from medseg.pipeline.run_folder import RunFolder, StageState
 from medseg.planning.cost import Prediction
 from medseg.privacy import pseudonym
+from medseg.training.records import Progress as TrainingProgress
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class Context:
         Whether the stage that runs was begun with the same key and not ended; set by the runner.
     prediction : Prediction or None
         What the stage `plan` expects the training to take.
+    on_progress : callable (Progress) or None
+        Told of every update of the training, besides the reporter.
     """
 
     settings: PipelineConfig
@@ -61,6 +64,7 @@ class Context:
     failures: list[CaseFailure] = field(default_factory=list)
     resuming: bool = False
     prediction: Prediction | None = None
+    on_progress: Callable[[TrainingProgress], None] | None = None
 
     @property
     def config(self) -> RunConfig:

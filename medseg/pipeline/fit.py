@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from medseg.data.dataset import PreparedSet, prepare_cases
 from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
 from medseg.errors import ConfigError, ManifestError
+from medseg.memory import PeakMemory
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
 from medseg.models.registry import build_network
@@ -20,6 +22,7 @@ from medseg.pipeline import bundling
 from medseg.pipeline.context import Context
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
+from medseg.planning.cost import compare
 from medseg.provenance import sha256_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
@@ -27,6 +30,7 @@ from medseg.training.options import TrainingOptions
 from medseg.training.records import Progress, TrainingResult
 from medseg.training.trainer import train as train_network
 from medseg.transforms.augment import compile_augment
+from medseg.transforms.options import AugmentStep, RandomCrop
 from medseg.transforms.preprocess import label_to_grid, preprocess
 from medseg.volume import Volume
 
@@ -35,6 +39,19 @@ STAGE = "train"
 
 def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
+    begin = time.monotonic()
+    with PeakMemory() as peak:
+        summary = _fit(context)
+        # What earlier processes of this training took counts, too; their preparation is this one's.
+        seconds = time.monotonic() - begin + summary.pop("seconds_before")
+        found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
+    summary |= {"ram_bytes": peak.total_bytes, "comparison": None if found is None else found.to_json()}
+    if found is not None:
+        context.reporter.note(f"the training {found.text}")
+    return summary
+
+
+def _fit(context: Context) -> dict[str, Any]:
     training = _options(context)
     torch.set_num_threads(context.threads)
     train_set, validation_set = prepare(context, "train"), prepare(context, "validation")
@@ -49,6 +66,7 @@ def fit(context: Context) -> dict[str, Any]:
         distributed.process_group(device=torch.device(device)) as processes,
         _loader(context, train_set, training, device, processes) as loader,
     ):
+        started = time.monotonic()
         result = train_network(
             network=network,
             loader=loader,
@@ -69,8 +87,10 @@ def fit(context: Context) -> dict[str, Any]:
                 **{name: context.section(name) for name in ("preprocess", "augment", "labels", "inference")},
             },
         )
+    earlier = max(0.0, result.seconds - (time.monotonic() - started))
     bundle = bundling.write_trained(context, network=network, result=result, train_set=train_set)
-    return _summary(result, bundle_sha256=bundle.weights_sha256, transfer=transfer)
+    summary = _summary(result, bundle_sha256=bundle.weights_sha256, transfer=transfer)
+    return summary | {"seconds_before": earlier}
 
 
 def _options(context: Context) -> TrainingOptions:
@@ -140,12 +160,19 @@ def _loader(
         workers=auto_workers(cores=context.threads, device="cuda" if device.startswith("cuda") else "cpu")
         if workers == "auto"
         else workers,
-        augment=compile_augment(context.config.augment, table.mirror_sets),
+        augment=compile_augment(_sample_steps(context, training), table.mirror_sets),
         samples_per_epoch=training.samples_per_epoch,
         weights=_weights(context, cases, training.case_weights),
         rank=processes.rank,
         world_size=processes.world_size,
     )
+
+
+def _sample_steps(context: Context, training: TrainingOptions) -> tuple[AugmentStep, ...]:
+    """Augmentation, and the cut to the patch size."""
+    if training.patch_size is None:
+        return context.config.augment
+    return (*context.config.augment, RandomCrop(size=training.patch_size, foreground=1 / 3))
 
 
 def _weights(context: Context, cases: PreparedSet, column: str | None) -> list[float] | None:
@@ -162,6 +189,8 @@ def _weights(context: Context, cases: PreparedSet, column: str | None) -> list[f
 
 def _progress(context: Context) -> Any:
     def show(state: Progress) -> None:
+        if context.on_progress is not None:
+            context.on_progress(state)
         done = (state.epoch - 1) * state.steps + state.step
         dice = state.metrics.get("dice")
         text = f"epoch {state.epoch}/{state.epochs} loss {state.loss:.3f}"
