@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
 from medseg.data.patches import PatchSampler, structure_sets
 from medseg.errors import ConfigError, ManifestError
+from medseg.memory import PeakMemory
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
 from medseg.models.registry import build_network
@@ -23,6 +25,7 @@ from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
+from medseg.planning.cost import compare
 from medseg.provenance import sha256_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
@@ -38,11 +41,22 @@ STAGE = "train"
 
 def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
-    trained = train_part(context)
-    bundle = bundling.write_trained(
-        context, network=trained.network, result=trained.result, train_set=trained.train_set
-    )
-    return _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    begin = time.monotonic()
+    with PeakMemory() as peak:
+        trained = train_part(context)
+        bundle = bundling.write_trained(
+            context, network=trained.network, result=trained.result, train_set=trained.train_set
+        )
+        # What earlier processes of this training took counts, too; their preparation is this one's.
+        seconds = time.monotonic() - begin + trained.seconds_before
+    found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
+    if found is not None:
+        context.reporter.note(f"the training {found.text}")
+    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    return summary | {
+        "ram_bytes": peak.total_bytes,
+        "comparison": None if found is None else found.to_json(),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +67,7 @@ class Trained:
     result: TrainingResult
     transfer: dict[str, Any]
     train_set: PreparedSet
+    seconds_before: float
 
 
 def train_part(context: Context) -> Trained:
@@ -69,6 +84,7 @@ def train_part(context: Context) -> Trained:
         validation_set, table=table, inference=context.config.inference, device=str(device)
     )
     with _loader(context, train_set, training, device.type, place) as loader:
+        started = time.monotonic()
         result = train_network(
             network=network,
             loader=loader,
@@ -86,7 +102,10 @@ def train_part(context: Context) -> Trained:
                 **{name: context.section(name) for name in ("preprocess", "augment", "labels", "inference")},
             },
         )
-    return Trained(network=network, result=result, transfer=transfer, train_set=train_set)
+    earlier = max(0.0, result.seconds - (time.monotonic() - started))
+    return Trained(
+        network=network, result=result, transfer=transfer, train_set=train_set, seconds_before=earlier
+    )
 
 
 def _options(context: Context) -> TrainingOptions:
@@ -127,7 +146,7 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
     options, training = context.config.model, context.config.training
     network = build_network(
         options,
-        spatial_dims=bundling.spatial_dims(context.config),
+        spatial_dims=bundling.spatial_dims(context.config, context.facts),
         in_channels=in_channels,
         class_count=context.table.class_count,
         seed=training.seed if training is not None else 0,
@@ -185,6 +204,8 @@ def _weights(context: Context, cases: PreparedSet, column: str | None) -> list[f
 
 def _progress(context: Context) -> Any:
     def show(state: Progress) -> None:
+        if context.on_progress is not None:
+            context.on_progress(state)
         done = (state.epoch - 1) * state.steps + state.step
         dice = state.metrics.get("dice")
         text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
