@@ -98,6 +98,12 @@ class ComputeOptions(SettingsModel):
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = Field(
         default="auto", description="Processes that load data; 0: none beside the main one."
     )
+    parallel_folds: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Folds trained at the same time, in a process each, the threads divided among them.",
+    )
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:[0-9]{1,3}$")] = Field(
         default="auto",
         description="Where the network runs; auto: a GPU where there is one. cuda:1 is the second.",
@@ -140,8 +146,10 @@ class RunConfig(SettingsModel):
         description="How it is trained; null: not at all, the model of `model.start_from` is used.",
     )
     inference: InferenceOptions = Field(default_factory=InferenceOptions, description="How it predicts.")
-    postprocess: tuple[PostprocessStep, ...] = Field(
-        default=(), description="Steps that clean a predicted mask, in this order."
+    postprocess: Literal["auto"] | tuple[PostprocessStep, ...] = Field(
+        default=(),
+        description="Steps that clean a predicted mask, in this order. auto: those that raise Dice on the "
+        "out-of-fold predictions (on the validation cases where there are no folds), never on test cases.",
     )
     evaluation: EvaluationOptions = Field(
         default_factory=EvaluationOptions, description="Numbers of agreement with reference masks."

@@ -46,6 +46,16 @@ class Context:
         Grows; a run that has any ends with exit code 1.
     resuming : bool
         Whether the stage that runs was begun with the same key and not ended; set by the runner.
+    stage_key : str
+        Key of the stage that runs; set by the runner.
+    folds : dict
+        Case id -> fold, in a run that tests every fold in its turn; set by the stage `check`. Empty otherwise.
+    fold : int or None
+        In the part of such a run that trains one fold, that fold.
+    parallel_folds : int or None
+        Folds trained at the same time, instead of those of the settings.
+    core_share : int
+        Processes that the threads of the settings are divided among.
     """
 
     config: RunConfig
@@ -56,6 +66,11 @@ class Context:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[CaseFailure] = field(default_factory=list)
     resuming: bool = False
+    stage_key: str = ""
+    folds: dict[str, int] = field(default_factory=dict)
+    fold: int | None = None
+    parallel_folds: int | None = None
+    core_share: int = 1
 
     @cached_property
     def table(self) -> LabelTable:
@@ -66,15 +81,23 @@ class Context:
     def threads(self) -> int:
         """Processor threads for the numeric libraries."""
         wanted = self.config.compute.threads
-        return len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
+        found = len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
+        return max(1, found // self.core_share)
 
     def section(self, name: str) -> Any:
         """One section of the resolved settings as JSON, for keys and records."""
         return self.config.model_dump(mode="json", include={name})[name]
 
     def in_split(self, *splits: str) -> tuple[Case, ...]:
-        """Usable cases of the named splits."""
+        """Usable cases of the named splits; where every fold is tested in its turn, all train and are tested."""
+        if self.every_fold:
+            return self.cases if {"train", "test"} & set(splits) else ()
         return tuple(case for case in self.cases if self.splits.get(case.case_id) in splits)
+
+    @property
+    def every_fold(self) -> bool:
+        """Whether this is the whole of a run that tests every fold in its turn, not the part of one fold."""
+        return bool(self.folds) and self.fold is None
 
     def labelled(self, cases: Sequence[Case]) -> tuple[Case, ...]:
         """Those that name a mask."""

@@ -11,6 +11,7 @@ from medseg import __version__
 from medseg.data.dataset import PreparedSet, prepare_cases
 from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
+from medseg.data.options import FoldSplit
 from medseg.errors import ConfigError, ManifestError
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
@@ -37,7 +38,7 @@ def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
     training = _options(context)
     torch.set_num_threads(context.threads)
-    train_set, validation_set = prepare(context, "train"), prepare(context, "validation")
+    train_set, validation_set = prepare(context, "train"), prepare(context, watched(context))
     network, transfer = start_network(context, in_channels=train_set[0].image.shape[0])
     table, device = context.table, context.device()
     loss = build_loss(
@@ -70,13 +71,19 @@ def fit(context: Context) -> dict[str, Any]:
             },
         )
     bundle = bundling.write_trained(context, network=network, result=result, train_set=train_set)
-    return _summary(result, bundle_sha256=bundle.weights_sha256, transfer=transfer)
+    return _summary(result, bundle_sha256=bundle.weights_sha256, transfer=transfer, keep=training.keep)
 
 
 def _options(context: Context) -> TrainingOptions:
     if context.config.training is None:
         raise ConfigError("the YAML has no section training; add one, or leave the stage out")
     return context.config.training
+
+
+def watched(context: Context) -> str:
+    """The split whose Dice is shown while training; the tested fold, where the settings say so, chooses nothing."""
+    split = context.config.data.split
+    return "test" if isinstance(split, FoldSplit) and split.validation == "tested" else "validation"
 
 
 def prepare(context: Context, split: str) -> PreparedSet:
@@ -111,7 +118,7 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
     options, training = context.config.model, context.config.training
     network = build_network(
         options,
-        spatial_dims=bundling.spatial_dims(context.config),
+        spatial_dims=bundling.spatial_dims(context.config, context.facts),
         in_channels=in_channels,
         class_count=context.table.class_count,
         seed=training.seed if training is not None else 0,
@@ -172,14 +179,21 @@ def _progress(context: Context) -> Any:
     return show
 
 
-def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any], keep: str
+) -> dict[str, Any]:
     best = f", best Dice {result.best_metric:.4f} in epoch {result.best_epoch}" if result.best_metric else ""
+    last = next((row["dice"] for row in reversed(result.history) if "dice" in row), None)
+    if keep == "last":
+        # The best epoch of cases that choose nothing is no result.
+        best = "" if last is None else f", Dice {last:.4f} in the last epoch"
     return {
         "text": f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} images/s",
         "weights_sha256": result.weights_sha256,
         "bundle_weights_sha256": bundle_sha256,
-        "best_metric": result.best_metric,
-        "best_epoch": result.best_epoch,
+        "best_metric": result.best_metric if keep == "best" else None,
+        "best_epoch": result.best_epoch if keep == "best" else None,
+        "last_dice": last,
         "epochs": result.epochs_run,
         "updates": result.updates,
         "seconds": result.seconds,
