@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
 from medseg.data.patches import PatchSampler, structure_sets
 from medseg.errors import ConfigError, ManifestError
+from medseg.memory import PeakMemory
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
 from medseg.models.registry import build_network
@@ -24,6 +26,7 @@ from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
+from medseg.planning.cost import compare
 from medseg.provenance import sha256_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
@@ -45,15 +48,27 @@ class Trained:
     result: TrainingResult
     transfer: dict[str, Any]
     train_set: PreparedSet
+    seconds_before: float
 
 
 def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
-    done = train_once(context, folder=context.run.path / "training", resume=context.resuming)
-    bundle = bundling.write_trained(
-        context, network=done.network, result=done.result, train_set=done.train_set
-    )
-    return _summary(done.result, bundle_sha256=bundle.weights_sha256, transfer=done.transfer)
+    begin = time.monotonic()
+    with PeakMemory() as peak:
+        trained = train_once(context, folder=context.run.path / "training", resume=context.resuming)
+        bundle = bundling.write_trained(
+            context, network=trained.network, result=trained.result, train_set=trained.train_set
+        )
+        # What earlier processes of this training took counts, too; their preparation is this one's.
+        seconds = time.monotonic() - begin + trained.seconds_before
+    found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
+    if found is not None:
+        context.reporter.note(f"the training {found.text}")
+    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    return summary | {
+        "ram_bytes": peak.total_bytes,
+        "comparison": None if found is None else found.to_json(),
+    }
 
 
 def train_once(
@@ -92,6 +107,7 @@ def train_once(
         validation_set, table=table, inference=context.config.inference, device=str(device)
     )
     with _loader(context, train_set, training, device.type, place) as loader:
+        started = time.monotonic()
         result = train_network(
             network=network,
             loader=loader,
@@ -110,7 +126,10 @@ def train_once(
                 **{name: context.section(name) for name in ("preprocess", "augment", "labels", "inference")},
             },
         )
-    return Trained(network=network, result=result, transfer=transfer, train_set=train_set)
+    earlier = max(0.0, result.seconds - (time.monotonic() - started))
+    return Trained(
+        network=network, result=result, transfer=transfer, train_set=train_set, seconds_before=earlier
+    )
 
 
 def _options(context: Context) -> TrainingOptions:
@@ -151,7 +170,7 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
     options, training = context.config.model, context.config.training
     network = build_network(
         options,
-        spatial_dims=bundling.spatial_dims(context.config),
+        spatial_dims=bundling.spatial_dims(context.config, context.facts),
         in_channels=in_channels,
         class_count=context.table.class_count,
         seed=training.seed if training is not None else 0,
@@ -209,6 +228,8 @@ def _weights(context: Context, cases: PreparedSet, column: str | None) -> list[f
 
 def _progress(context: Context) -> Any:
     def show(state: Progress) -> None:
+        if context.on_progress is not None:
+            context.on_progress(state)
         done = (state.epoch - 1) * state.steps + state.step
         dice = state.metrics.get("dice")
         text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"

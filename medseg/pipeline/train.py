@@ -6,28 +6,28 @@ from typing import Any
 
 from medseg.amounts import time_text
 from medseg.pipeline.context import Context
-from medseg.training.options import TrainingOptions
+from medseg.training.options import TrainingSettings
 
 STAGE = "train"
 
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    training = context.config.training
+    training = context.settings.training
     if training is None:
-        return f"nothing to train: uses {context.config.model.start_from}"
-    start = context.config.model.start_from
+        return f"nothing to train: uses {context.settings.model.start_from}"
+    start = context.settings.model.start_from
     return (
-        f"{context.config.model.use}, {_length(training)}, batch {training.batch_size}, "
+        f"{context.settings.model.use}, {_length(training)}, batch {training.batch_size}, "
         f"{f'from {start}' if start else 'from fresh weights'}"
     )
 
 
-def _length(training: TrainingOptions) -> str:
+def _length(training: TrainingSettings) -> str:
     """How long it trains: epochs, time, or both."""
     within = "" if training.time is None else f"within {time_text(training.time)}"
     if training.target_epochs is None:
-        return f"as many epochs as fit {within}"
+        return f"as many epochs as fit {within or 'into the time of the budget'}"
     return f"{training.target_epochs} epochs{within and f' {within}'}"
 
 
