@@ -113,11 +113,11 @@ def run_pipeline(
     if not _one_of_several():
         return _run(pipeline, output, overrides, only, until, parallel_folds, reporter or SilentReporter())
     from medseg.pipeline import ranks
-    from medseg.pipeline.fit import train_part
+    from medseg.pipeline.fit import train_once
 
     with ranks.joined() as team:
         if team.rank > 0:
-            ranks.follow(team, train_part)
+            ranks.follow(team, train_once)
             return Result(silent=True)
         result = _run(pipeline, output, overrides, only, until, parallel_folds, reporter or SilentReporter())
         ranks.dismiss()

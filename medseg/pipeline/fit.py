@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,11 +41,22 @@ from medseg.volume import Volume
 STAGE = "train"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finished training: the network with its weights, what it started from, its cases."""
+
+    network: SegmentationNetwork
+    result: TrainingResult
+    transfer: dict[str, Any]
+    train_set: PreparedSet
+    seconds_before: float
+
+
 def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
     begin = time.monotonic()
     with PeakMemory() as peak:
-        trained = train_part(context)
+        trained = train_once(context, folder=context.run.path / "training", resume=context.resuming)
         bundle = bundling.write_trained(
             context, network=trained.network, result=trained.result, train_set=trained.train_set
         )
@@ -65,25 +77,36 @@ def fit(context: Context) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """A trained network, how it came about, and what on."""
+def train_once(
+    context: Context,
+    *,
+    folder: Path,
+    resume: bool,
+    sets: tuple[PreparedSet, PreparedSet] | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Trained:
+    """Train the network of the settings on the cases of the context, in a folder of its own.
 
-    network: SegmentationNetwork
-    result: TrainingResult
-    transfer: dict[str, Any]
-    train_set: PreparedSet
-    seconds_before: float
+    Of several processes, process 0 prepares the cases and lets the others call this with what it was given.
 
-
-def train_part(context: Context) -> Trained:
-    """Prepare the cases and train on them; of several processes each calls this, process 0 first."""
+    Parameters
+    ----------
+    context : Context
+    folder : Path
+        Checkpoints, curves and weights.
+    resume : bool
+        Whether a checkpoint of the folder is used; else it is removed.
+    sets : (PreparedSet, PreparedSet), optional
+        Training and validation cases, where they are prepared already.
+    on_validation : callable (epoch, values), optional
+        Called in process 0 after each validation; what it raises ends the training.
+    """
     training = _options(context)
-    train_set, validation_set = (
+    train_set, validation_set = sets or (
         prepare(context, "train"),
         prepare(context, watched_split(context.config.data.split)),
     )
-    ranks.lead(context)
+    ranks.lead(context, folder=folder, resume=resume)
     place = distributed.processes()
     torch.set_num_threads(max(1, context.threads // place.local_size))
     network, transfer = start_network(context, in_channels=train_set[0].image.shape[0])
@@ -100,10 +123,11 @@ def train_part(context: Context) -> Trained:
             validate=validate if len(validation_set) else None,
             options=training,
             loss=loss,
-            folder=context.run.path / "training",
+            folder=folder,
             progress=_progress(context),
             tell=context.reporter.note,
-            resume=context.resuming,
+            on_validation=on_validation,
+            resume=resume,
             device=device,
             settings={
                 "start_from": transfer,

@@ -30,7 +30,7 @@ def _length(training: TrainingSettings) -> str:
     """How long it trains: epochs, time, or both."""
     within = "" if training.time is None else f"within {time_text(training.time)}"
     if training.target_epochs is None:
-        return f"as many epochs as fit {within}"
+        return f"as many epochs as fit {within or 'into the time of the budget'}"
     return f"{training.target_epochs} epochs{within and f' {within}'}"
 
 
