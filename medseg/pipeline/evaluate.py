@@ -60,8 +60,9 @@ def run(context: Context) -> dict[str, Any]:
         bundling.with_metrics(
             context, metric_records(summary, data=f"{options.cases} split of {context.config.name}")
         )
+    pooled = f", {summary.mean_iou.text}" if summary.mean_iou is not None else ""
     return {
-        "text": f"{len(found)} {options.cases} cases of {summary.patients} patients",
+        "text": f"{len(found)} {options.cases} cases of {summary.patients} patients{pooled}",
         "cases": len(found),
         "unmet": [requirement.text for requirement in summary.unmet],
     }
