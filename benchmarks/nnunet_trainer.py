@@ -170,7 +170,7 @@ def main() -> None:
         "steps": trainer.steps,
         "epochs": trainer.current_epoch,
         "steps_per_epoch": trainer.num_iterations_per_epoch,
-        "seconds": trainer.clock.seconds,
+        "seconds": trainer.snapshots[-1]["seconds"],
         "losses": trainer.losses,
         "threads": torch.get_num_threads(),
         "curve": curve,
