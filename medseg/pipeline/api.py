@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config.load import find_pipeline, load_run_config, resolved_yaml
+from medseg.config.schema import decided
 from medseg.errors import MedsegError, QualityError
 from medseg.pipeline import check, evaluate, export, plan, predict, report, train
 from medseg.pipeline.context import Context
@@ -27,16 +28,17 @@ STAGE_TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="plan",
-        settings=("model", "preprocess", "inference", "training", "compute"),
+        settings=("budget", "model", "preprocess", "augment", "inference", "training", "compute"),
         run=plan.run,
         wanted=lambda _: True,
         plan=plan.plan,
+        recall=plan.recall,
     ),
     Stage(
         name="train",
         settings=("preprocess", "augment", "model", "training"),
         run=train.run,
-        wanted=lambda context: context.config.training is not None,
+        wanted=lambda context: context.settings.training is not None,
         plan=train.plan,
     ),
     Stage(
@@ -79,6 +81,8 @@ def run_pipeline(
 ) -> Result:
     """Run a pipeline file, or go on with the run of the same settings.
 
+    Where torchrun started several processes, each calls this: process 0 does all, the others train along.
+
     Parameters
     ----------
     pipeline : Path
@@ -103,7 +107,33 @@ def run_pipeline(
     MedsegError
         What ended the run; finished stages stay and are used by the next attempt.
     """
-    reporter = reporter or SilentReporter()
+    if not _one_of_several():
+        return _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+    from medseg.pipeline import ranks
+    from medseg.pipeline.fit import train_part
+
+    with ranks.joined() as team:
+        if team.rank > 0:
+            ranks.follow(team, train_part)
+            return Result(silent=True)
+        result = _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+        ranks.dismiss()
+        return result
+
+
+def _one_of_several() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def _run(
+    pipeline: Path,
+    output: Path,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    until: str | None,
+    reporter: Reporter,
+) -> Result:
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
     with run.locked():
@@ -115,7 +145,7 @@ def run_pipeline(
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         )
         reporter.title(f"{loaded.config.name} · {run.path}")
-        context = Context(config=loaded.config, run=run, reporter=reporter)
+        context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
         os.environ.setdefault("OMP_NUM_THREADS", str(context.threads))
         ran = run_stages(context, _until(until), only=only)
         return _result(context, ran=ran, until=until)
@@ -132,7 +162,7 @@ def dry_run_pipeline(
     reporter = reporter or SilentReporter()
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
-    context = Context(config=loaded.config, run=run, reporter=reporter)
+    context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
     lines = describe(context, STAGE_TABLE)
     reporter.title(f"{loaded.config.name} · {run.path}")
     reporter.table("", ("stage", "would do", "because"), lines)

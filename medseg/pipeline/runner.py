@@ -33,6 +33,9 @@ class Stage:
         What it would do, in one line.
     always : bool
         Runs every time because it finds out what the other stages depend on.
+    recall : callable (Context) -> None
+        Called instead of `run` where an earlier result is used again, to put into the context what later
+        stages need of it. Writes nothing.
     """
 
     name: StageName
@@ -41,6 +44,7 @@ class Stage:
     wanted: Callable[[Context], bool]
     plan: Callable[[Context], str]
     always: bool = False
+    recall: Callable[[Context], None] = lambda _: None
 
 
 def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str] = ()) -> bool:
@@ -70,6 +74,7 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
             ran = ran or not (stage.always and fresh)
         else:
             context.recall_failures(stage.name, state)
+            stage.recall(context)
             context.reporter.stage_done(stage.name, str(state.summary.get("text", "")), None)
         upstream = context.upstream_of(key, state)
     return ran
@@ -88,6 +93,8 @@ def describe(context: Context, stages: Sequence[Stage]) -> list[tuple[str, str, 
         stale = stale or not fresh
         why = "up to date" if fresh else _why(state, key, stale)
         lines.append((stage.name, stage.plan(context), why))
+        if fresh:
+            stage.recall(context)
         upstream = context.upstream_of(key, state)
     return lines
 
