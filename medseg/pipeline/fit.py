@@ -23,6 +23,7 @@ from medseg.models.registry import build_network
 from medseg.models.transfer import load_matching
 from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import watched_split
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
 from medseg.planning.cost import compare
@@ -52,7 +53,12 @@ def fit(context: Context) -> dict[str, Any]:
     found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
     if found is not None:
         context.reporter.note(f"the training {found.text}")
-    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    summary = _summary(
+        trained.result,
+        bundle_sha256=bundle.weights_sha256,
+        transfer=trained.transfer,
+        keep=_options(context).keep,
+    )
     return summary | {
         "ram_bytes": peak.total_bytes,
         "comparison": None if found is None else found.to_json(),
@@ -73,7 +79,10 @@ class Trained:
 def train_part(context: Context) -> Trained:
     """Prepare the cases and train on them; of several processes each calls this, process 0 first."""
     training = _options(context)
-    train_set, validation_set = prepare(context, "train"), prepare(context, "validation")
+    train_set, validation_set = (
+        prepare(context, "train"),
+        prepare(context, watched_split(context.config.data.split)),
+    )
     ranks.lead(context)
     place = distributed.processes()
     torch.set_num_threads(max(1, context.threads // place.local_size))
@@ -216,16 +225,23 @@ def _progress(context: Context) -> Any:
     return show
 
 
-def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any], keep: str
+) -> dict[str, Any]:
     best = f", best Dice {result.best_metric:.4f} in epoch {result.best_epoch}" if result.best_metric else ""
+    last = next((row["dice"] for row in reversed(result.history) if "dice" in row), None)
+    if keep == "last":
+        # The best epoch of cases that choose nothing is no result.
+        best = "" if last is None else f", Dice {last:.4f} in the last epoch"
     text = f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} samples/s"
     text += f", network at work {result.shares.get('network', 0):.0%} of the time"
     return {
         "text": text + (f"; {result.refit}" if result.refit else ""),
         "weights_sha256": result.weights_sha256,
         "bundle_weights_sha256": bundle_sha256,
-        "best_metric": result.best_metric,
-        "best_epoch": result.best_epoch,
+        "best_metric": result.best_metric if keep == "best" else None,
+        "best_epoch": result.best_epoch if keep == "best" else None,
+        "last_dice": last,
         "epochs": result.epochs_run,
         "updates": result.updates,
         "seconds": result.seconds,

@@ -58,6 +58,7 @@ def predict_folder(
     overwrite: bool = False,
     accept_unlike: bool = False,
     series: str | None = None,
+    fold: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -79,6 +80,8 @@ def predict_folder(
     series : str or None
         Which DICOM volume, where a study holds several: key of `medseg inspect`, series number or UID;
         "all" takes each as a case of its own.
+    fold : int or None
+        Of an ensemble, the one network that never saw this fold; all of them unless given.
     accept_unlike : bool
         Whether images that the input gate refuses are segmented all the same.
     reporter : Reporter or None
@@ -90,6 +93,7 @@ def predict_folder(
     """
     reporter = reporter or SilentReporter()
     kinds, bundle = _kinds(formats), read_bundle(model)
+    bundle = bundle if fold is None else bundle.member(fold)
     missing = [path for path in inputs if not path.exists()]
     if missing:
         raise StorageError(f"{missing[0]} does not exist; correct the path")
