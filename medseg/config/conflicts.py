@@ -120,6 +120,7 @@ def _structures(s: Sections) -> Found:
     evaluation = s["evaluation"]
     if evaluation.structures != "all":
         yield from _names(("evaluation", "structures"), evaluation.structures, known)
+    yield from _names(("evaluation", "mean_iou"), evaluation.pooled, known)
     for name in evaluation.require:
         if name not in known:
             yield ("evaluation", "require", name), _no_label(name, known)

@@ -173,6 +173,11 @@ class DataOptions(_Options):
         description="Whether one gray channel is expected: colour images are refused unless a `gray` step "
         "of preprocess converts them.",
     )
+    fourth_axis: Literal["refuse", "channels"] = Field(
+        default="refuse",
+        description="What the fourth axis of an image file is: refuse (an error, as time points look like "
+        "channels) or channels, as in the Medical Segmentation Decathlon.",
+    )
     label_resample: Literal["never", "nearest"] = Field(
         default="never",
         description="A mask whose voxels are not those of its image: never (an error that names both grids) or "

@@ -63,8 +63,9 @@ def run(context: Context) -> dict[str, Any]:
     if context.config.training is not None:
         data = f"{what} predictions" if context.every_fold else f"{what} split"
         bundling.with_metrics(context, metric_records(summary, data=f"{data} of {context.config.name}"))
+    pooled = f", {summary.mean_iou.text}" if summary.mean_iou is not None else ""
     return {
-        "text": f"{len(found)} {what} cases of {summary.patients} patients",
+        "text": f"{len(found)} {what} cases of {summary.patients} patients{pooled}",
         "cases": len(found),
         "unmet": [requirement.text for requirement in summary.unmet],
     }

@@ -197,7 +197,7 @@ def _one(
         )
         if overwrite or not case_files.is_done(folder, key):
             # The extra files come first: the record that says "done" is written last.
-            volume = _read(image, _modalities(model))
+            volume = _read(image, model)
             result = model.segment(volume, case_id=image.case_id)
             record = case_files.case_record(
                 case_id=image.case_id, key=key, volume=volume, result=result, model=model
@@ -229,10 +229,13 @@ def _one(
     return case
 
 
-def _read(image: Found, modality: frozenset[str] | None) -> Volume:
+def _read(image: Found, model: LoadedModel) -> Volume:
+    modality = _modalities(model)
     if image.volume is not None and len(image.volume.grid.shape) == 3:
         return read_volume(image.volume, modality=modality)
-    return read_image(image.paths, modality=modality)
+    # For a model of several channels the volumes of a file with four axes can be nothing else.
+    several = model.bundle.in_channels > 1
+    return read_image(image.paths, modality=modality, fourth_axis="channels" if several else "refuse")
 
 
 def _modalities(model: LoadedModel) -> frozenset[str] | None:

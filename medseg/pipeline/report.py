@@ -282,7 +282,23 @@ def _cards(context: Context, cases: Sequence[CaseReport], *, refused: int) -> tu
         Card(title="Run", rows=run),
         Card(title="Model", rows=_model_rows(context, cases)),
         Card(title="Data", rows=data),
+        *_mean_iou_card(context),
     )
+
+
+def _mean_iou_card(context: Context) -> tuple[Card, ...]:
+    """IoU over all cases together, where the settings ask for its mean."""
+    found = (_read_json(context.run.path / "evaluation" / "summary.json") or {}).get("mean_iou")
+    if not found:
+        return ()
+    mean = "not defined" if found["mean"] is None else f"{found['mean']:.3f}"
+    if found["mean_interval"]:
+        low, high = found["mean_interval"]
+        mean += f" ({low:.3f}-{high:.3f}, {found['level']:.0%} over {found['patients']} patients)"
+    rows = [
+        (name, "occurs nowhere" if iou is None else f"{iou:.3f}") for name, iou in found["structures"].items()
+    ]
+    return (Card(title="IoU over all cases", rows=[("Mean", mean), *rows]),)
 
 
 def _device(context: Context) -> str:
