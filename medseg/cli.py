@@ -47,16 +47,17 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="STAGE", help="Repeat this stage.")
     ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run all stages of a pipeline: check, plan, train, predict, evaluate, export, report.
+    """Run all stages of a pipeline: check, plan, search, train, predict, evaluate, export, report.
 
-    A run that was interrupted or killed goes on with the same command; stages whose settings and inputs did
-    not change are not done again.
+    The stages search and train are there where the YAML has such a section. A run that was interrupted or
+    killed goes on with the same command; stages whose settings and inputs did not change are not done again.
     """
     from medseg.pipeline.api import dry_run_pipeline, run_pipeline
 
@@ -65,7 +66,12 @@ def run(
             result = dry_run_pipeline(pipeline, output=output, overrides=overrides or [], reporter=reporter)
         else:
             result = run_pipeline(
-                pipeline, output=output, overrides=overrides or [], only=only or [], reporter=reporter
+                pipeline,
+                output=output,
+                overrides=overrides or [],
+                only=only or [],
+                until=until,
+                reporter=reporter,
             )
     _finish(result, as_json=as_json)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medseg.config.conflicts import find_conflicts
 from medseg.config.document import KeyPath
 from medseg.config.messages import conflict
+from medseg.config.search_space import find_search_conflicts
 from medseg.data.options import DataOptions
 from medseg.evaluation.options import EvaluationOptions, MeasureName
 from medseg.export.options import ExportName
@@ -19,6 +20,7 @@ from medseg.models.bundle_record import BundleAbout
 from medseg.models.options import NetworkOptions
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.report.options import ReportOptions
+from medseg.search.options import SearchOptions
 from medseg.training.options import TrainingOptions
 from medseg.transforms.options import AugmentStep, PreprocessStep
 
@@ -110,6 +112,9 @@ class RunConfig(SettingsModel):
     # `start_from: ../my_bundle` is a path of the file, `start_from: chest-xray-lungs` a name.
     name_or_path: ClassVar[frozenset[KeyPath]] = frozenset({("model", "start_from")})
 
+    # What a search tries is written like the setting that it is a value for.
+    values_of: ClassVar[tuple[KeyPath, ...]] = (("search", "space"), ("search", "settings"))
+
     medseg: Literal[1] = Field(description="Version of the settings format.")
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
@@ -138,6 +143,10 @@ class RunConfig(SettingsModel):
     training: TrainingOptions | None = Field(
         default=None,
         description="How it is trained; null: not at all, the model of `model.start_from` is used.",
+    )
+    search: SearchOptions | None = Field(
+        default=None,
+        description="Search for settings of the training before it; null: none. Needs the extra `search`.",
     )
     inference: InferenceOptions = Field(default_factory=InferenceOptions, description="How it predicts.")
     postprocess: tuple[PostprocessStep, ...] = Field(
@@ -171,6 +180,7 @@ class RunConfig(SettingsModel):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         found = find_conflicts({name: getattr(self, name) for name in type(self).model_fields})
+        found = found or find_search_conflicts(self)
         if found:
             raise conflict(found)
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,11 +35,50 @@ from medseg.volume import Volume
 STAGE = "train"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finished training: the network with its weights, what it started from, its cases."""
+
+    network: SegmentationNetwork
+    result: TrainingResult
+    start: dict[str, Any]
+    train_set: PreparedSet
+
+
 def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
+    done = train_once(context, folder=context.run.path / "training", resume=context.resuming)
+    bundle = bundling.write_trained(
+        context, network=done.network, result=done.result, train_set=done.train_set
+    )
+    return _summary(done.result, bundle_sha256=bundle.weights_sha256, transfer=done.start)
+
+
+def train_once(
+    context: Context,
+    *,
+    folder: Path,
+    resume: bool,
+    sets: tuple[PreparedSet, PreparedSet] | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Trained:
+    """Train the network of the settings on the cases of the context, in a folder of its own.
+
+    Parameters
+    ----------
+    context : Context
+    folder : Path
+        Checkpoints, curves and weights.
+    resume : bool
+        Whether a checkpoint of the folder is used; else it is removed.
+    sets : (PreparedSet, PreparedSet), optional
+        Training and validation cases, where they are prepared already.
+    on_validation : callable (epoch, values), optional
+        Called after each validation; what it raises ends the training.
+    """
     training = _options(context)
     torch.set_num_threads(context.threads)
-    train_set, validation_set = prepare(context, "train"), prepare(context, "validation")
+    train_set, validation_set = sets or (prepare(context, "train"), prepare(context, "validation"))
     network, transfer = start_network(context, in_channels=train_set[0].image.shape[0])
     table, device = context.table, context.device()
     loss = build_loss(
@@ -59,9 +100,10 @@ def fit(context: Context) -> dict[str, Any]:
             else None,
             options=training,
             loss=loss,
-            folder=context.run.path / "training",
+            folder=folder,
             progress=_progress(context),
-            resume=context.resuming,
+            resume=resume,
+            on_validation=on_validation,
             device=torch.device(device),
             settings={
                 "start_from": transfer,
@@ -69,8 +111,7 @@ def fit(context: Context) -> dict[str, Any]:
                 **{name: context.section(name) for name in ("preprocess", "augment", "labels", "inference")},
             },
         )
-    bundle = bundling.write_trained(context, network=network, result=result, train_set=train_set)
-    return _summary(result, bundle_sha256=bundle.weights_sha256, transfer=transfer)
+    return Trained(network=network, result=result, start=transfer, train_set=train_set)
 
 
 def _options(context: Context) -> TrainingOptions:

@@ -12,7 +12,7 @@ from medseg.errors import ConfigError
 from medseg.pipeline.context import Context
 from medseg.pipeline.run_folder import StageState, now, stage_key
 
-StageName = Literal["check", "plan", "train", "predict", "evaluate", "export", "report"]
+StageName = Literal["check", "plan", "search", "train", "predict", "evaluate", "export", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -31,6 +31,8 @@ class Stage:
         Whether the pipeline has this stage.
     plan : callable (Context) -> str
         What it would do, in one line.
+    recall : callable (Context, StageState) -> None, optional
+        Takes what it changed in the context from its record, where its result is used again.
     always : bool
         Runs every time because it finds out what the other stages depend on.
     """
@@ -40,6 +42,7 @@ class Stage:
     run: Callable[[Context], dict[str, Any]]
     wanted: Callable[[Context], bool]
     plan: Callable[[Context], str]
+    recall: Callable[[Context, StageState], None] | None = None
     always: bool = False
 
 
@@ -54,7 +57,7 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
     only : sequence of str
         Stages to repeat whatever their state; the ones before them must be done.
     """
-    _check_names(only)
+    check_stages(only)
     upstream, ran = "", False
     for stage in stages:
         if not stage.wanted(context):
@@ -70,6 +73,8 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
             ran = ran or not (stage.always and fresh)
         else:
             context.recall_failures(stage.name, state)
+            if stage.recall is not None:
+                stage.recall(context, state)
             context.reporter.stage_done(stage.name, str(state.summary.get("text", "")), None)
         upstream = context.upstream_of(key, state)
     return ran
@@ -88,6 +93,8 @@ def describe(context: Context, stages: Sequence[Stage]) -> list[tuple[str, str, 
         stale = stale or not fresh
         why = "up to date" if fresh else _why(state, key, stale)
         lines.append((stage.name, stage.plan(context), why))
+        if fresh and stage.recall is not None:
+            stage.recall(context, state)
         upstream = context.upstream_of(key, state)
     return lines
 
@@ -100,7 +107,13 @@ def _why(state: StageState, key: str, stale: bool) -> str:
     return "its settings or inputs changed" if state.key != key else "a stage before it runs again"
 
 
-def _check_names(only: Sequence[str]) -> None:
+def check_stages(only: Sequence[str]) -> None:
+    """Refuse names that are no stages.
+
+    Raises
+    ------
+    ConfigError
+    """
     unknown = [name for name in only if name not in STAGES]
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}; stages: {', '.join(STAGES)}")

@@ -70,6 +70,7 @@ def train(
     resume: bool = True,
     device: torch.device | None = None,
     settings: Mapping[str, Any] | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> TrainingResult:
     """Train a network, or go on where the folder's checkpoint stands; the result is the same.
 
@@ -99,6 +100,9 @@ def train(
     settings : mapping, optional
         JSON values that decide the result besides `options`, such as data hashes and preprocessing;
         a checkpoint made with others is refused.
+    on_validation : callable (epoch, values), optional
+        Called in every process after each validation, before its checkpoint is written, with the epoch
+        counted from 1; after a kill perhaps twice for one epoch. What it raises ends the training.
 
     Returns
     -------
@@ -133,6 +137,7 @@ def train(
             progress=progress,
             device=device,
             settings=settings or {},
+            on_validation=on_validation,
         )
         run.restore()
         with stop_request() as stop, contextlib.closing(run):
@@ -172,8 +177,10 @@ class _Run:
         progress: Callable[[Progress], None] | None,
         device: torch.device,
         settings: Mapping[str, Any],
+        on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.options, self.loader, self.validate = options, loader, validate
+        self.on_validation = on_validation
         self.folder, self.device, self.progress = folder, device, progress
         self.state = RunState()
         self.processes = distributed.processes()
@@ -387,6 +394,8 @@ class _Run:
         if self._due():
             state.metrics = self._validated()
             row |= state.metrics
+            if self.on_validation is not None:
+                self.on_validation(state.epoch + 1, dict(state.metrics))
             self._judge()
         state.epoch, state.step, state.loss_sum, state.loss_count = state.epoch + 1, 0, 0.0, 0
         row["seconds"] = round(state.seconds + time.perf_counter() - self._begin, 3)
