@@ -23,6 +23,7 @@ from medseg.pipeline import case_files
 from medseg.pipeline.context import Context
 from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader, read_reference
+from medseg.pipeline.search import read_search
 from medseg.privacy import pseudonym
 from medseg.provenance import write_text
 from medseg.report.case import draw_picture
@@ -107,6 +108,7 @@ def build(context: Context) -> CohortReport:
         notes=_check_notes(context),
         said=said,
         curve=curve,
+        search=_search(context),
         methods=methods_text(
             context.config.model_dump(mode="json"),
             version=__version__,
@@ -328,6 +330,15 @@ def _stages(context: Context) -> tuple[dict[str, Any], ...]:
         }
         for name, state in states.items()
     )
+
+
+def _search(context: Context) -> dict[str, Any] | None:
+    """What a search came to, without the folders that its reasons may name."""
+    record = read_search(context.run.path)
+    if record is not None:
+        for trial in record["trials"]:
+            trial["reason"] = _without_folders(trial["reason"])
+    return record
 
 
 def _curve(path: Path) -> tuple[dict[str, float | None], ...]:

@@ -156,6 +156,8 @@ class CohortReport:
         What is missing on the page, and why.
     curve : tuple of mapping
         Rows of training/metrics.csv.
+    search : mapping or None
+        search/search.json; None where nothing was searched.
     methods : str
         Paragraph for a paper.
     settings : str
@@ -179,6 +181,7 @@ class CohortReport:
     notes: tuple[tuple[str, str], ...] = ()
     said: tuple[str, ...] = ()
     curve: tuple[Mapping[str, float | None], ...] = ()
+    search: Json | None = None
     methods: str = ""
     settings: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import time
 from dataclasses import dataclass, field
 
+from medseg.errors import Interrupted, StorageError
 from medseg.search.loop import Search, TrialResult, run_here
 from medseg.search.options import SearchOptions
 from medseg.search.study import SearchStudy
@@ -61,3 +65,42 @@ def search_in(folder, *, objective=formula, refused=lambda values: None, runner=
         return study.rows()
     finally:
         study.close()
+
+
+def counted(folder, job, watch):
+    """Writes its process and trial to a file, then the formula."""
+    with (folder / "log").open("a") as stream:
+        stream.write(f"{os.getpid()} {job.number}\n")
+    return formula(job, watch)
+
+
+def deadly(folder, job, watch):
+    """Trial 1 is killed in its second epoch, by the system as it were."""
+
+    def count(epoch, values):
+        watch(epoch, values)
+        if job.number == 1 and epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return counted(folder, job, count)
+
+
+def full_disk(folder, job, watch):
+    """The disk is full in trial 1."""
+    if job.number == 1:
+        raise StorageError("no space left")
+    return formula(job, watch)
+
+
+def endless(folder, job, watch):
+    """Epochs until it is asked to stop, which is then saved."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    (folder / f"ready-{job.number}").touch()
+    epoch = 0
+    while not asked:
+        epoch += 1
+        watch(epoch, {"dice": 0.5})
+        time.sleep(0.01)
+    (folder / f"saved-{job.number}").touch()
+    raise Interrupted("stopped")
