@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,21 +18,19 @@ from medseg.config.yaml_model import with_values
 from medseg.errors import ConfigError, ManifestError, StorageError
 from medseg.evaluation.rows import rows_to_csv
 from medseg.pipeline.context import Context
-from medseg.pipeline.progress import SilentReporter
 from medseg.pipeline.run_folder import StageState
+from medseg.privacy import without_folders
 from medseg.provenance import write_text
 from medseg.search.options import SearchOptions
-from medseg.search.records import ENDED, TrialRow, best_row
+from medseg.search.records import best_row
 from medseg.search.results import (
     BEST,
     RECORD,
     best_text,
     counts_text,
     csv_rows,
-    raw_text,
     settings_json,
     shown_table,
-    table_columns,
     write_results,
 )
 from medseg.search.space import parameters
@@ -43,8 +41,7 @@ if TYPE_CHECKING:
 
 STAGE = "search"
 SETTINGS = ("search", "model", "preprocess", "augment", "training", "inference")
-TRIALS = "trials"
-_WEIGHTS = ("state-*.pt", "*.safetensors")
+TRIALS, PAGE = "trials", "search.html"
 # What a trial's outcome depends on; the data themselves count by their hash.
 _DECIDING = ("labels", "regions", "ignore_value", "label_schemes", *SETTINGS[1:])
 
@@ -143,12 +140,13 @@ def _digest(context: Context, options: SearchOptions) -> str:
 
 
 def _carry_out(context: Context, study: SearchStudy, options: SearchOptions) -> None:
+    from medseg.pipeline.search_progress import SearchListener, TrialReporter
     from medseg.pipeline.trial import TrialTraining
     from medseg.search.loop import Search, run_here
     from medseg.search.processes import TrialProcesses
     from medseg.training.surroundings import stop_request
 
-    listener = _Listener(context, study, options)
+    listener = SearchListener(context, study, options, trials=_folder(context) / TRIALS)
     config = context.config.model_copy(update={"search": None})
     training = TrialTraining(
         config=_shared_threads(config, context, options.parallel),
@@ -170,7 +168,7 @@ def _carry_out(context: Context, study: SearchStudy, options: SearchOptions) -> 
 
     search = Search(study, options, refused=refused, listener=listener)
     if options.parallel == 1:
-        run_here(search, replace(training, reporter=_TrialReporter(context, listener)))
+        run_here(search, replace(training, reporter=TrialReporter(context, listener)))
         return
     with stop_request() as stop:
         TrialProcesses(objective=training, count=options.parallel, stopped=lambda: stop.signal).run(search)
@@ -197,12 +195,20 @@ def _write(context: Context, study: SearchStudy, options: SearchOptions, digest:
         digest=digest,
         table=rows_to_csv(csv_rows(rows)),
     )
+    write_text(_folder(context) / PAGE, _page(context))
     columns, cells = shown_table(rows, found, best, metric=options.metric)
     context.reporter.table("Trials (* best)", columns, cells)
 
 
+def _page(context: Context) -> str:
+    from medseg.report.search import render_search_page
+
+    record = read_search(context.run.path) or {}
+    return render_search_page(record, title=context.config.name.replace("_", " "))
+
+
 def read_search(run: Path) -> dict[str, Any] | None:
-    """search.json of a run, None where it has none.
+    """search.json of a run without the folders that its texts name; None where it has none.
 
     Raises
     ------
@@ -213,73 +219,16 @@ def read_search(run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = _without_folders(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as err:
         raise StorageError(f"{path} is damaged: {err}; remove it and run again with --only search") from err
     return value
 
 
-class _Listener:
-    """Tells people how the search gets on, and removes weights that no one needs."""
-
-    def __init__(self, context: Context, study: SearchStudy, options: SearchOptions) -> None:
-        self._context, self._study, self._options = context, study, options
-        self._done = self._count(study.rows())
-
-    def advanced(self, text: str) -> None:
-        """Show a line about the trial that runs."""
-        wanted = max(self._done, self._options.trials)
-        self._context.reporter.advanced(STAGE, self._done, wanted, text)
-
-    def validated(self, number: int, epoch: int, value: float) -> None:
-        """A trial reached the end of an epoch."""
-        self.advanced(f"trial {number}: epoch {epoch}, {self._options.metric} {value:.4f}")
-
-    def ended(self, row: TrialRow) -> None:
-        """A trial ended."""
-        rows = self._study.rows()
-        self._done = self._count(rows)
-        best = best_row(rows, higher_is_better=self._options.higher_is_better)
-        is_best = best is not None and best.number == row.number
-        self._context.reporter.note(_ended_text(row, self._options, is_best=is_best))
-        self._context.run.log("trial ended", trial=row.number, state=row.state, value=row.value)
-        for other in rows:
-            if other.state in ENDED and (best is None or other.number != best.number):
-                _remove_weights(_folder(self._context) / TRIALS / str(other.number) / "training")
-
-    @staticmethod
-    def _count(rows: Sequence[TrialRow]) -> int:
-        return sum(row.state in ENDED for row in rows)
-
-
-def _ended_text(row: TrialRow, options: SearchOptions, *, is_best: bool) -> str:
-    names = table_columns(parameters(options.space))
-    values = ", ".join(f"{name} {raw_text(raw)}" for name, raw in zip(names, row.raw.values(), strict=True))
-    how = f"{options.metric} {row.value:.4f}" if row.value is not None else row.state
-    more = " (best so far)" if is_best else f" ({row.reason})" if row.reason else ""
-    return f"trial {row.number}: {how}{more}; {values}"
-
-
-def _remove_weights(folder: Path) -> None:
-    for pattern in _WEIGHTS:
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
-
-
-class _TrialReporter(SilentReporter):
-    """Shows the training of a trial as part of the search."""
-
-    def __init__(self, context: Context, listener: _Listener) -> None:
-        self._context, self._listener, self._trial = context, listener, ""
-
-    def stage_started(self, name: str, text: str) -> None:
-        """A trial begins; `name` says which."""
-        self._trial = name
-
-    def advanced(self, name: str, done: int, total: int, text: str) -> None:
-        """A step of its training."""
-        self._listener.advanced(f"{self._trial}: {text}")
-
-    def note(self, text: str) -> None:
-        """Pass it on."""
-        self._context.reporter.note(f"{self._trial}: {text}")
+def _without_folders(value: Any) -> Any:
+    """The same JSON value, its texts without folders."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return without_folders(value) if isinstance(value, str) else value

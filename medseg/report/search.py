@@ -1,14 +1,19 @@
-"""The part of the page about a search for settings, from its search.json."""
+"""A search for settings as part of the cohort's page and as a page of its own, from its search.json."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from medseg import __version__
 from medseg.report.page import Json
 from medseg.report.search_figures import Axis, TrialMark, history, panel
 
@@ -69,6 +74,35 @@ def search_part(record: Json) -> SearchPart:
     )
 
 
+def render_search_page(record: Json, *, title: str) -> str:
+    """A search as an HTML file without scripts and outside references: the page of a run that ends with it.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of search.json.
+    title : str
+        Name of the pipeline.
+    """
+    style = (resources.files("medseg.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    environment = Environment(
+        loader=PackageLoader("medseg.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["nice"] = lambda name: str(name).replace("_", " ")
+    return environment.get_template("search_page.html.j2").render(
+        search=search_part(record),
+        title=title,
+        style=Markup(style),
+        policy=f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{digest}'",
+        version=__version__,
+    )
+
+
 def _text(record: Json) -> str:
     states = [trial["state"] for trial in record["trials"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -80,7 +114,8 @@ def _text(record: Json) -> str:
     return (
         f"{len(states)} trials ({counts}), drawn by {record['sampler']['use']} with seed {seed}, compared by "
         f"{record['metric']} on validation cases, in {record['seconds']:.0f} s of training.{found} "
-        "The value of the best of many trials is too good: the test cases were not looked at."
+        "The best of many trials looks better than it is on the cases that it was chosen by; the test cases "
+        "played no part."
     )
 
 

@@ -97,6 +97,7 @@ def test_eight_trials_and_the_best_is_trained(whole):
     assert stages["train"]["summary"]["weights_sha256"] == summary["best_weights_sha256"]
     page = (whole / "report.html").read_text()
     assert "Search for settings" in page
+    assert "Search for settings" in (whole / "search" / "search.html").read_text()
     assert (whole / "search" / "trials.csv").read_text().count("\n") == 9
     weights = {path.parts[-3] for path in (whole / "search" / "trials").rglob("*.safetensors")}
     assert weights == {str(summary["best_trial"])}
