@@ -41,7 +41,7 @@ class Trained:
 
     network: SegmentationNetwork
     result: TrainingResult
-    start: dict[str, Any]
+    transfer: dict[str, Any]
     train_set: PreparedSet
 
 
@@ -51,7 +51,7 @@ def fit(context: Context) -> dict[str, Any]:
     bundle = bundling.write_trained(
         context, network=done.network, result=done.result, train_set=done.train_set
     )
-    return _summary(done.result, bundle_sha256=bundle.weights_sha256, transfer=done.start)
+    return _summary(done.result, bundle_sha256=bundle.weights_sha256, transfer=done.transfer)
 
 
 def train_once(
@@ -111,7 +111,7 @@ def train_once(
                 **{name: context.section(name) for name in ("preprocess", "augment", "labels", "inference")},
             },
         )
-    return Trained(network=network, result=result, start=transfer, train_set=train_set)
+    return Trained(network=network, result=result, transfer=transfer, train_set=train_set)
 
 
 def _options(context: Context) -> TrainingOptions:

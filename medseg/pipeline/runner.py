@@ -31,10 +31,11 @@ class Stage:
         Whether the pipeline has this stage.
     plan : callable (Context) -> str
         What it would do, in one line.
-    recall : callable (Context, StageState) -> None, optional
-        Takes what it changed in the context from its record, where its result is used again.
     always : bool
         Runs every time because it finds out what the other stages depend on.
+    recall : callable (Context) -> None
+        Called instead of `run` where an earlier result is used again, to put into the context what later
+        stages need of it. Writes nothing.
     """
 
     name: StageName
@@ -42,8 +43,8 @@ class Stage:
     run: Callable[[Context], dict[str, Any]]
     wanted: Callable[[Context], bool]
     plan: Callable[[Context], str]
-    recall: Callable[[Context, StageState], None] | None = None
     always: bool = False
+    recall: Callable[[Context], None] = lambda _: None
 
 
 def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str] = ()) -> bool:
@@ -73,8 +74,7 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
             ran = ran or not (stage.always and fresh)
         else:
             context.recall_failures(stage.name, state)
-            if stage.recall is not None:
-                stage.recall(context, state)
+            stage.recall(context)
             context.reporter.stage_done(stage.name, str(state.summary.get("text", "")), None)
         upstream = context.upstream_of(key, state)
     return ran
@@ -93,8 +93,8 @@ def describe(context: Context, stages: Sequence[Stage]) -> list[tuple[str, str, 
         stale = stale or not fresh
         why = "up to date" if fresh else _why(state, key, stale)
         lines.append((stage.name, stage.plan(context), why))
-        if fresh and stage.recall is not None:
-            stage.recall(context, state)
+        if fresh:
+            stage.recall(context)
         upstream = context.upstream_of(key, state)
     return lines
 

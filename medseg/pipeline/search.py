@@ -18,7 +18,6 @@ from medseg.config.yaml_model import with_values
 from medseg.errors import ConfigError, ManifestError, StorageError
 from medseg.evaluation.rows import rows_to_csv
 from medseg.pipeline.context import Context
-from medseg.pipeline.run_folder import StageState
 from medseg.privacy import without_folders
 from medseg.provenance import write_text
 from medseg.search.options import SearchOptions
@@ -84,7 +83,7 @@ def run(context: Context) -> dict[str, Any]:
     values = settings_json(best, parameters(options.space))
     config = _with_best(context.config, values)
     write_text(_folder(context) / BEST, best_text(best, options) + resolved_yaml(config))
-    context.config = config
+    _take(context, config)
     return {
         "text": f"{counts_text(rows)}; best {options.metric} {best.value:.4f} in trial {best.number}",
         "best_trial": best.number,
@@ -95,9 +94,13 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def recall(context: Context, state: StageState) -> None:
+def recall(context: Context) -> None:
     """Take the best of an earlier search into the settings."""
-    context.config = _with_best(context.config, state.summary["values"])
+    _take(context, _with_best(context.config, context.run.stage(STAGE).summary["values"]))
+
+
+def _take(context: Context, config: RunConfig) -> None:
+    context.config = config
 
 
 def _options(config: RunConfig) -> SearchOptions:

@@ -41,8 +41,10 @@ def context(pipeline, tmp_path):
 
 
 def test_an_earlier_search_gives_its_best_to_the_stages_after_it(context):
-    state = StageState(summary={"values": {"training.loss": {"use": "ce"}, "training.batch_size": 3}})
-    search.recall(context, state)
+    values = {"training.loss": {"use": "ce"}, "training.batch_size": 3}
+    context.run.path.mkdir()
+    context.run.set_stage("search", StageState(summary={"values": values}))
+    search.recall(context)
     assert context.config.training.loss.use == "ce"
     assert context.config.training.batch_size == 3
     assert context.config.search is None
