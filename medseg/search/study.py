@@ -81,6 +81,7 @@ class SearchStudy:
             if found is None:
                 self._study.set_user_attr("settings_sha256", digest)
         if found not in (None, digest):
+            self._storage.close()
             raise ConfigError(
                 f"{self._storage.place} holds a search {name!r} of other settings or data (SHA-256 {found[:16]} "
                 f"there, {digest[:16]} here); give this pipeline another name, or use another storage"
