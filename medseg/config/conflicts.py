@@ -12,6 +12,7 @@ from medseg.errors import ConfigError
 from medseg.labels import BACKGROUND
 from medseg.models.options import check_window
 
+AUTO = "auto"
 RESERVED_NAMES = frozenset({BACKGROUND, "all", "none", "other", "ignore"})
 Found = Iterator[tuple[KeyPath, str]]
 Sections = Mapping[str, Any]
@@ -23,7 +24,7 @@ def find_conflicts(sections: Sections) -> list[tuple[KeyPath, str]]:
     Parameters
     ----------
     sections : mapping of str to object
-        Valid top-level values of a RunConfig by name. A check whose sections are not all there is
+        Valid top-level values of a PipelineConfig by name. A check whose sections are not all there is
         left out, so that conflicts are found beside other mistakes.
 
     Returns
@@ -194,24 +195,38 @@ def _axes(s: Sections) -> Found:
 
 def _lengths(s: Sections) -> Iterator[tuple[KeyPath, int]]:
     for section in ("preprocess", "augment"):
-        for index, step in enumerate(s[section]):
+        for index, step in enumerate(_steps(s[section])):
             for key in ("size", "start", "spacing_mm", "to"):
                 value = getattr(step, key, None)
                 if isinstance(value, tuple if key != "to" else str):
                     yield (section, index, key), len(value)
-    if s["inference"].window is not None:
-        yield ("inference", "window"), len(s["inference"].window)
+    for path, size in (
+        (("inference", "window"), s["inference"].window),
+        (("training", "patch_size"), s["training"] and s["training"].patch_size),
+    ):
+        if isinstance(size, tuple):
+            yield path, len(size)
+
+
+def _steps(section: Any) -> tuple[Any, ...]:
+    """The steps of a section, none where the plan decides on them."""
+    return () if section == AUTO else section
 
 
 def _window(s: Sections) -> Found:
     """The network's levels must fit into what it is shown."""
+    if s["model"].use == AUTO:
+        return
     sizes = [
         (("preprocess", i, "size"), step.size)
-        for i, step in enumerate(s["preprocess"])
+        for i, step in enumerate(_steps(s["preprocess"]))
         if step.use == "resize"
     ]
     shown: list[tuple[KeyPath, tuple[int, ...]]] = [*sizes[-1:]]
-    if s["inference"].window is not None:
+    patch = s["training"] and s["training"].patch_size
+    if isinstance(patch, tuple):
+        shown = [(("training", "patch_size"), patch)]
+    if isinstance(s["inference"].window, tuple):
         shown = [(("inference", "window"), s["inference"].window)]
     for path, window in shown:
         try:
@@ -225,6 +240,13 @@ def _weights(s: Sections) -> Found:
     if s["training"] is None and s["model"].start_from is None:
         text = "says neither start_from (a trained model) nor is there a `training` that makes one"
         yield ("model",), text
+
+
+def _probe(s: Sections) -> Found:
+    """The number of epochs is fitted to a measured speed."""
+    if s["training"] is not None and s["training"].epochs == AUTO and not s["budget"].probe:
+        text = "auto is fitted to the speed that the probe measures; give a number, or budget.probe: true"
+        yield ("training", "epochs"), text
 
 
 def _parts(s: Sections) -> Found:
@@ -274,8 +296,9 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sections], Found]], ...] = (
     (("labels", "export"), _codes),
     (("export", "measure"), _reports),
     (("labels", "measure"), _measures),
-    (("data", "preprocess", "augment", "inference"), _axes),
-    (("preprocess", "inference", "model"), _window),
+    (("data", "preprocess", "augment", "inference", "training"), _axes),
+    (("preprocess", "inference", "training", "model"), _window),
     (("training", "model"), _weights),
     (("data", "training", "evaluation"), _parts),
+    (("training", "budget"), _probe),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from medseg.config.schema import RunConfig
+from medseg.config.schema import PipelineConfig
 from medseg.config.shapes import CHOICE_KEY, field_shapes
 from medseg.config.yaml_model import EXTENDS
 
@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     dict
         JSON Schema, draft 7 (what YAML language servers read best).
     """
-    schema = RunConfig.model_json_schema(mode="validation", ref_template="#/definitions/{model}")
+    schema = PipelineConfig.model_json_schema(mode="validation", ref_template="#/definitions/{model}")
     definitions: dict[str, Any] = schema.pop("$defs", {})
     members = {name for node in _nodes([schema, definitions]) for name in _member_names(node)}
     for name in members:
@@ -91,7 +91,7 @@ def _open_choice(node: dict[str, Any]) -> None:
     if not _member_names(node):
         return
     by_word = node.pop("discriminator")["mapping"]
-    models = _choice_models(RunConfig)
+    models = _choice_models(PipelineConfig)
     bare = [word for word, ref in by_word.items() if _needs_no_options(models[ref.rpartition("/")[2]], word)]
     if bare:
         about = "The name alone takes the defaults of its options."

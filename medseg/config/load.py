@@ -1,4 +1,4 @@
-"""Pipeline YAML -> RunConfig, and back to a YAML that says everything."""
+"""Pipeline YAML -> PipelineConfig, and back to a YAML that says everything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from medseg.config.document import scalar_value
 from medseg.config.problems import nearest
-from medseg.config.schema import RunConfig
+from medseg.config.schema import PipelineConfig
 from medseg.config.shapes import CHOICE_KEY
 from medseg.config.yaml_model import Loaded, load_yaml_model
 from medseg.errors import ConfigError
@@ -25,7 +25,7 @@ __all__ = ["LoadedConfig", "find_pipeline", "load_run_config", "load_yaml_model"
 PIPELINES = Path("pipelines")
 _PLAIN_WORD = re.compile(r"[A-Za-z_]([A-Za-z0-9_./ -]*[A-Za-z0-9_])?")
 _ENDINGS = (".yaml", ".yml")
-LoadedConfig: TypeAlias = Loaded[RunConfig]
+LoadedConfig: TypeAlias = Loaded[PipelineConfig]
 
 
 def load_run_config(path: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -43,7 +43,7 @@ def load_run_config(path: Path, *, overrides: Sequence[str] = ()) -> LoadedConfi
     SettingsError
         All problems of the file, with file, line and column; a ConfigError.
     """
-    return load_yaml_model(path, RunConfig, overrides)
+    return load_yaml_model(path, PipelineConfig, overrides)
 
 
 def find_pipeline(name: str | Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
@@ -166,6 +166,14 @@ def _unknown_key(finding: _Finding, context: Context) -> tuple[KeyPath, str | No
     model = context.models.get(finding.path[:-1])
     known = tuple(field_shapes(model)) if model is not None else ()
     key = str(finding.path[-1])
+    renamed: Mapping[str, str] = getattr(model, "renamed", {})
+    if key in renamed:
+        text = f"no such key `{key}`; it is now {renamed[key]}"
+        return (
+            finding.path,
+            None,
+            Problem(path=dotted(finding.path), text=text, mark=context.mark(finding.path)),
+        )
     siblings = context.node(finding.path[:-1])
     guess = nearest(key, [k for k in known if siblings.child(k) is None]) or nearest(key, known)
     text = f"no such key `{key}`"
@@ -210,10 +218,20 @@ def _by_union(findings: Sequence[_Finding]) -> list[list[_Finding]]:
     return list(groups.values())
 
 
+def _by_path(findings: Sequence[_Finding]) -> list[list[_Finding]]:
+    """The errors of one place together: a union inside of the alternative that was meant."""
+    groups: dict[KeyPath, list[_Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.path, []).append(replace(finding, branch=finding.path))
+    return list(groups.values())
+
+
 def _group_problems(group: Sequence[_Finding], context: Context) -> list[Problem]:
     deepest = [f for f in group if f.branch is not None and len(f.path) > len(f.branch)]
-    if len(group) == 1 or deepest:
-        return [p for finding in deepest or group for p in _single_problem(finding, context)]
+    if len(group) == 1:
+        return _single_problem(group[0], context)
+    if deepest:
+        return [p for same in _by_path(deepest) for p in _group_problems(same, context)]
     path = group[0].path
     needs = list(dict.fromkeys(_needs(f) for f in group))
     text = f"needs {' or '.join(needs)}, found {_found(context.node(path))}"

@@ -1,4 +1,8 @@
-"""RunConfig: all settings of a run, composed of the option classes of the packages."""
+"""PipelineConfig and RunConfig: all settings of a run, composed of the option classes of the packages.
+
+A PipelineConfig is what a YAML says, where `auto` leaves a setting to the plan. A RunConfig is the same
+with everything decided; the stages after the plan see nothing else.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,15 @@ from medseg.config.search_space import find_search_conflicts
 from medseg.data.options import DataOptions
 from medseg.evaluation.options import EvaluationOptions, MeasureName
 from medseg.export.options import ExportName
-from medseg.inference.options import InferenceOptions, PostprocessStep
+from medseg.inference.options import InferenceOptions, InferenceSettings, PostprocessStep
 from medseg.labels import Code, Label, LabelScheme, LabelTable, Side
 from medseg.models.bundle_record import BundleAbout
-from medseg.models.options import NetworkOptions
+from medseg.models.options import AutoNetworkOptions, NetworkOptions, NetworkSettings
+from medseg.planning.options import BudgetOptions
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.report.options import ReportOptions
 from medseg.search.options import SearchOptions
-from medseg.training.options import TrainingOptions
+from medseg.training.options import PLANNED, AllPlanned, TrainingOptions, TrainingSettings
 from medseg.transforms.options import AugmentStep, PreprocessStep
 
 # Colours of labels that name none: Okabe and Ito, Color Universal Design, 2008; told apart by most.
@@ -100,14 +105,29 @@ class ComputeOptions(SettingsModel):
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = Field(
         default="auto", description="Processes that load data; 0: none beside the main one."
     )
+    on_worker_failure: Literal["stop", "fall_back"] = Field(
+        default="stop",
+        description="What follows when such a process dies or hangs. stop: the run ends and says at which "
+        "case. fall_back: it goes on in the main process with the same samples, unless the case is the cause.",
+    )
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:[0-9]{1,3}$")] = Field(
         default="auto",
         description="Where the network runs; auto: a GPU where there is one. cuda:1 is the second.",
     )
 
 
-class RunConfig(SettingsModel):
-    """Settings of one pipeline, from data to report."""
+_PREPROCESS = "Steps that make an image ready for the network, in this order; auto: the plan decides."
+_AUGMENT = "Random changes of training samples, in this order; auto: the plan decides."
+_MODEL = "The network; auto: the plan decides."
+_TRAINING = (
+    "How it is trained; null: not at all, the model of `model.start_from` is used; auto: every number that "
+    "the plan can decide."
+)
+_INFERENCE = "How it predicts."
+
+
+class PipelineConfig(SettingsModel):
+    """Settings of one pipeline, from data to report; `auto` leaves a setting to the plan."""
 
     # `start_from: ../my_bundle` is a path of the file, `start_from: chest-xray-lungs` a name.
     name_or_path: ClassVar[frozenset[KeyPath]] = frozenset({("model", "start_from")})
@@ -133,22 +153,18 @@ class RunConfig(SettingsModel):
         default_factory=dict,
         description="Other namings that masks use; the manifest's column label_scheme picks one.",
     )
-    preprocess: tuple[PreprocessStep, ...] = Field(
-        default=(), description="Steps that make an image ready for the network, in this order."
+    budget: BudgetOptions = Field(
+        default_factory=BudgetOptions, description="Memory and time that the plan may count on."
     )
-    augment: tuple[AugmentStep, ...] = Field(
-        default=(), description="Random changes of training samples, in this order."
-    )
-    model: NetworkOptions = Field(description="The network.")
-    training: TrainingOptions | None = Field(
-        default=None,
-        description="How it is trained; null: not at all, the model of `model.start_from` is used.",
-    )
+    preprocess: Literal["auto"] | tuple[PreprocessStep, ...] = Field(default=(), description=_PREPROCESS)
+    augment: Literal["auto"] | tuple[AugmentStep, ...] = Field(default=(), description=_AUGMENT)
+    model: NetworkSettings = Field(description=_MODEL)
+    training: AllPlanned | TrainingSettings | None = Field(default=None, description=_TRAINING)
     search: SearchOptions | None = Field(
         default=None,
         description="Search for settings of the training before it; null: none. Needs the extra `search`.",
     )
-    inference: InferenceOptions = Field(default_factory=InferenceOptions, description="How it predicts.")
+    inference: InferenceSettings = Field(default_factory=InferenceSettings, description=_INFERENCE)
     postprocess: tuple[PostprocessStep, ...] = Field(
         default=(), description="Steps that clean a predicted mask, in this order."
     )
@@ -188,11 +204,36 @@ class RunConfig(SettingsModel):
     @property
     def refuses_colour(self) -> bool:
         """Whether an RGB image is an error: gray is expected and no step makes it gray."""
-        return self.data.gray and all(step.use != "gray" for step in self.preprocess)
+        steps = () if self.preprocess == "auto" else self.preprocess
+        return self.data.gray and all(step.use != "gray" for step in steps)
+
+    @property
+    def autos(self) -> tuple[str, ...]:
+        """Settings that are left to the plan, as `--set` writes them."""
+        found = [name for name in ("preprocess", "augment") if getattr(self, name) == "auto"]
+        found += ["model"] if isinstance(self.model, AutoNetworkOptions) else []
+        if self.training is not None:
+            found += [f"training.{name}" for name in PLANNED if getattr(self.training, name) == "auto"]
+        return (*found, *(["inference.window"] if self.inference.window == "auto" else []))
 
     def label_table(self) -> LabelTable:
         """The labels, regions, ignored value and schemes as the stages use them."""
         return table_from_options(self.labels, self.regions, self.ignore_value, self.label_schemes)
+
+
+class RunConfig(PipelineConfig):
+    """Settings of one pipeline with everything decided."""
+
+    preprocess: tuple[PreprocessStep, ...] = Field(default=(), description=_PREPROCESS)
+    augment: tuple[AugmentStep, ...] = Field(default=(), description=_AUGMENT)
+    model: NetworkOptions = Field(description=_MODEL)
+    training: TrainingOptions | None = Field(default=None, description=_TRAINING)
+    inference: InferenceOptions = Field(default_factory=InferenceOptions, description=_INFERENCE)
+
+
+def decided(config: PipelineConfig) -> PipelineConfig:
+    """The same settings as a RunConfig where none of them is `auto`; else as they are."""
+    return config if config.autos else RunConfig.model_validate(config.model_dump())
 
 
 def table_from_options(

@@ -13,14 +13,15 @@ from medseg.data.options import HoldoutSplit
 from medseg.search.space import Parameter, parameters
 
 if TYPE_CHECKING:
-    from medseg.config.schema import RunConfig
+    from medseg.config.schema import PipelineConfig
 
 # What a trial may change: what its training reads, and nothing that the data were checked with.
 SEARCHED = ("model", "training", "augment", "preprocess", "inference")
+_AUTO = "auto"
 Found = list[tuple[KeyPath, str]]
 
 
-def find_search_conflicts(config: RunConfig) -> Found:
+def find_search_conflicts(config: PipelineConfig) -> Found:
     """What is wrong with the section `search` of settings that are valid otherwise.
 
     A value that is refused by itself and with every value of every other searched setting is wrong; one
@@ -41,10 +42,24 @@ def find_search_conflicts(config: RunConfig) -> Found:
     for place, key in keys.items():
         if key.partition(".")[0] not in SEARCHED:
             found.append((place, f"a search changes {', '.join(SEARCHED)}; `{key}` is none of them"))
-    return found or _refused(_Checker(config), search.settings, parameters(search.space))
+    if found:
+        return found
+    plain = config.model_dump(mode="json")
+    known = tuple(p for p in parameters(search.space) if not _undecided(plain, p.key))
+    settings = {key: value for key, value in search.settings.items() if not _undecided(plain, key)}
+    return _refused(_Checker(config), settings, known)
 
 
-def _needs(config: RunConfig) -> Iterator[tuple[KeyPath, str]]:
+def _undecided(plain: Any, key: str) -> bool:
+    """Whether the plan decides on a block that the key stands in, so that it cannot be checked before."""
+    for part in key.split(".")[:-1]:
+        plain = plain.get(part) if isinstance(plain, Mapping) else None
+        if plain == _AUTO or (isinstance(plain, Mapping) and plain.get("use") == _AUTO):
+            return True
+    return False
+
+
+def _needs(config: PipelineConfig) -> Iterator[tuple[KeyPath, str]]:
     """What a search needs from the other sections."""
     search, split = config.search, config.data.split
     if search is None:
@@ -63,7 +78,7 @@ def _needs(config: RunConfig) -> Iterator[tuple[KeyPath, str]]:
 class _Checker:
     """Asks whether the settings with some other values are settings; the answer is a reason or None."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: PipelineConfig) -> None:
         self._plain = config.model_copy(update={"search": None})
 
     def __call__(self, values: Mapping[str, Any]) -> str | None:
@@ -103,6 +118,8 @@ def _reason(
     why: _Checker, values: Mapping[str, Any], parameter: Parameter, space: tuple[Parameter, ...]
 ) -> str | None:
     """Why a value cannot be used, or None where it can be with some value of another setting."""
+    if values[parameter.key] in (_AUTO, {"use": _AUTO}):
+        return "a search tries values, and `auto` is none: the plan decides once, before the search"
     alone = why(values)
     if alone is None:
         return None

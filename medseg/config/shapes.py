@@ -145,6 +145,7 @@ class Walk:
     def run(self, node: Node, shape: Shape, path: KeyPath = ()) -> Node:
         """The tree with names written out and, where asked for, paths made absolute."""
         if shape.kind == "union":
+            node = _written_out(node, shape.parts)
             picked = _pick(node, shape.parts)
             return node if picked is None else self.run(node, picked, path)
         if shape.kind == "choice":
@@ -238,6 +239,19 @@ def _substitute(text: str) -> str:
 
 def _keys(node: Node) -> tuple[str, ...]:
     return tuple(node.value) if isinstance(node.value, dict) else ()
+
+
+def _written_out(node: Node, parts: Sequence[Shape]) -> Node:
+    """The block of settings that a word stands for, where a model of the union names it a shorthand."""
+    for part in parts:
+        known: Mapping[str, Mapping[str, Any]] = getattr(part.model, "shorthands", {})
+        if isinstance(node.value, str) and node.value in known:
+            values = known[node.value].items()
+            entries = {
+                key: Entry(key_mark=node.mark, node=replace(node, value=value)) for key, value in values
+            }
+            return replace(node, value=entries)
+    return node
 
 
 def _pick(node: Node, parts: Sequence[Shape]) -> Shape | None:

@@ -47,15 +47,17 @@ class RefineOptions(_Options):
     )
 
 
-class InferenceOptions(_Options):
-    """How the prepared image is shown to the network."""
+Window = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=3)]
+_WINDOW = (
+    "Voxels of a window along each axis of the prepared image; null: the patch size of the training, or all "
+    "at once where it has none; auto: the plan decides."
+)
 
-    window: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        default=None,
-        min_length=2,
-        max_length=3,
-        description="Voxels of a window along each axis of the prepared image; null: all at once.",
-    )
+
+class InferenceSettings(_Options):
+    """How the prepared image is shown to the network, as a YAML says it."""
+
+    window: Literal["auto"] | Window | None = Field(default=None, description=_WINDOW)
     overlap: float = Field(
         default=0.25,
         ge=0,
@@ -95,6 +97,12 @@ class InferenceOptions(_Options):
         if self.tta == "none":
             return ()
         return self.tta if isinstance(self.tta, tuple) else (self.tta,)
+
+
+class InferenceOptions(InferenceSettings):
+    """How the prepared image is shown to the network, with everything decided."""
+
+    window: Window | None = Field(default=None, description=_WINDOW)
 
 
 class _PostprocessStep(_Options):

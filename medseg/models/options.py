@@ -6,7 +6,7 @@ the one that is named, in two or three dimensions.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -168,10 +168,26 @@ class SmallUNetOptions(_WithDeepSupervision):
         return int(2**self.levels)
 
 
-NetworkOptions = Annotated[
-    UNetOptions | ResidualUNetOptions | AttentionUNetOptions | FCNOptions | SmallUNetOptions,
-    Field(discriminator="use"),
-]
+class AutoNetworkOptions(BaseModel):
+    """The plan chooses network, width and depth by the data and the budget."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    use: Literal["auto"] = "auto"
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Bundle (shipped name, or path of a folder) whose network is taken and whose weights the "
+        "training starts from. None: fresh weights.",
+    )
+
+
+_AnyNetwork: TypeAlias = (
+    UNetOptions | ResidualUNetOptions | AttentionUNetOptions | FCNOptions | SmallUNetOptions
+)
+NetworkOptions = Annotated[_AnyNetwork, Field(discriminator="use")]
+NetworkSettings = Annotated[_AnyNetwork | AutoNetworkOptions, Field(discriminator="use")]
+"""`NetworkOptions`, or `auto`."""
 NETWORK_OPTIONS: TypeAdapter[NetworkOptions] = TypeAdapter(NetworkOptions)
 
 

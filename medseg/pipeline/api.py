@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config.load import find_pipeline, load_run_config, resolved_yaml
-from medseg.config.schema import RunConfig
+from medseg.config.schema import PipelineConfig, decided
 from medseg.errors import MedsegError, QualityError
 from medseg.pipeline import check, evaluate, export, plan, predict, report, search, train
 from medseg.pipeline.context import Context
@@ -28,16 +28,17 @@ STAGE_TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="plan",
-        settings=("model", "preprocess", "inference", "training", "compute"),
+        settings=("budget", "model", "preprocess", "augment", "inference", "training", "compute"),
         run=plan.run,
         wanted=lambda _: True,
         plan=plan.plan,
+        recall=plan.recall,
     ),
     Stage(
         name="search",
         settings=search.SETTINGS,
         run=search.run,
-        wanted=lambda context: context.config.search is not None,
+        wanted=lambda context: context.settings.search is not None,
         plan=search.plan,
         recall=search.recall,
     ),
@@ -45,7 +46,7 @@ STAGE_TABLE: tuple[Stage, ...] = (
         name="train",
         settings=("preprocess", "augment", "model", "training"),
         run=train.run,
-        wanted=lambda context: context.config.training is not None,
+        wanted=lambda context: context.settings.training is not None,
         plan=train.plan,
     ),
     Stage(
@@ -88,6 +89,8 @@ def run_pipeline(
 ) -> Result:
     """Run a pipeline file, or go on with the run of the same settings.
 
+    Where torchrun started several processes, each calls this: process 0 does all, the others train along.
+
     Parameters
     ----------
     pipeline : Path
@@ -112,7 +115,33 @@ def run_pipeline(
     MedsegError
         What ended the run; finished stages stay and are used by the next attempt.
     """
-    reporter = reporter or SilentReporter()
+    if not _one_of_several():
+        return _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+    from medseg.pipeline import ranks
+    from medseg.pipeline.fit import train_part
+
+    with ranks.joined() as team:
+        if team.rank > 0:
+            ranks.follow(team, train_part)
+            return Result(silent=True)
+        result = _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+        ranks.dismiss()
+        return result
+
+
+def _one_of_several() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def _run(
+    pipeline: Path,
+    output: Path,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    until: str | None,
+    reporter: Reporter,
+) -> Result:
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
     with run.locked():
@@ -124,7 +153,7 @@ def run_pipeline(
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         )
         reporter.title(f"{loaded.config.name} · {run.path}")
-        context = Context(config=loaded.config, run=run, reporter=reporter)
+        context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
         os.environ.setdefault("OMP_NUM_THREADS", str(context.threads))
         until = _last_stage(loaded.config, until)
         ran = run_stages(context, _until(until), only=only)
@@ -142,7 +171,7 @@ def dry_run_pipeline(
     reporter = reporter or SilentReporter()
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
-    context = Context(config=loaded.config, run=run, reporter=reporter)
+    context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
     lines = describe(context, _until(_last_stage(loaded.config, None)))
     reporter.title(f"{loaded.config.name} · {run.path}")
     reporter.table("", ("stage", "would do", "because"), lines)
@@ -152,7 +181,7 @@ def dry_run_pipeline(
     )
 
 
-def _last_stage(config: RunConfig, until: str | None) -> str | None:
+def _last_stage(config: PipelineConfig, until: str | None) -> str | None:
     """Last stage to run, None for all; a search may say that the run ends with it."""
     check_stages([] if until is None else [until])
     order = [stage.name for stage in STAGE_TABLE]

@@ -27,7 +27,8 @@ def image_size(config: RunConfig) -> tuple[int, ...] | None:
 
 def spatial_dims(config: RunConfig, facts: Mapping[str, Mapping[str, Any]] | None = None) -> int:
     """Number of axes of the images, from the settings or, where those do not say, from the data."""
-    size = config.inference.window or image_size(config)
+    patch = None if config.training is None else config.training.patch_size
+    size = config.inference.window or patch or image_size(config)
     if size is not None:
         return len(size)
     return next((len(fact["shape"]) for fact in (facts or {}).values()), 2)

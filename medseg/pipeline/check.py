@@ -25,7 +25,7 @@ _FACTS = "check.json"
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    source = context.config.data.source
+    source = context.settings.data.source
     what = {
         "phantom": f"draw {getattr(source, 'cases', 0)} synthetic studies",
         "manifest": f"read the cases of {Path(getattr(source, 'path', '')).name}",
@@ -44,9 +44,9 @@ def run(context: Context) -> dict[str, Any]:
     MissingPackageError
         What an export needs is not installed: better known before the training than after it.
     """
-    if "encapsulated_pdf" in context.config.export:
+    if "encapsulated_pdf" in context.settings.export:
         require_pdf()
-    cases, skipped = find_cases(context.config.data.source, made_folder=context.run.cache)
+    cases, skipped = find_cases(context.settings.data.source, made_folder=context.run.cache)
     for text in skipped[:5]:
         context.reporter.note(f"left out: {text}")
     if len(skipped) > 5:
@@ -72,9 +72,9 @@ def _hashes(case: Case) -> list[str]:
 
 
 def _splits(context: Context, cases: tuple[Case, ...]) -> dict[str, Split]:
-    if context.config.training is None:
+    if context.settings.training is None:
         return {case.case_id: case.split or "test" for case in cases}
-    return dict(assign_splits(cases, context.config.data.split))
+    return dict(assign_splits(cases, context.settings.data.split))
 
 
 def _known_report(context: Context, inputs: str) -> dict[str, Any] | None:
@@ -90,10 +90,10 @@ def _look(context: Context, cases: tuple[Case, ...], inputs: str, skipped: tuple
     found = check_cases(
         cases,
         table=context.table,
-        read_image=image_reader(context.config),
-        read_label=mask_reader(context.config),
-        options=context.config.data,
-        gray_only=context.config.refuses_colour,
+        read_image=image_reader(context.settings),
+        read_label=mask_reader(context.settings),
+        options=context.settings.data,
+        gray_only=context.settings.refuses_colour,
         splits=context.splits,
         progress=lambda done, total: context.reporter.advanced(STAGE, done, total, "looking at every file"),
     )

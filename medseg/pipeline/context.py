@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medseg.config.schema import RunConfig
+from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
 from medseg.labels import LabelTable
 from medseg.pipeline.progress import Reporter
 from medseg.pipeline.run_folder import RunFolder, StageState
+from medseg.planning.cost import Prediction
 from medseg.privacy import pseudonym
+from medseg.training.records import Progress as TrainingProgress
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +35,8 @@ class Context:
 
     Parameters
     ----------
-    config : RunConfig
+    settings : PipelineConfig
+        As the YAML says them; the stage `plan` puts the decided ones in their place.
     run : RunFolder
     reporter : Reporter
     cases : tuple of Case
@@ -46,9 +49,13 @@ class Context:
         Grows; a run that has any ends with exit code 1.
     resuming : bool
         Whether the stage that runs was begun with the same key and not ended; set by the runner.
+    prediction : Prediction or None
+        What the stage `plan` expects the training to take.
+    on_progress : callable (Progress) or None
+        Told of every update of the training, besides the reporter.
     """
 
-    config: RunConfig
+    settings: PipelineConfig
     run: RunFolder
     reporter: Reporter
     cases: tuple[Case, ...] = ()
@@ -56,21 +63,30 @@ class Context:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[CaseFailure] = field(default_factory=list)
     resuming: bool = False
+    prediction: Prediction | None = None
+    on_progress: Callable[[TrainingProgress], None] | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings with everything decided, for the stages after `plan`."""
+        if not isinstance(self.settings, RunConfig):
+            raise RuntimeError(f"not decided yet: {', '.join(self.settings.autos)}; run the stage plan first")
+        return self.settings
 
     @cached_property
     def table(self) -> LabelTable:
         """Label table of the settings."""
-        return self.config.label_table()
+        return self.settings.label_table()
 
     @cached_property
     def threads(self) -> int:
         """Processor threads for the numeric libraries."""
-        wanted = self.config.compute.threads
+        wanted = self.settings.compute.threads
         return len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
 
     def section(self, name: str) -> Any:
-        """One section of the resolved settings as JSON, for keys and records."""
-        return self.config.model_dump(mode="json", include={name})[name]
+        """One section of the settings as JSON, for keys and records."""
+        return self.settings.model_dump(mode="json", include={name})[name]
 
     def in_split(self, *splits: str) -> tuple[Case, ...]:
         """Usable cases of the named splits."""
@@ -104,7 +120,7 @@ class Context:
 
     def device(self) -> str:
         """The torch device of the settings; `auto` takes a CUDA device where there is one."""
-        wanted = self.config.compute.device
+        wanted = self.settings.compute.device
         import torch
 
         if wanted == "cuda" and not torch.cuda.is_available():

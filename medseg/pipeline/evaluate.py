@@ -19,9 +19,7 @@ STAGE = "evaluate"
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    return (
-        f"{', '.join(context.config.evaluation.metric_names)} of the {context.config.evaluation.cases} cases"
-    )
+    return f"{', '.join(context.settings.evaluation.metric_names)} of the {context.settings.evaluation.cases} cases"
 
 
 def run(context: Context) -> dict[str, Any]:

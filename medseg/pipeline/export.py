@@ -17,7 +17,7 @@ STAGE = "export"
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    return f"{', '.join(context.config.export)} of the {which(context)} cases"
+    return f"{', '.join(context.settings.export)} of the {which(context)} cases"
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,28 @@ from typing import Any
 import torch
 
 from medseg import __version__
+from medseg.amounts import time_text
 from medseg.data.dataset import PreparedSet, prepare_cases
 from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
+from medseg.data.patches import PatchSampler, structure_sets
 from medseg.errors import ConfigError, ManifestError
+from medseg.memory import PeakMemory
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
 from medseg.models.registry import build_network
 from medseg.models.transfer import load_matching
-from medseg.pipeline import bundling
+from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
+from medseg.planning.cost import compare
 from medseg.provenance import sha256_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
 from medseg.training.options import TrainingOptions
 from medseg.training.records import Progress, TrainingResult
+from medseg.training.trainer import OnValidation
 from medseg.training.trainer import train as train_network
 from medseg.transforms.augment import compile_augment
 from medseg.transforms.preprocess import label_to_grid, preprocess
@@ -35,83 +41,94 @@ from medseg.volume import Volume
 STAGE = "train"
 
 
+def fit(context: Context) -> dict[str, Any]:
+    """Train and write the bundle of the run; a killed training goes on where it stood."""
+    begin = time.monotonic()
+    with PeakMemory() as peak:
+        trained = train_part(context)
+        bundle = bundling.write_trained(
+            context, network=trained.network, result=trained.result, train_set=trained.train_set
+        )
+        # What earlier processes of this training took counts, too; their preparation is this one's.
+        seconds = time.monotonic() - begin + trained.seconds_before
+    found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
+    if found is not None:
+        context.reporter.note(f"the training {found.text}")
+    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    return summary | {
+        "ram_bytes": peak.total_bytes,
+        "comparison": None if found is None else found.to_json(),
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A finished training: the network with its weights, what it started from, its cases."""
+    """A trained network, how it came about, and what on."""
 
     network: SegmentationNetwork
     result: TrainingResult
     transfer: dict[str, Any]
     train_set: PreparedSet
+    seconds_before: float
 
 
-def fit(context: Context) -> dict[str, Any]:
-    """Train and write the bundle of the run; a killed training goes on where it stood."""
-    done = train_once(context, folder=context.run.path / "training", resume=context.resuming)
-    bundle = bundling.write_trained(
-        context, network=done.network, result=done.result, train_set=done.train_set
-    )
-    return _summary(done.result, bundle_sha256=bundle.weights_sha256, transfer=done.transfer)
-
-
-def train_once(
+def train_part(
     context: Context,
     *,
-    folder: Path,
-    resume: bool,
+    folder: Path | None = None,
+    resume: bool | None = None,
     sets: tuple[PreparedSet, PreparedSet] | None = None,
-    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_validation: OnValidation | None = None,
 ) -> Trained:
-    """Train the network of the settings on the cases of the context, in a folder of its own.
+    """Prepare the cases and train on them; of several processes each calls this, process 0 first.
 
     Parameters
     ----------
     context : Context
-    folder : Path
-        Checkpoints, curves and weights.
-    resume : bool
-        Whether a checkpoint of the folder is used; else it is removed.
+    folder : Path, optional
+        Checkpoints, curves and weights; `training/` of the run unless given.
+    resume : bool, optional
+        Whether a checkpoint of the folder is used, or else removed; as the runner says unless given.
     sets : (PreparedSet, PreparedSet), optional
         Training and validation cases, where they are prepared already.
     on_validation : callable (epoch, values), optional
         Called after each validation; what it raises ends the training.
     """
     training = _options(context)
-    torch.set_num_threads(context.threads)
     train_set, validation_set = sets or (prepare(context, "train"), prepare(context, "validation"))
+    ranks.lead(context)
+    place = distributed.processes()
+    torch.set_num_threads(max(1, context.threads // place.local_size))
     network, transfer = start_network(context, in_channels=train_set[0].image.shape[0])
-    table, device = context.table, context.device()
-    loss = build_loss(
-        training.loss,
-        set_matrix=table.set_matrix,
-        regions=table.region_classes(),
+    table, device = context.table, distributed.local_device(context.device())
+    loss = build_loss(training.loss, set_matrix=table.set_matrix, regions=table.region_classes())
+    validate = dice_validation(
+        validation_set, table=table, inference=context.config.inference, device=str(device)
     )
-    with (
-        distributed.process_group(device=torch.device(device)) as processes,
-        _loader(context, train_set, training, device, processes) as loader,
-    ):
+    with _loader(context, train_set, training, device.type, place) as loader:
+        started = time.monotonic()
         result = train_network(
             network=network,
             loader=loader,
-            validate=dice_validation(
-                validation_set, table=table, inference=context.config.inference, device=device
-            )
-            if len(validation_set)
-            else None,
+            validate=validate if len(validation_set) else None,
             options=training,
             loss=loss,
-            folder=folder,
+            folder=folder or context.run.path / "training",
             progress=_progress(context),
-            resume=resume,
+            tell=context.reporter.note,
+            resume=context.resuming if resume is None else resume,
             on_validation=on_validation,
-            device=torch.device(device),
+            device=device,
             settings={
                 "start_from": transfer,
                 "validation": validation_set.fingerprint(),
                 **{name: context.section(name) for name in ("preprocess", "augment", "labels", "inference")},
             },
         )
-    return Trained(network=network, result=result, transfer=transfer, train_set=train_set)
+    earlier = max(0.0, result.seconds - (time.monotonic() - started))
+    return Trained(
+        network=network, result=result, transfer=transfer, train_set=train_set, seconds_before=earlier
+    )
 
 
 def _options(context: Context) -> TrainingOptions:
@@ -152,7 +169,7 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
     options, training = context.config.model, context.config.training
     network = build_network(
         options,
-        spatial_dims=bundling.spatial_dims(context.config),
+        spatial_dims=bundling.spatial_dims(context.config, context.facts),
         in_channels=in_channels,
         class_count=context.table.class_count,
         seed=training.seed if training is not None else 0,
@@ -172,16 +189,23 @@ def _loader(
     device: str,
     processes: distributed.Processes,
 ) -> BatchLoader:
-    workers = context.config.compute.workers
+    workers, cores = context.config.compute.workers, torch.get_num_threads()
     table = context.table
     return BatchLoader(
         cases,
         batch_size=training.batch_size,
         seed=training.seed,
-        workers=auto_workers(cores=context.threads, device="cuda" if device.startswith("cuda") else "cpu")
+        workers=auto_workers(cores=cores, device="cuda" if device == "cuda" else "cpu")
         if workers == "auto"
         else workers,
         augment=compile_augment(context.config.augment, table.mirror_sets),
+        patches=None
+        if training.patch_size is None
+        else PatchSampler(
+            size=training.patch_size, foreground=training.foreground, structures=structure_sets(table)
+        ),
+        on_worker_failure=context.config.compute.on_worker_failure,
+        note=context.reporter.note,
         samples_per_epoch=training.samples_per_epoch,
         weights=_weights(context, cases, training.case_weights),
         rank=processes.rank,
@@ -203,11 +227,13 @@ def _weights(context: Context, cases: PreparedSet, column: str | None) -> list[f
 
 def _progress(context: Context) -> Any:
     def show(state: Progress) -> None:
+        if context.on_progress is not None:
+            context.on_progress(state)
         done = (state.epoch - 1) * state.steps + state.step
         dice = state.metrics.get("dice")
-        text = f"epoch {state.epoch}/{state.epochs} loss {state.loss:.3f}"
-        text += f" dice {dice:.4f}" if dice is not None else ""
-        text += f" {state.images_per_second:.1f} images/s, {state.seconds_left:.0f} s left"
+        text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
+        text += f", Dice {dice:.4f}" if dice is not None else ""
+        text += f", {state.images_per_second:.1f} samples/s, {time_text(state.seconds_left)} left"
         context.reporter.advanced(STAGE, done, state.epochs * state.steps, text)
 
     return show
@@ -215,8 +241,10 @@ def _progress(context: Context) -> Any:
 
 def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any]) -> dict[str, Any]:
     best = f", best Dice {result.best_metric:.4f} in epoch {result.best_epoch}" if result.best_metric else ""
+    text = f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} samples/s"
+    text += f", network at work {result.shares.get('network', 0):.0%} of the time"
     return {
-        "text": f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} images/s",
+        "text": text + (f"; {result.refit}" if result.refit else ""),
         "weights_sha256": result.weights_sha256,
         "bundle_weights_sha256": bundle_sha256,
         "best_metric": result.best_metric,
@@ -225,6 +253,8 @@ def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, 
         "updates": result.updates,
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
+        "shares": {part: round(share, 4) for part, share in result.shares.items()},
+        "refit": result.refit,
         "precision": result.precision,
         "precision_reason": result.precision_reason,
         "threads": result.threads,

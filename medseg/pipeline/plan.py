@@ -1,64 +1,98 @@
-"""Stage `plan`: what will be trained and shown to the network, and what that costs."""
+"""Stage `plan`: what will be trained and shown to the network, why, and what that costs.
+
+It decides every `auto` of the settings and puts the decided settings into the context, also where its
+result is used again; plan.json holds the decisions, pipeline.resolved.yaml settings that run as they are.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from medseg.models.options import check_window
-from medseg.pipeline.bundling import image_size, spatial_dims
+from medseg.config.load import load_run_config, resolved_yaml
+from medseg.config.schema import PipelineConfig, RunConfig
+from medseg.errors import StorageError
 from medseg.pipeline.context import Context
-from medseg.provenance import write_json
+from medseg.planning.plan import PLAN_FILE, Plan
+from medseg.provenance import write_json, write_text
 
 STAGE = "plan"
+RESOLVED_FILE = "pipeline.resolved.yaml"
 
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    size = image_size(context.config)
-    shape = " x ".join(map(str, size)) if size else "images of their own size"
-    return f"{context.config.model.use} on {shape}"
+    autos = context.settings.autos
+    if autos:
+        return f"look at the training cases and decide {', '.join(autos)}"
+    patch = _patch(context.settings)
+    return f"{context.settings.model.use}, {patch}"
+
+
+def _patch(settings: PipelineConfig) -> str:
+    size = settings.inference.window or (settings.training and settings.training.patch_size)
+    return " x ".join(map(str, size)) if isinstance(size, tuple) else "whole images"
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Check that network, data and window fit each other; write plan.json.
+    """Decide what is left to the plan, predict memory and time; write plan.json and pipeline.resolved.yaml.
 
     Raises
     ------
     ConfigError
-        A window the network is too deep for, or a 3-D network for 2-D data.
+        A window or patch that does not fit network and images, or a budget that holds no training.
+    ManifestError
+        Training cases without a labelled voxel.
     """
-    from medseg.models.registry import build_network
+    from medseg.pipeline.planned import make_plan
 
-    config = context.config
-    dims = spatial_dims(config)
-    _refuse_mixed_dims(context, dims)
-    window = config.inference.window or image_size(config)
-    if window is not None:
-        check_window(config.model, tuple(window))
-    network = build_network(
-        config.model, spatial_dims=dims, in_channels=1, class_count=context.table.class_count, seed=0
-    )
-    parameters = sum(p.numel() for p in network.parameters())
-    value = {
-        "network": config.model.model_dump(mode="json"),
-        "spatial_dims": dims,
-        "parameters": parameters,
-        "image_size": image_size(config),
-        "window": window,
-        "classes": list(context.table.names),
-        "cases": {name: len(context.in_split(name)) for name in ("train", "validation", "test")},
-    }
-    write_json(context.run.path / "plan.json", value)
-    return {"text": f"{plan(context)}, {parameters / 1e6:.2f} M parameters", **value}
+    found, config = make_plan(context)
+    # The settings first: where the plan is, they are.
+    write_text(context.run.path / RESOLVED_FILE, resolved_yaml(config))
+    write_json(context.run.path / PLAN_FILE, found.to_json())
+    for note in found.notes:
+        context.reporter.note(note)
+    _take(context, found, config)
+    return {"text": _text(found, config), **_summary(found)}
 
 
-def _refuse_mixed_dims(context: Context, dims: int) -> None:
-    from medseg.errors import ConfigError
+def recall(context: Context) -> None:
+    """Put the decided settings of an earlier attempt into the context.
 
-    for case_id, fact in context.facts.items():
-        found = len(fact["shape"])
-        if found != dims:
-            raise ConfigError(
-                f"the settings describe {dims}-D images (preprocess resize or inference.window has {dims} axes), "
-                f"but case {case_id} is {found}-D; give {found} sizes, or take the case out"
-            )
+    Raises
+    ------
+    StorageError
+        The files of the plan are missing or damaged.
+    """
+    folder = context.run.path
+    try:
+        found = Plan.from_json(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
+        config = load_run_config(folder / RESOLVED_FILE).config
+        decided = RunConfig.model_validate(config.model_dump())
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise StorageError(
+            f"the plan in {folder} cannot be read ({type(err).__name__}); repeat it with --only plan"
+        ) from err
+    _take(context, found, decided)
+
+
+def _take(context: Context, found: Plan, config: RunConfig) -> None:
+    context.settings, context.prediction = config, found.prediction
+
+
+def read_plan(context: Context) -> Plan:
+    """The plan of the run, after the stage."""
+    return Plan.from_json(json.loads((context.run.path / PLAN_FILE).read_text(encoding="utf-8")))
+
+
+def _summary(found: Plan) -> dict[str, Any]:
+    value = found.to_json()
+    names = ("spatial_dims", "in_channels", "parameters", "classes", "cases", "prediction")
+    return {name: value.get(name) for name in names}
+
+
+def _text(found: Plan, config: RunConfig) -> str:
+    parameters = found.facts.get("parameters")
+    size = f", {parameters / 1e6:.2f} M parameters" if parameters else ""
+    text = f"{config.model.use} on {_patch(config)}{size}"
+    return f"{text}; predicted {found.prediction.text}" if found.prediction else text

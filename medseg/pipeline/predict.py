@@ -21,12 +21,12 @@ def plan(context: Context) -> str:
 
 def which(context: Context) -> str:
     """The split whose cases are predicted: the widest that evaluation and report ask for."""
-    wanted = {context.config.evaluation.cases, context.config.report.cases} - {"none"}
-    return "all" if "all" in wanted or context.config.training is None else (sorted(wanted) or ["test"])[0]
+    wanted = {context.settings.evaluation.cases, context.settings.report.cases} - {"none"}
+    return "all" if "all" in wanted or context.settings.training is None else (sorted(wanted) or ["test"])[0]
 
 
 def _model_name(context: Context) -> str:
-    return "the trained model" if context.config.training else str(context.config.model.start_from)
+    return "the trained model" if context.settings.training else str(context.settings.model.start_from)
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.config.schema import RunConfig
+from medseg.config.schema import PipelineConfig
 from medseg.data.encoding import encode_mask
 from medseg.data.manifest import Case
 from medseg.io.read import read_image, read_label
@@ -17,7 +17,7 @@ from medseg.labels import LabelTable
 from medseg.volume import Volume
 
 
-def image_reader(config: RunConfig) -> Callable[[Sequence[Path]], Volume]:
+def image_reader(config: PipelineConfig) -> Callable[[Sequence[Path]], Volume]:
     """A reader that refuses what the settings do not accept."""
     gray_only = config.refuses_colour
     modality = frozenset(config.data.modality) or None
@@ -28,7 +28,7 @@ def image_reader(config: RunConfig) -> Callable[[Sequence[Path]], Volume]:
     return read
 
 
-def mask_reader(config: RunConfig) -> Callable[[Path, Volume], NDArray[Any]]:
+def mask_reader(config: PipelineConfig) -> Callable[[Path, Volume], NDArray[Any]]:
     """A reader that brings a mask onto the grid of its image, (1, *spatial), as the settings allow."""
     resample = config.data.label_resample
 
@@ -38,7 +38,7 @@ def mask_reader(config: RunConfig) -> Callable[[Path, Volume], NDArray[Any]]:
     return read
 
 
-def read_reference(case: Case, like: Volume, config: RunConfig, table: LabelTable) -> NDArray[np.int16]:
+def read_reference(case: Case, like: Volume, config: PipelineConfig, table: LabelTable) -> NDArray[np.int16]:
     """Mask of a case as set indices on the grid of its image, (1, *spatial)."""
     if case.label is None:
         raise ValueError("a case without a mask has no reference")

@@ -48,7 +48,7 @@ class _Found:
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    cases = context.config.report.cases
+    cases = context.settings.report.cases
     return f"one page, {'no sections of cases' if cases == 'none' else f'a section for each of the {cases} cases'}"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medseg import __version__
 from medseg.config.load import resolved_yaml
 from medseg.config.problems import SettingsError
-from medseg.config.schema import RunConfig
+from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.config.search_space import refusal_text
 from medseg.config.yaml_model import with_values
 from medseg.errors import ConfigError, ManifestError, StorageError
@@ -47,7 +47,7 @@ _DECIDING = ("labels", "regions", "ignore_value", "label_schemes", *SETTINGS[1:]
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    options = _options(context.config)
+    options = _options(context.settings)
     names = ", ".join(options.space)
     return f"{options.trials} trials of {names} by {options.sampler.use}, the best by {options.metric}"
 
@@ -100,10 +100,11 @@ def recall(context: Context) -> None:
 
 
 def _take(context: Context, config: RunConfig) -> None:
-    context.config = config
+    # What the plan expects is about the settings before the search.
+    context.settings, context.prediction = config, None
 
 
-def _options(config: RunConfig) -> SearchOptions:
+def _options(config: PipelineConfig) -> SearchOptions:
     if config.search is None:
         raise ConfigError("the YAML has no section search; add one, or leave the stage out")
     return config.search

@@ -140,7 +140,7 @@ def test_the_schema_in_docs_is_the_one_of_the_code(project: Path):
 def test_schema_takes_bare_names_that_need_no_options():
     schema = json_schema()
     bare = {
-        name: _bare_names(schema["properties"][name]["items"])
+        name: _bare_names(_items(schema["properties"][name]))
         for name in ("preprocess", "augment", "postprocess")
     }
     assert "gray" in bare["preprocess"]
@@ -148,7 +148,11 @@ def test_schema_takes_bare_names_that_need_no_options():
     assert "pad" not in bare["preprocess"], "needs size or multiple, which only its validator knows"
     assert set(bare["postprocess"]) == {"keep_largest", "fill_holes"}
     assert "unet" in _bare_names(schema["properties"]["model"])
-    assert "adamw" in _bare_names(schema["definitions"]["TrainingOptions"]["properties"]["optimiser"])
+    assert "adamw" in _bare_names(schema["definitions"]["TrainingSettings"]["properties"]["optimiser"])
+
+
+def _items(value: dict) -> dict:
+    return next(branch["items"] for branch in value.get("anyOf", [value]) if "items" in branch)
 
 
 def _bare_names(choice: dict) -> list[str]:

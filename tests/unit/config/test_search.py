@@ -82,7 +82,7 @@ def test_values_of_a_trial_become_settings_whatever_their_order(load):
     ("line", "says", "pointed"),
     [
         ("training.lerning_rate: {low: 1, high: 2}", "did you mean `learning_rate`", "training.l"),
-        ("training.learning_rate: {low: 0, high: 1}", "needs a number above 0, found 0", "0, high"),
+        ("training.learning_rate: {low: 0, high: 1}", "a number above 0, found 0", "0, high"),
         ("training.loss: {choices: [dice_ce, dise]}", "unknown `dise`", "dise"),
         ("training.loss: {choices: [{use: tversky, alfa: 1}]}", "no such key `alfa`", "{use"),
         ("training.loss.alpha: {low: 0.1, high: 0.9}", "no such key `alpha`", "training.loss.alpha"),
@@ -95,6 +95,7 @@ def test_values_of_a_trial_become_settings_whatever_their_order(load):
         ("data.split.seed: {choices: [1, 2]}", "`data.split.seed` is none of them", "data"),
         ("search.trials: {choices: [1, 2]}", "is none of them", "search"),
         ("training.ema: {choices: [0.9, 0.9]}", "stands twice, or two choices look the same: 0.9", "choices"),
+        ("training.batch_size: {choices: [2, auto]}", "tries values, and `auto` is none", "auto"),
         ("training.ema: {}", "give either low and high, or choices", "training.ema"),
         ("training.ema: {low: 0.1}", "a range has both low and high", "training.ema"),
         ("training.ema: {low: 0.9, high: 0.1}", "low must be below high", "training.ema"),
@@ -156,3 +157,17 @@ def test_a_search_needs_a_training_and_validation_cases(load):
 def test_set_reaches_into_the_search(load):
     config = load(SPACE, "search.trials=3", "search.then=stop")
     assert (config.search.trials, config.search.then) == (3, "stop")
+
+
+def test_what_the_plan_decides_on_is_checked_by_the_trials(load):
+    auto = BASE.replace("{use: unet, channels: [8, 16]}", "auto").replace(
+        "{epochs: 2}", "{learning_rate: auto}"
+    )
+    space = """
+space:
+  model.channels: {choices: [[8, 16], [1]]}
+  training.learning_rate: {low: 1e-4, high: 1e-2, log: true}
+"""
+    assert list(load(space, base=auto).search.space) == ["model.channels", "training.learning_rate"]
+    with pytest.raises(SettingsError, match="a number above 0, found -1"):
+        load(space.replace("low: 1e-4", "low: -1.0").replace(", log: true", ""), base=auto)

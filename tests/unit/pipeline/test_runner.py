@@ -22,7 +22,7 @@ class Pipeline:
         self.found = "x"
 
     def context(self):
-        context = Context(config=SimpleNamespace(), run=RunFolder(self.folder), reporter=SilentReporter())
+        context = Context(settings=SimpleNamespace(), run=RunFolder(self.folder), reporter=SilentReporter())
         context.section = self.settings.__getitem__
         return context
 

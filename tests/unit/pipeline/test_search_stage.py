@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from medseg.config import load_run_config
+from medseg.config.schema import decided
 from medseg.data.manifest import Case
 from medseg.errors import ConfigError, ManifestError
 from medseg.pipeline import search
@@ -37,7 +38,7 @@ def pipeline(tmp_path):
 @pytest.fixture
 def context(pipeline, tmp_path):
     config = load_run_config(pipeline).config
-    return Context(config=config, run=RunFolder(tmp_path / "run"), reporter=SilentReporter())
+    return Context(settings=decided(config), run=RunFolder(tmp_path / "run"), reporter=SilentReporter())
 
 
 def test_an_earlier_search_gives_its_best_to_the_stages_after_it(context):

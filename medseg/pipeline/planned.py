@@ -1,0 +1,420 @@
+"""The work of stage `plan`: fingerprint, decisions, probe, and the settings that come of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from medseg.config.schema import PipelineConfig, RunConfig
+from medseg.data.manifest import Case, Split
+from medseg.errors import ConfigError
+from medseg.memory import peak_memory_bytes
+from medseg.models.bundle import Bundle, read_bundle
+from medseg.models.options import AutoNetworkOptions, NetworkOptions
+from medseg.pipeline import plan_checks, probe
+from medseg.pipeline.context import Context
+from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
+from medseg.pipeline.readers import image_reader, mask_reader
+from medseg.planning.cost import Prediction, ProbeResult, Work, fitting_epochs, predict
+from medseg.planning.decision import Decision, chosen, given
+from medseg.planning.fingerprint import Fingerprint, cached_fingerprint, take_fingerprint
+from medseg.planning.grids import Grid, median_spacing
+from medseg.planning.image_plan import plan_augment, plan_orientation, plan_preprocess
+from medseg.planning.machine import Machine, this_machine
+from medseg.planning.plan import Plan
+from medseg.planning.schedule_plan import (
+    MOST_SAMPLES,
+    plan_ema,
+    plan_learning_rate,
+    plan_samples,
+    plan_validation,
+    shown_voxels,
+)
+from medseg.planning.shape_plan import ShapePlan, ShapePlanner, Wishes
+from medseg.training.options import TrainingOptions, TrainingSettings
+from medseg.transforms.options import PreprocessStep
+
+FINGERPRINT_FILE = "fingerprint.json"
+# Plans whose probe takes more than the budget are made smaller so many times.
+_MOST_TRIES = 3
+_STEPS: TypeAdapter[tuple[PreprocessStep, ...]] = TypeAdapter(tuple[PreprocessStep, ...])
+
+
+def make_plan(context: Context) -> tuple[Plan, RunConfig]:
+    """Decide everything that the settings leave open.
+
+    Raises
+    ------
+    MedsegError
+        See `plan.run`.
+    """
+    if context.settings.training is None:
+        return _without_training(context)
+    planner = _Planner(context=context, training=context.settings.training)
+    return planner.plan()
+
+
+def _without_training(context: Context) -> tuple[Plan, RunConfig]:
+    """A run that uses a trained model takes from its bundle what the settings leave open."""
+    settings = context.settings
+    bundle = read_bundle(str(settings.model.start_from))
+    reason = f"that of {bundle.name} {bundle.version}"
+    values: dict[str, Any] = {
+        "preprocess": list(bundle.preprocess),
+        "augment": [],
+        "model": _model_of(bundle, settings),
+        "inference.window": bundle.record.inference.get("window"),
+    }
+    decisions = tuple(chosen(name, values[name], reason) for name in settings.autos)
+    config = decide(settings, decisions)
+    facts = _facts(context, bundle.spatial_dims, bundle.in_channels)
+    return Plan(decisions=decisions, facts=facts), config
+
+
+def _model_of(bundle: Bundle, settings: PipelineConfig) -> dict[str, Any]:
+    return bundle.network.model_dump(mode="json") | {"start_from": settings.model.start_from}
+
+
+def decide(settings: PipelineConfig, decisions: Sequence[Decision]) -> RunConfig:
+    """The settings with the chosen values in place of `auto`.
+
+    Raises
+    ------
+    ConfigError
+        Decided and given settings do not go together.
+    """
+    value = settings.model_dump()
+    for decision in decisions:
+        if decision.given:
+            continue
+        *sections, name = decision.name.split(".")
+        place = value
+        for section in sections:
+            place = place[section]
+        place[name] = decision.value
+    try:
+        return RunConfig.model_validate(value)
+    except ValidationError as err:
+        problems = "; ".join(str(problem["msg"]) for problem in err.errors(include_url=False))
+        raise ConfigError(f"the given settings do not go with what the plan decided: {problems}") from err
+
+
+def _facts(context: Context, spatial_dims: int, in_channels: int) -> dict[str, Any]:
+    return {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "classes": list(context.table.names),
+        "cases": {name: len(context.in_split(name)) for name in ("train", "validation", "test")},
+    }
+
+
+@dataclass(kw_only=True)
+class _Planner:
+    """One plan in the making."""
+
+    context: Context
+    training: TrainingSettings
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        context, settings = self.context, self.context.settings
+        self.settings = settings
+        self.train_cases = context.labelled(context.in_split("train"))
+        self.validation_cases = context.labelled(context.in_split("validation"))
+        self.machine: Machine = this_machine(
+            settings.budget, device=context.device(), threads=context.threads
+        )
+        start = settings.model.start_from
+        self.parent = None if start is None else read_bundle(start)
+
+    def plan(self) -> tuple[Plan, RunConfig]:
+        """Fingerprint, choices, probe, epochs."""
+        self.notes += plan_checks.structures(self.context)
+        fingerprint = self._fingerprint()
+        images = self._preprocess(fingerprint)
+        steps = self._steps(images)
+        train, validation = self._grids(fingerprint, steps)
+        self.notes += plan_checks.grids(self.training, train)
+        shapes = self._shape_planner(fingerprint, steps, train, validation)
+        augment = self._augment(fingerprint, train)
+        shape = shapes.plan()
+        for attempt in range(1, _MOST_TRIES + 1):
+            decisions = [images, augment, *shape.decisions]
+            decisions += self._schedule(shape, train, validation, decisions)
+            config = decide(self.settings, [*decisions, chosen("training.epochs", 1, "")])
+            work = self._work(config, fingerprint, train, validation)
+            result = self._probe(config, shape, fingerprint, train, validation)
+            smaller = self._smaller(shapes, shape, result)
+            if smaller is None or attempt == _MOST_TRIES:
+                break
+            shape = smaller
+        epochs = self._epochs(config, result, work)
+        decisions.append(epochs)
+        config = decide(self.settings, decisions)
+        return self._finished(fingerprint, shape, decisions, config, result, work), config
+
+    def _fingerprint(self) -> Fingerprint:
+        context = self.context
+        inputs = {case.case_id: context.run.record["inputs"][case.case_id] for case in self.train_cases}
+        key = [inputs, context.table.to_json(), context.section("data"), self.settings.refuses_colour]
+
+        def make() -> Fingerprint:
+            return take_fingerprint(
+                self.train_cases,
+                table=context.table,
+                read_image=image_reader(self.settings),
+                read_label=mask_reader(self.settings),
+                progress=lambda done, total, case: context.reporter.advanced(
+                    "plan", done, total, f"looking at {case}"
+                ),
+            )
+
+        return cached_fingerprint(context.run.path / FINGERPRINT_FILE, key, make)
+
+    def _preprocess(self, fingerprint: Fingerprint) -> Decision:
+        settings = self.settings
+        if settings.preprocess != "auto":
+            return given("preprocess", [step.model_dump(mode="json") for step in settings.preprocess])
+        parent = self.parent
+        if parent is not None and parent.spatial_dims == fingerprint.spatial_dims:
+            reason = f"that of {parent.name} {parent.version}, whose weights are taken"
+            return chosen("preprocess", list(parent.preprocess), reason)
+        orient, _ = plan_orientation(fingerprint)
+        first = _STEPS.validate_python([orient] if orient else [])
+        oriented = [prepared_grid(case, first) for case in fingerprint.cases]
+        return plan_preprocess(fingerprint, oriented, machine=self.machine, declared=settings.data.modality)
+
+    def _steps(self, images: Decision) -> tuple[PreprocessStep, ...]:
+        if self.settings.preprocess != "auto":
+            return self.settings.preprocess
+        return _STEPS.validate_python(images.value)
+
+    def _grids(
+        self, fingerprint: Fingerprint, steps: Sequence[PreprocessStep]
+    ) -> tuple[list[Grid], list[Grid]]:
+        """Prepared grids of the training and of the validation cases."""
+        facts, like = self.context.facts, fingerprint.cases[0]
+        unseen = [unseen_case(c.case_id, facts[c.case_id], like=like) for c in self.validation_cases]
+        return (
+            [prepared_grid(case, steps) for case in fingerprint.cases],
+            [prepared_grid(case, steps) for case in unseen],
+        )
+
+    def _shape_planner(
+        self,
+        fingerprint: Fingerprint,
+        steps: Sequence[PreprocessStep],
+        train: Sequence[Grid],
+        validation: Sequence[Grid],
+    ) -> ShapePlanner:
+        gray = any(step.use == "gray" for step in steps)
+        return ShapePlanner(
+            grids=train,
+            largest_voxels=max(grid.voxels for grid in (*train, *validation)),
+            in_channels=1 if gray else fingerprint.channels,
+            class_count=self.context.table.class_count,
+            machine=self.machine,
+            wishes=self._wishes(),
+        )
+
+    def _wishes(self) -> Wishes:
+        settings, training, parent = self.settings, self.training, self.parent
+        model: NetworkOptions | str = "auto"
+        reason = ""
+        if not isinstance(settings.model, AutoNetworkOptions):
+            model = settings.model
+        elif parent is not None:
+            model = parent.network.model_copy(update={"start_from": settings.model.start_from})
+            reason = f"that of {parent.name} {parent.version}, whose weights are taken"
+        return Wishes(
+            model=model,  # type: ignore[arg-type]
+            model_reason=reason,
+            patch=training.patch_size,
+            batch=training.batch_size,
+            window=settings.inference.window,
+        )
+
+    def _augment(self, fingerprint: Fingerprint, train: Sequence[Grid]) -> Decision:
+        if self.settings.augment != "auto":
+            return given("augment", [step.model_dump(mode="json") for step in self.settings.augment])
+        return plan_augment(fingerprint, self.context.table, spacing_mm=median_spacing(train))
+
+    def _schedule(
+        self,
+        shape: ShapePlan,
+        train: Sequence[Grid],
+        validation: Sequence[Grid],
+        decisions: Sequence[Decision],
+    ) -> list[Decision]:
+        training, batch = self.training, shape.candidate.sampling.batch
+        pretrained = self.parent is not None
+        samples = self._or("samples_per_epoch", lambda: plan_samples(len(train), batch))
+        window = next(d.value for d in decisions if d.name == "inference.window")
+        overlap = self.settings.inference.overlap
+        shown = shown_voxels([grid.shape for grid in validation], window, overlap=overlap)
+        epoch = (samples.value or len(train)) * math.prod(shape.candidate.sampling.patch)
+        return [
+            samples,
+            self._or(
+                "learning_rate",
+                lambda: plan_learning_rate(
+                    batch * training.accumulate, optimiser=training.optimiser.use, pretrained=pretrained
+                ),
+            ),
+            self._or("ema", lambda: plan_ema(pretrained)),
+            self._or("validate_every", lambda: plan_validation(validation_voxels=shown, epoch_voxels=epoch)),
+        ]
+
+    def _or(self, name: str, make: Any) -> Decision:
+        value = getattr(self.training, name)
+        found: Decision = make() if value == "auto" else given(f"training.{name}", value)
+        return found
+
+    def _work(
+        self, config: RunConfig, fingerprint: Fingerprint, train: Sequence[Grid], validation: Sequence[Grid]
+    ) -> Work:
+        training = _training(config)
+        samples = training.samples_per_epoch or len(train)
+        validated = self._shown(config, validation)
+        sources = [math.prod(case.shape) for case in fingerprint.cases]
+        sources += [math.prod(self.context.facts[case.case_id]["shape"]) for case in self.validation_cases]
+        return Work(
+            steps_per_epoch=-(-samples // training.batch_size),
+            validate_every=training.validate_every,
+            validation_voxels=validated,
+            preparation_voxels=float(sum(sources)),
+            calibration_voxels=self._calibrated(config, train, validation),
+        )
+
+    def _calibrated(self, config: RunConfig, train: Sequence[Grid], validation: Sequence[Grid]) -> float:
+        """Voxels shown for the input gate: each image once, each training image three times more, halved."""
+        from medseg.pipeline.calibration import LEAST_IMAGES, VARIANTS
+
+        if len(train) < LEAST_IMAGES:
+            return 0.0
+        features = sum(grid.voxels for grid in train) * VARIANTS / 2
+        return self._shown(config, [*train, *validation]) + features
+
+    def _shown(self, config: RunConfig, grids: Sequence[Grid]) -> float:
+        inference, training = config.inference, _training(config)
+        window = inference.window or training.patch_size
+        return shown_voxels([grid.shape for grid in grids], window, overlap=inference.overlap)
+
+    def _probe(
+        self,
+        config: RunConfig,
+        shape: ShapePlan,
+        fingerprint: Fingerprint,
+        train: Sequence[Grid],
+        validation: Sequence[Grid],
+    ) -> ProbeResult | None:
+        if not config.budget.probe:
+            return None
+        context = self.context
+        by_id = {grid.case_id: grid for grid in (*train, *validation)}
+        sizes: dict[Split, list[tuple[Case, int]]] = {
+            "train": [(c, by_id[c.case_id].voxels) for c in self.train_cases],
+            "validation": [(c, by_id[c.case_id].voxels) for c in self.validation_cases],
+        }
+        cases = probe.choose_cases(sizes)
+        shown = [by_id[case.case_id] for case in cases if case.split == "validation"]
+        ticks = iter(range(10**9))
+        return probe.measure(
+            config,
+            probe.ProbeCases(
+                cases=cases,
+                facts={case.case_id: context.facts[case.case_id] for case in cases},
+                validation_voxels=self._shown(config, shown),
+                source_voxels=float(sum(math.prod(context.facts[case.case_id]["shape"]) for case in cases)),
+            ),
+            run=context.run,
+            sample_voxels=shape.candidate.sampling.voxels,
+            waiting=lambda: context.reporter.advanced("plan", next(ticks), 0, "training a few steps"),
+        )
+
+    def _smaller(
+        self, shapes: ShapePlanner, shape: ShapePlan, result: ProbeResult | None
+    ) -> ShapePlan | None:
+        """The next smaller training where the probe took more than the budget; None where it did not."""
+        machine = self.machine
+        if result is None:
+            return None
+        over_ram = result.ram_bytes > machine.ram_bytes
+        over_gpu = bool(result.gpu_bytes and machine.gpu_bytes and result.gpu_bytes > machine.gpu_bytes)
+        if not over_ram and not over_gpu:
+            return None
+        if len(list(shapes.candidates())) == 1:
+            self.notes.append(
+                f"the given settings take {result.ram_bytes / 1e9:.2f} GB of memory, more than the budget of "
+                f"{machine.ram_bytes / 1e9:.2f} GB"
+            )
+            return None
+        try:
+            return shapes.plan(after=shape.number)
+        except ConfigError as err:
+            has, took = machine.ram_bytes / 1e6, result.ram_bytes / 1e6
+            raise ConfigError(
+                f"budget.ram is {has:.0f} MB, but the smallest training of these images took {took:.0f} MB when "
+                f"it was tried; set budget.ram to {math.ceil(took / 50) * 50} MB or more"
+            ) from err
+
+    def _epochs(self, config: RunConfig, result: ProbeResult | None, work: Work) -> Decision:
+        training = self.training
+        if training.target_epochs is not None or result is None:
+            return given("training.epochs", training.target_epochs)
+        most = max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
+        limit = training.time
+        whole = limit is None
+        seconds = float(config.budget.time if limit is None else limit)
+        epochs, least = fitting_epochs(result, work, seconds=seconds, most=most, whole=whole)
+        if epochs == 0:
+            name = "budget.time" if whole else "training.time"
+            raise ConfigError(
+                f"{name} is {seconds:.0f} s, but one epoch with all that belongs to it takes about {least:.0f} s "
+                f"here; set {name} to {math.ceil(least / 10) * 10}s or more, or training.samples_per_epoch lower"
+            )
+        reason = f"fills {seconds / 60:.3g} min at {result.step_s:.3g} s a step (measured)"
+        if epochs == most:
+            reason = f"{MOST_SAMPLES} samples are enough; the time would allow more"
+        return chosen("training.epochs", epochs, reason)
+
+    def _finished(
+        self,
+        fingerprint: Fingerprint,
+        shape: ShapePlan,
+        decisions: Sequence[Decision],
+        config: RunConfig,
+        result: ProbeResult | None,
+        work: Work,
+    ) -> Plan:
+        prediction: Prediction | None = None
+        if result is not None:
+            prediction = predict(
+                result, work, epochs=_epochs_of(config), least_ram_bytes=peak_memory_bytes()
+            )
+        facts = _facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
+            "parameters": shape.memory.parameters,
+            "machine": self.machine.to_json(),
+            "estimated_ram_bytes": shape.ram_bytes,
+            "structures": fingerprint.to_json()["structures"],
+            "missing": {name: list(cases) for name, cases in fingerprint.missing().items()},
+            "probe": None if result is None else plan_checks.plain(result),
+        }
+        return Plan(decisions=tuple(decisions), notes=tuple(self.notes), facts=facts, prediction=prediction)
+
+
+def _epochs_of(config: RunConfig) -> int:
+    epochs = _training(config).target_epochs
+    if epochs is None:
+        raise ValueError("a finished plan has a number of epochs")
+    return epochs
+
+
+def _training(config: RunConfig) -> TrainingOptions:
+    if config.training is None:
+        raise ValueError("a plan of a training needs one")
+    return config.training

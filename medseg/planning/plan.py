@@ -1,0 +1,82 @@
+"""The plan of a run: every setting with its reason, what was noticed, what the training will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from medseg.planning.cost import Prediction
+from medseg.planning.decision import Decision
+
+PLAN_FILE = "plan.json"
+PLAN_FORMAT = 2
+BASIS = (
+    "Choices follow from the training cases, the budget and the device alone; the number of epochs also from the "
+    "speed that the probe measured. The plan is kept, so that a run that was cut off goes on with it."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run does.
+
+    Parameters
+    ----------
+    decisions : tuple of Decision
+    notes : tuple of str
+        What a user should know before the first epoch, one sentence each.
+    facts : mapping
+        JSON values about data, machine, network and probe.
+    prediction : Prediction or None
+        None without a training or a probe.
+    """
+
+    decisions: tuple[Decision, ...]
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any]
+    prediction: Prediction | None = None
+
+    def value(self, name: str) -> Any:
+        """Value of one decision."""
+        return next(decision.value for decision in self.decisions if decision.name == name)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Decision, value and reason for a table."""
+        return [(d.name, value_text(d.value), d.reason) for d in self.decisions]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan.json holds it."""
+        return {
+            "format": PLAN_FORMAT,
+            "basis": BASIS,
+            "decisions": [decision.to_json() for decision in self.decisions],
+            "notes": list(self.notes),
+            **self.facts,
+            "prediction": None if self.prediction is None else self.prediction.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """What `to_json` gave."""
+        known = {"format", "basis", "decisions", "notes", "prediction"}
+        prediction = value["prediction"]
+        return cls(
+            decisions=tuple(Decision.from_json(decision) for decision in value["decisions"]),
+            notes=tuple(value["notes"]),
+            facts={name: part for name, part in value.items() if name not in known},
+            prediction=None if prediction is None else Prediction.from_json(prediction),
+        )
+
+
+def value_text(value: Any) -> str:
+    """A setting in one line, as YAML would write it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {value_text(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(value_text, value)) + "]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
