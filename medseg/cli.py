@@ -47,6 +47,7 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="STAGE", help="Repeat this stage.")
     ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")
     ] = False,
@@ -70,10 +71,11 @@ def run(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run all stages of a pipeline: check, plan, train, predict, evaluate, export, report.
+    """Run all stages of a pipeline: check, plan, search, train, predict, evaluate, export, report.
 
-    A run that was interrupted or killed goes on with the same command; stages whose settings and inputs did
-    not change are not done again. On several machines, start it on each by torchrun.
+    The stages search and train are there where the YAML has such a section. A run that was interrupted or
+    killed goes on with the same command; stages whose settings and inputs did not change are not done again.
+    On several machines, start it on each by torchrun.
     """
     if processes > 1 and not dry_run:
         from medseg.training.launch import launch
@@ -97,6 +99,7 @@ def run(
                 overrides=overrides or [],
                 only=only or [],
                 parallel_folds=parallel_folds,
+                until=until,
                 reporter=reporter,
             )
     _finish(result, as_json=as_json)

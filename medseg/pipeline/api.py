@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config.load import LoadedConfig, find_pipeline, load_run_config, resolved_yaml
-from medseg.config.schema import decided
+from medseg.config.schema import PipelineConfig, decided
 from medseg.errors import MedsegError, QualityError
-from medseg.pipeline import check, evaluate, export, folds, plan, predict, report, train
+from medseg.pipeline import check, evaluate, export, folds, plan, predict, report, search, train
 from medseg.pipeline.context import Context
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.pipeline.run_folder import RunFolder, find_or_new, only_one
-from medseg.pipeline.runner import Stage, describe, key_of, run_stages
+from medseg.pipeline.runner import Stage, check_stages, describe, key_of, run_stages
 
 STAGE_TABLE: tuple[Stage, ...] = (
     Stage(
@@ -33,6 +33,14 @@ STAGE_TABLE: tuple[Stage, ...] = (
         wanted=lambda _: True,
         plan=plan.plan,
         recall=plan.recall,
+    ),
+    Stage(
+        name="search",
+        settings=search.SETTINGS,
+        run=search.run,
+        wanted=lambda context: context.settings.search is not None,
+        plan=search.plan,
+        recall=search.recall,
     ),
     Stage(
         name="train",
@@ -143,6 +151,7 @@ def _run(
     with run.locked():
         context = _started(run, loaded, reporter)
         context.parallel_folds = parallel_folds
+        until = _last_stage(loaded.config, until)
         ran = run_stages(context, _until(until), only=only)
         return _result(context, ran=ran, until=until)
 
@@ -226,13 +235,21 @@ def dry_run_pipeline(
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
     context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
-    lines = describe(context, STAGE_TABLE)
+    lines = describe(context, _until(_last_stage(loaded.config, None)))
     reporter.title(f"{loaded.config.name} · {run.path}")
     reporter.table("", ("stage", "would do", "because"), lines)
     return Result(
         lines=("Nothing was written. Run it without --dry-run.",),
         facts={"stages": [{"stage": s, "action": a, "reason": r} for s, a, r in lines], "run": str(run.path)},
     )
+
+
+def _last_stage(config: PipelineConfig, until: str | None) -> str | None:
+    """Last stage to run, None for all; a search may say that the run ends with it."""
+    check_stages([] if until is None else [until])
+    order = [stage.name for stage in STAGE_TABLE]
+    ends = config.search is not None and config.search.then == "stop"
+    return "search" if ends and (until is None or until not in order[: order.index("search")]) else until
 
 
 def _until(until: str | None) -> tuple[Stage, ...]:

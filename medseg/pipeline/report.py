@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from medseg.pipeline.context import Context
 from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader, read_reference
 from medseg.pipeline.run_folder import FOLDS
-from medseg.privacy import pseudonym
+from medseg.pipeline.search import read_search
+from medseg.privacy import pseudonym, without_folders
 from medseg.provenance import write_text
 from medseg.report.case import draw_picture
 from medseg.report.cohort import render
@@ -39,8 +39,6 @@ STAGE = "report"
 PAGE = "report.html"
 MAX_SECTIONS = 200
 _REGION_COLOUR = "#8a97a5"
-# A folder path inside a sentence; the name after its last separator stays.
-_FOLDERS = re.compile(r"(?<![\w.<])(?:[A-Za-z]:)?[/\\](?:[^/\\:;,\n'\"]+[/\\])+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +117,7 @@ def build(context: Context) -> CohortReport:
         curve=curve,
         fold_curves=fold_curves,
         cleaning=cleaning,
+        search=read_search(context.run.path),
         methods=methods_text(
             config.model_dump(mode="json") | ({} if cleaning is None else {"postprocess": cleaning["steps"]}),
             version=__version__,
@@ -127,7 +126,7 @@ def build(context: Context) -> CohortReport:
             trained=context.run.stage("train").summary or None,
             tuned_on="" if cleaning is None else cleaning["data"],
         ),
-        settings=_without_folders(resolved_yaml(context.config)),
+        settings=without_folders(resolved_yaml(context.config)),
         versions={"medseg": __version__, **context.run.record["versions"]},
         stages=_stages(context),
         signoff=context.config.report.signoff,
@@ -139,7 +138,7 @@ def _results(context: Context) -> tuple[list[_Found], list[Refusal]]:
     evaluated = _read_json(context.run.path / "evaluation" / "cases.json") or []
     by_case = {item["case_id"]: item for item in evaluated}
     refused = [
-        Refusal(case_id=f.case_id, stage=f.stage, text=_without_folders(f.text)) for f in context.failures
+        Refusal(case_id=f.case_id, stage=f.stage, text=without_folders(f.text)) for f in context.failures
     ]
     found = []
     for case in context.chosen(which(context)):
@@ -197,7 +196,7 @@ def _pictures(context: Context, case: Case, *, side: int) -> tuple[tuple[Picture
         raise
     except MedsegError as err:
         context.fail(case.case_id, STAGE, str(err))
-        return (), f"No picture: {_without_folders(str(err))}"
+        return (), f"No picture: {without_folders(str(err))}"
     predicted = {label.name: label_map == index for index, label in enumerate(context.table.labels, start=1)}
     return draw_case(volume, predicted=predicted, reference=reference, side=side), ""
 
@@ -334,7 +333,7 @@ def _model_rows(context: Context, cases: Sequence[CaseReport]) -> list[tuple[str
             rows.append(("Members", f"{len(trained['folds'])} networks, one for each fold"))
     if bundle is not None:
         rows.append(("Intended use", bundle["intended_use"]))
-    return [(name, _without_folders(str(value))) for name, value in rows]
+    return [(name, without_folders(str(value))) for name, value in rows]
 
 
 def _best(trained: Mapping[str, Any]) -> str:
@@ -358,7 +357,7 @@ def _skipped(context: Context) -> str:
 
 def _check_notes(context: Context) -> tuple[tuple[str, str], ...]:
     problems = (_read_json(context.run.path / "check.json") or {}).get("problems", ())
-    return tuple((p["case_id"], _without_folders(p["text"])) for p in problems if p["level"] != "error")
+    return tuple((p["case_id"], without_folders(p["text"])) for p in problems if p["level"] != "error")
 
 
 def _missing(context: Context, *, wanted: set[str], sections: int, curve: bool) -> tuple[str, ...]:
@@ -383,7 +382,7 @@ def _stages(context: Context) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "name": name,
-            "text": _without_folders(str(state.summary.get("text", "" if state.done else "not finished"))),
+            "text": without_folders(str(state.summary.get("text", "" if state.done else "not finished"))),
             "seconds": state.seconds,
             "peak_ram_mb": state.peak_ram_mb,
         }
@@ -418,8 +417,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise StorageError(f"{path} is damaged: {err}; remove it and run again") from err
-
-
-def _without_folders(text: str) -> str:
-    """Folder names may tell who a patient is; a page that leaves the machine does not carry them."""
-    return _FOLDERS.sub("…/", text)

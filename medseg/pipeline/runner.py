@@ -12,7 +12,7 @@ from medseg.errors import ConfigError
 from medseg.pipeline.context import Context
 from medseg.pipeline.run_folder import StageState, now, stage_key
 
-StageName = Literal["check", "plan", "train", "predict", "evaluate", "export", "report"]
+StageName = Literal["check", "plan", "search", "train", "predict", "evaluate", "export", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -62,7 +62,7 @@ def run_stages(
     upstream : str
         What the first stage depends on besides its settings.
     """
-    _check_names(only)
+    check_stages(only)
     ran = False
     for stage in stages:
         if not stage.wanted(context):
@@ -123,7 +123,13 @@ def _why(state: StageState, key: str, stale: bool) -> str:
     return "its settings or inputs changed" if state.key != key else "a stage before it runs again"
 
 
-def _check_names(only: Sequence[str]) -> None:
+def check_stages(only: Sequence[str]) -> None:
+    """Refuse names that are no stages.
+
+    Raises
+    ------
+    ConfigError
+    """
     unknown = [name for name in only if name not in STAGES]
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}; stages: {', '.join(STAGES)}")

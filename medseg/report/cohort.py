@@ -24,6 +24,7 @@ from medseg.evaluation.rows import rows_to_csv
 from medseg.privacy import safe_name
 from medseg.report import figures
 from medseg.report.page import VERDICTS, CaseReport, CohortReport, Json, Structure
+from medseg.report.search import search_part
 from medseg.report.text import metric_text, number, quantity_text, statistic_cell, step_text
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
@@ -75,6 +76,7 @@ def render(report: CohortReport) -> str:
         dice=_dice_plot(report),
         areas=_area_plots(report),
         curves=_curves(report),
+        search=search_part(report.search) if report.search is not None else None,
         measured=_measured(report.cases),
         cleaned=_cleaned(report.cleaning),
     )

@@ -172,6 +172,8 @@ class CohortReport:
         The same for each fold of a cross-validation, by its name.
     cleaning : mapping or None
         postprocess.json, where the clean-up was tuned.
+    search : mapping or None
+        search/search.json; None where nothing was searched.
     methods : str
         Paragraph for a paper.
     settings : str
@@ -197,6 +199,7 @@ class CohortReport:
     curve: tuple[Mapping[str, float | None], ...] = ()
     fold_curves: Mapping[str, tuple[Mapping[str, float | None], ...]] = field(default_factory=dict)
     cleaning: Json | None = None
+    search: Json | None = None
     methods: str = ""
     settings: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
