@@ -28,7 +28,7 @@ from medseg.pipeline.folds import watched_split
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
 from medseg.planning.cost import compare
-from medseg.provenance import sha256_json
+from medseg.provenance import sha256_json, write_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
 from medseg.training.options import TrainingOptions
@@ -188,7 +188,9 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
         return network, {"from": None}
     bundle = read_bundle(options.start_from)
     report = load_matching(network, bundle, table=context.table)
+    write_json(context.run.path / "transfer.json", report.to_json())
     context.reporter.note(f"starts from {bundle.name} {bundle.version}: {report.text}")
+    context.reporter.table("Weights at the start", ("", "tensors", "which"), report.rows)
     return network, {"from": bundle.name, "weights_sha256": bundle.weights_sha256, "report": report.text}
 
 

@@ -322,10 +322,7 @@ class ShapePlanner:
 
 def axis_strides(options: NetworkOptions, dims: int) -> tuple[int, ...]:
     """Voxels of the window along each axis per voxel of the coarsest level."""
-    strides = getattr(options, "strides", None)
-    if strides is None:
-        return (int(options.stride),) * dims
-    return tuple(math.prod(int(stride[axis]) for stride in strides) for axis in range(dims))
+    return options.total_stride(dims)
 
 
 def _listed(value: Sequence[int] | str | None) -> Any:
