@@ -14,7 +14,7 @@ from medseg.models.options import NETWORK_OPTIONS, NetworkOptions, ResidualUNetO
 from medseg.planning.decision import Decision, chosen, given
 from medseg.planning.grids import Grid, median_shape, median_spacing
 from medseg.planning.machine import Machine
-from medseg.planning.network_memory import NetworkMemory, weigh_network
+from medseg.planning.network_memory import NetworkMemory, axis_strides, weigh_network
 from medseg.planning.network_plan import (
     Sampling,
     check_patch,
@@ -214,7 +214,6 @@ class ShapePlanner:
                 spatial_dims=self.dims,
                 in_channels=self.in_channels,
                 class_count=self.class_count,
-                window=candidate.sampling.patch,
             )
         return self._weights[key]
 
@@ -318,14 +317,6 @@ class ShapePlanner:
             return given(name, _listed(self.wishes.window))
         reason = "as in training" if candidate.patch else "whole images, as in training"
         return chosen(name, _listed(candidate.patch), reason)
-
-
-def axis_strides(options: NetworkOptions, dims: int) -> tuple[int, ...]:
-    """Voxels of the window along each axis per voxel of the coarsest level."""
-    strides = getattr(options, "strides", None)
-    if strides is None:
-        return (int(options.stride),) * dims
-    return tuple(math.prod(int(stride[axis]) for stride in strides) for axis in range(dims))
 
 
 def _listed(value: Sequence[int] | str | None) -> Any:
