@@ -50,14 +50,24 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes that train together on this machine; each has its part of a batch."
+        ),
+    ] = 1,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run all stages of a pipeline: check, plan, train, predict, evaluate, export, report.
 
     A run that was interrupted or killed goes on with the same command; stages whose settings and inputs did
-    not change are not done again.
+    not change are not done again. On several machines, start it on each by torchrun.
     """
+    if processes > 1 and not dry_run:
+        from medseg.training.launch import launch
+
+        raise typer.Exit(launch(processes, without_option(sys.argv[1:], "--processes")))
     from medseg.pipeline.api import dry_run_pipeline, run_pipeline
 
     with _reporter(quiet) as reporter:
@@ -68,6 +78,17 @@ def run(
                 pipeline, output=output, overrides=overrides or [], only=only or [], reporter=reporter
             )
     _finish(result, as_json=as_json)
+
+
+def without_option(arguments: list[str], name: str) -> list[str]:
+    """Command-line arguments without an option and its value."""
+    found = list(arguments)
+    for index, argument in enumerate(arguments):
+        if argument == name:
+            del found[index : index + 2]
+        elif argument.startswith(f"{name}="):
+            del found[index]
+    return found
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -328,6 +349,8 @@ def _reporter(quiet: bool) -> Iterator[ConsoleReporter]:
 
 def _finish(result: Result, *, as_json: bool) -> None:
     """Print where the result lies, last; exit with its code."""
+    if result.silent:
+        return
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
     else:

@@ -166,6 +166,14 @@ def _unknown_key(finding: _Finding, context: Context) -> tuple[KeyPath, str | No
     model = context.models.get(finding.path[:-1])
     known = tuple(field_shapes(model)) if model is not None else ()
     key = str(finding.path[-1])
+    renamed: Mapping[str, str] = getattr(model, "renamed", {})
+    if key in renamed:
+        text = f"no such key `{key}`; it is now {renamed[key]}"
+        return (
+            finding.path,
+            None,
+            Problem(path=dotted(finding.path), text=text, mark=context.mark(finding.path)),
+        )
     siblings = context.node(finding.path[:-1])
     guess = nearest(key, [k for k in known if siblings.child(k) is None]) or nearest(key, known)
     text = f"no such key `{key}`"

@@ -103,6 +103,11 @@ class ComputeOptions(SettingsModel):
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = Field(
         default="auto", description="Processes that load data; 0: none beside the main one."
     )
+    on_worker_failure: Literal["stop", "fall_back"] = Field(
+        default="stop",
+        description="What follows when such a process dies or hangs. stop: the run ends and says at which "
+        "case. fall_back: it goes on in the main process with the same samples, unless the case is the cause.",
+    )
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:[0-9]{1,3}$")] = Field(
         default="auto",
         description="Where the network runs; auto: a GPU where there is one. cuda:1 is the second.",

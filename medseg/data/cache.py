@@ -1,7 +1,7 @@
 """Arrays of prepared cases on disk: one entry per case, checked by hash before it is used.
 
-An entry is `<case>-<key>.image.npy`, `<case>-<key>.label.npy` and `<case>-<key>.json`; the JSON holds
-the hashes of the arrays and its own, so that a damaged or half-written entry is seen.
+An entry is `<case>-<key>.json` and the arrays `.image.npy`, `.label.npy` and `.places.npy` of the same
+stem; the JSON holds the hashes of the arrays and its own, so that a damaged or half-written entry is seen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,38 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedEntry:
-    """Where the arrays of one case lie, and their hashes."""
+    """Where the arrays of one case lie, and their hashes.
+
+    `minima` holds the least value of each channel; `sets`, `counts` and `offsets` are those of
+    `medseg.data.patches.Places`, whose voxels are in `places`.
+    """
 
     case_id: str
     image: Path
     label: Path | None
+    places: Path | None
     image_sha256: str
     label_sha256: str | None
+    places_sha256: str | None
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...] | None
+    minima: tuple[float, ...]
+    sets: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    offsets: tuple[int, ...] = (0,)
+
+
+# Fields of the JSON, apart from the paths, which follow from its name.
+_KEPT = tuple(f.name for f in fields(PreparedEntry) if f.name not in ("image", "label", "places"))
 
 
 def map_array(path: Path, case_id: str) -> NDArray[Any]:
+    """The array of a cache file, read from disk only where it is looked at.
+
+    Copy-on-write: PyTorch takes writable arrays only, and nothing that is written reaches the file.
+    """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError) as err:
         raise StorageError(f"the prepared array {path.name} of case {case_id} cannot be read: {err}") from err
 
@@ -64,13 +82,8 @@ def write_array(path: Path, array: NDArray[Any]) -> str:
 
 
 def write_entry(path: Path, entry: PreparedEntry) -> None:
-    value: dict[str, Any] = {
-        "case_id": entry.case_id,
-        "image_sha256": entry.image_sha256,
-        "label_sha256": entry.label_sha256,
-        "shape": list(entry.shape),
-        "spacing_mm": None if entry.spacing_mm is None else list(entry.spacing_mm),
-    }
+    kept = {name: getattr(entry, name) for name in _KEPT}
+    value: dict[str, Any] = {n: list(v) if isinstance(v, tuple) else v for n, v in kept.items()}
     value["entry_sha256"] = sha256_json(value)
     _write_bytes(path, json.dumps(value, allow_nan=False).encode())
 
@@ -80,22 +93,14 @@ def read_entry(folder: Path, stem: str, case_id: str) -> PreparedEntry | None:
     try:
         value = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
         whole = value.pop("entry_sha256") == sha256_json(value)
-        image = folder / f"{stem}.image.npy"
-        label = folder / f"{stem}.label.npy" if value["label_sha256"] is not None else None
-        spacing = value["spacing_mm"]
-        entry = PreparedEntry(
-            case_id=value["case_id"],
-            image=image,
-            label=label,
-            image_sha256=value["image_sha256"],
-            label_sha256=value["label_sha256"],
-            shape=tuple(value["shape"]),
-            spacing_mm=None if spacing is None else tuple(spacing),
-        )
-        intact = (
-            whole
-            and sha256_file(image) == entry.image_sha256
-            and (label is None or sha256_file(label) == entry.label_sha256)
+        paths = {what: folder / f"{stem}.{what}.npy" for what in ("image", "label", "places")}
+        hashes = {what: value[f"{what}_sha256"] for what in paths}
+        there = {what: path if hashes[what] is not None else None for what, path in paths.items()}
+        kept = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items()}
+        arguments: dict[str, Any] = {**kept, **there}
+        entry = PreparedEntry(**arguments)
+        intact = whole and all(
+            path is None or sha256_file(path) == hashes[what] for what, path in there.items()
         )
     except FileNotFoundError:
         return None

@@ -1,13 +1,14 @@
 """Cases made ready for the network, once: read, preprocessed, encoded, kept on disk as plain arrays.
 
-The cache holds, for each case, `<case>-<key>.image.npy`, `<case>-<key>.label.npy` and
-`<case>-<key>.json`. The key is a hash of the files' bytes, the label table and the preprocessing
+The cache holds, for each case, its image, its label and a sample of its labelled voxels (see
+`medseg.data.cache`). The key is a hash of the files' bytes, the label table and the preprocessing
 settings, so that a change of any makes a new entry; the JSON holds the hashes of the arrays, so that
 a damaged or half-written entry is seen and made again.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from medseg.data.cache import (
     write_entry,
 )
 from medseg.data.encoding import encode_mask
+from medseg.data.patches import Places, find_places
 from medseg.errors import InputError, ManifestError, MedsegError, StorageError
 from medseg.geometry import GridMap
 from medseg.labels import LabelTable
@@ -33,7 +35,7 @@ from medseg.privacy import safe_name
 from medseg.provenance import sha256_file, sha256_json
 from medseg.volume import Volume
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 class CaseFiles(Protocol):
@@ -70,11 +72,19 @@ class PreparedCase:
     image : (C, *spatial) float32 array
     label : (1, *spatial) int16 array or None
         Set indices of the label table; None where the case has no mask.
+    spacing_mm : tuple of float, or None
+    minima : tuple of float, or None
+        Least value of each channel; None where it was not computed.
+    places : Places or None
+        Labelled voxels to centre patches on.
     """
 
     case_id: str
     image: NDArray[np.float32]
     label: NDArray[np.int16] | None
+    spacing_mm: tuple[float, ...] | None = None
+    minima: tuple[float, ...] | None = None
+    places: Places | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +122,9 @@ class PreparedSet:
             case_id=entry.case_id,
             image=map_array(entry.image, entry.case_id),
             label=None if entry.label is None else map_array(entry.label, entry.case_id),
+            spacing_mm=entry.spacing_mm,
+            minima=entry.minima,
+            places=_places(entry),
         )
 
     def subset(self, case_ids: Iterable[str]) -> PreparedSet:
@@ -135,6 +148,13 @@ class PreparedSet:
     def fingerprint(self) -> str:
         """Hash of all case ids and arrays, for settings digests and run records."""
         return sha256_json([[e.case_id, e.image_sha256, e.label_sha256] for e in self.entries])
+
+
+def _places(entry: PreparedEntry) -> Places | None:
+    if entry.places is None:
+        return None
+    voxels = map_array(entry.places, entry.case_id)
+    return Places(sets=entry.sets, counts=entry.counts, offsets=entry.offsets, voxels=voxels)
 
 
 def prepare_cases(
@@ -261,17 +281,34 @@ class _Maker:
         if not np.isfinite(image).all():
             raise InputError(f"case {case.case_id} holds NaN or infinite values after preprocessing")
         label = None if case.label is None else self._label(case, case.label, volume, prepared.grid)
+        places = None if label is None else self._places(label, stem)
+        arrays = {"image": image, "label": label, "places": None if places is None else places.voxels}
         entry = PreparedEntry(
             case_id=case.case_id,
-            image=self.folder / f"{stem}.image.npy",
-            label=None if label is None else self.folder / f"{stem}.label.npy",
-            image_sha256=write_array(self.folder / f"{stem}.image.npy", image),
-            label_sha256=None if label is None else write_array(self.folder / f"{stem}.label.npy", label),
             shape=tuple(image.shape),
             spacing_mm=prepared.spacing_mm,
+            minima=tuple(float(channel.min()) for channel in image),
+            sets=() if places is None else places.sets,
+            counts=() if places is None else places.counts,
+            offsets=(0,) if places is None else places.offsets,
+            **self._store(arrays, stem),
         )
         write_entry(self.folder / f"{stem}.json", entry)
         return entry
+
+    def _store(self, arrays: dict[str, NDArray[Any] | None], stem: str) -> dict[str, Any]:
+        """Write the arrays; paths and hashes as fields of an entry."""
+        fields: dict[str, Any] = {}
+        for name, array in arrays.items():
+            path = self.folder / f"{stem}.{name}.npy"
+            fields[name] = None if array is None else path
+            fields[f"{name}_sha256"] = None if array is None else write_array(path, array)
+        return fields
+
+    def _places(self, label: NDArray[np.int16], stem: str) -> Places:
+        # From the case's hash, so that the same case gives the same places in every run.
+        seed = int(hashlib.sha256(stem.encode()).hexdigest()[:16], 16)
+        return find_places(label, ignored_set=len(self.table.sets) - 1, seed=seed)
 
     def _label(self, case: CaseFiles, path: Path, volume: Volume, grid: GridMap) -> NDArray[np.int16]:
         sets = encode_mask(self.read_label(path, volume), scheme=case.scheme, like=volume, table=self.table)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.dataset import PreparedCase
+from medseg.data.patches import PatchSampler, View
 from medseg.data.worker_pool import Task, WorkerPool
-from medseg.errors import ConfigError, GeometryError, LabelError, ManifestError, MedsegError
+from medseg.errors import ConfigError, GeometryError, LabelError, ManifestError, MedsegError, WorkerError
 
-Augment = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+_LOG = logging.getLogger(__name__)
+
+Augment = Callable[[Tensor, Tensor, int, View], tuple[Tensor, Tensor]]
 
 
 class CaseSet(Protocol):
@@ -102,10 +106,18 @@ class BatchLoader:
     seed : int
     workers : int
         Loader processes; 0 makes the samples in this process, when they are needed.
-    augment : callable (image (C, *spatial) float32, label (1, *spatial) int16, seed) -> the same pair
-        Pure; picklable where `workers` is not 0. Runs on one thread.
+    augment : callable (image (C, *spatial) float32, label (1, *spatial) int16, seed, View) -> such a pair
+        Pure; picklable where `workers` is not 0. Runs on one thread. The tensors are maps of the cache
+        files, read where they are looked at; the view says which part the sample shows.
+    patches : PatchSampler, optional
+        Which part of a case a sample shows; the whole case unless given.
     timeout_s : float, optional
-        A worker that is silent for longer on one case is an error.
+        A worker that is silent for longer on one case has failed.
+    on_worker_failure : {"stop", "fall_back"}, optional
+        fall_back: after a worker died or was silent, the case it was at is tried once in a new process; where
+        that goes well, this process makes all further samples, which are the same.
+    note : callable (str), optional
+        Told, in one sentence, that this happened.
     samples_per_epoch : int, optional
         Number of cases unless given.
     weights : sequence of float, optional
@@ -127,7 +139,10 @@ class BatchLoader:
         seed: int,
         workers: int,
         augment: Augment,
+        patches: PatchSampler | None = None,
         timeout_s: float = 10.0,
+        on_worker_failure: Literal["stop", "fall_back"] = "stop",
+        note: Callable[[str], None] | None = None,
         samples_per_epoch: int | None = None,
         weights: Sequence[float] | None = None,
         rank: int = 0,
@@ -140,7 +155,8 @@ class BatchLoader:
         self._rank, self._share = rank, batch_size // world_size
         samples = samples_per_epoch or len(self._case_ids)
         self._steps = -(-samples // batch_size)
-        self._job = _SampleJob(cases=cases, augment=augment)
+        self._job = _SampleJob(cases=cases, augment=augment, patches=patches)
+        self._timeout_s, self._on_worker_failure, self._note = timeout_s, on_worker_failure, note
         self._pool = WorkerPool(self._job, workers=workers, timeout_s=timeout_s) if workers else None
 
     @property
@@ -161,12 +177,14 @@ class BatchLoader:
     def describe(self) -> dict[str, Any]:
         """What the batches depend on, for settings digests: sizes, seed, case contents, weights."""
         weights = None if self._weights is None else [float(w) for w in self._weights]
+        patches = self._job.patches
         return {
             "batch_size": self._batch_size,
             "steps": self._steps,
             "seed": self._seed,
             "cases": self._job.cases.fingerprint(),
             "weights": weights,
+            "patches": None if patches is None else patches.describe(),
         }
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -219,20 +237,72 @@ class BatchLoader:
         first = step * self._batch_size + self._rank * self._share
         tasks = []
         for offset in range(self._share):
-            case_id = self._case_ids[int(order[first + offset])]
-            seed = sample_seed(self._seed, epoch, first + offset, case_id)
-            payload = (int(order[first + offset]), seed)
+            position = first + offset
+            case_id = self._case_ids[int(order[position])]
+            payload = _Sampling(
+                case=int(order[position]),
+                seed=sample_seed(self._seed, epoch, position, case_id),
+                number=epoch * self._steps * self._batch_size + position,
+            )
             index = step * self._share + offset
             tasks.append(Task(index=index, case_id=case_id, payload=payload))
         return tasks
 
     def _samples(self, tasks: list[Task]) -> Generator[_Sample, None, None]:
+        done = 0
         if self._pool is not None:
-            return self._pool.run(tasks, ahead=2 * self._share)
-        return (self._job(task) for task in tasks)
+            try:
+                with contextlib.closing(self._pool.run(tasks, ahead=2 * self._share)) as results:
+                    for sample in results:
+                        done += 1
+                        yield sample
+            except WorkerError as err:
+                if self._on_worker_failure == "stop":
+                    raise
+                self._fall_back(self._pool, err)
+        for task in tasks[done:]:
+            yield self._job(task)
+
+    def _fall_back(self, pool: WorkerPool, error: WorkerError) -> None:
+        """Go on without workers, unless the case itself is what ends them.
+
+        Raises
+        ------
+        WorkerError
+            A new process fails at the same case.
+        """
+        cause, task = pool.cause or str(error), pool.failed_task
+        pool.close()
+        self._pool = None
+        text = f"{cause}; the training goes on without loader processes, with the same samples"
+        _LOG.warning(text)
+        if self._note is not None:
+            self._note(text)
+        if task is None:
+            return
+        trial = WorkerPool(self._job, workers=1, timeout_s=self._timeout_s)
+        try:
+            list(trial.run([task], ahead=1))
+        except WorkerError as err:
+            if trial.failed_task is not None:
+                raise WorkerError(
+                    f"case {task.case_id} ends every process that prepares it: {trial.cause}; look at this "
+                    "case and its disk, or leave it out"
+                ) from err
+        finally:
+            trial.close()
 
 
-_Sample = tuple[str, NDArray[np.float32], NDArray[np.int64]]
+_Sample = tuple[str, NDArray[np.float32], NDArray[np.int16]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sampling:
+    """Which case, with which seed, and how manieth sample since the start of the training."""
+
+    case: int
+    seed: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,26 +311,39 @@ class _SampleJob:
 
     cases: CaseSet
     augment: Augment
+    patches: PatchSampler | None = None
 
     def __call__(self, task: Task) -> _Sample:
-        index, seed = task.payload
-        case = self.cases[index]
+        case = self.cases[task.payload.case]
         if case.label is None:
             raise LabelError(f"case {case.case_id} has no label and cannot be trained on")
-        # Copies: the arrays are read-only maps of the cache files.
-        image = torch.from_numpy(np.array(case.image, dtype=np.float32))
-        label = torch.from_numpy(np.array(case.label, dtype=np.int16))
+        view = self._view(case, task.payload)
         with _one_thread():
-            image, label = self._augmented(case.case_id, image, label, seed)
-        return case.case_id, image.contiguous().numpy(), label.to(torch.int64).contiguous().numpy()
+            image, label = self._augmented(case, case.label, task.payload.seed, view)
+        return case.case_id, image.contiguous().numpy(), label.to(torch.int16).contiguous().numpy()
 
-    def _augmented(self, case_id: str, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def _view(self, case: PreparedCase, sampling: _Sampling) -> View:
+        whole = View(spacing_mm=case.spacing_mm, minima=case.minima)
+        if self.patches is None:
+            return whole
+        start = self.patches.start(
+            case.image.shape[1:],
+            case.places,
+            centred=self.patches.is_centred(sampling.number),
+            seed=sampling.seed,
+            case_id=case.case_id,
+        )
+        return replace(whole, size=self.patches.size, start=start)
+
+    def _augmented(
+        self, case: PreparedCase, label: NDArray[np.int16], seed: int, view: View
+    ) -> tuple[Tensor, Tensor]:
         try:
-            return self.augment(image, label, seed)
+            return self.augment(torch.from_numpy(case.image), torch.from_numpy(label), seed, view)
         except MedsegError:
             raise
         except Exception as err:
-            err.add_note(f"while case {case_id} was augmented with seed {seed}")
+            err.add_note(f"while case {case.case_id} was augmented with seed {seed}")
             raise
 
 
@@ -284,11 +367,11 @@ def _collate(samples: list[_Sample]) -> Batch:
         found = ", ".join(f"{case_id} {image.shape}" for case_id, image, _ in samples[:4])
         raise GeometryError(
             f"the samples of a batch must have one shape, found {found}; "
-            "add a resize, pad or crop step to preprocess, or a crop step to augment"
+            "set training.patch_size, or add a resize, pad or crop step to preprocess"
         )
     return Batch(
         image=torch.from_numpy(np.stack([image for _, image, _ in samples])),
-        label=torch.from_numpy(np.stack([label for _, _, label in samples])),
+        label=torch.from_numpy(np.stack([label for _, _, label in samples])).long(),
         case_ids=tuple(case_id for case_id, _, _ in samples),
     )
 

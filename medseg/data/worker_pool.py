@@ -8,6 +8,7 @@ threads of the parent in an unknown state.
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import pickle
@@ -24,10 +25,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from medseg.data.transfer import receive, send
 from medseg.errors import MedsegError, WorkerError
 
 TASKS_AHEAD = 2
 TICK_S = 0.1
+_ADVICE = (
+    "look at this case and its disk, set compute.workers=0 or a smaller training.batch_size, and give the same "
+    "command again"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,13 @@ class WorkerPool:
         that a stopped and continued program raises no false alarm.
     start_timeout_s : float, optional
         Longest time for a worker to start (it imports torch).
+
+    Attributes
+    ----------
+    cause : str
+        After a worker died or was silent: what happened, without advice; else "".
+    failed_task : Task or None
+        What that worker was doing; None while it started or had no work.
     """
 
     def __init__(
@@ -84,6 +97,8 @@ class WorkerPool:
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
         self._failure: MedsegError | None = None
+        self.cause = ""
+        self.failed_task: Task | None = None
         self._pending: deque[Task] = deque()
         self._results: dict[int, Any] = {}
         self._generation = 0
@@ -137,7 +152,7 @@ class WorkerPool:
         if self._workers:
             return
         self._closing.clear()
-        self._failure = None
+        self._failure, self.cause, self.failed_task = None, "", None
         context = multiprocessing.get_context("spawn")
         try:
             # The tracker unblocks signals when it starts; it must be there before they are blocked.
@@ -149,6 +164,12 @@ class WorkerPool:
             self.close()
             raise WorkerError(
                 f"the augmentation cannot be sent to a loader process ({err}); set compute.workers=0"
+            ) from err
+        except OSError as err:
+            self.close()
+            raise WorkerError(
+                f"no loader process can be started ({err.strerror}, {free_memory_text()}); "
+                "set compute.workers=0, or free memory and processes"
             ) from err
         for worker in self._workers:
             worker.listener = threading.Thread(
@@ -202,9 +223,12 @@ class WorkerPool:
         """Receive what one worker sends until its end of the pipe closes."""
         try:
             while True:
-                message = worker.connection.recv()
+                message = receive(worker.connection)
                 with self._changed:
                     self._accept(worker, message)
+        except MemoryError:
+            with self._changed:
+                self._fail(worker, f"this process has no memory left to take a sample {_task_text(worker)}")
         except (EOFError, OSError, pickle.UnpicklingError):
             if not self._closing.is_set():
                 self._report_death(worker)
@@ -237,17 +261,20 @@ class WorkerPool:
         worker.silent_s += passed
         limit = self._timeout_s if worker.ready else self._start_timeout_s
         if worker.silent_s >= limit:
-            self._fail(WorkerError(_silence_text(worker, limit)))
+            self._fail(worker, _silence_text(worker, limit))
 
     def _report_death(self, worker: _Worker) -> None:
         worker.process.join(2.0)
         with self._changed:
             worker.gone = True
-            self._fail(WorkerError(_death_text(worker)))
+            self._fail(worker, _death_text(worker))
 
-    def _fail(self, error: MedsegError) -> None:
+    def _fail(self, worker: _Worker, cause: str) -> None:
+        """Let the consumer know, once; the lock is held."""
         if self._failure is None and not self._closing.is_set():
-            self._failure = error
+            self.cause = f"{cause} ({free_memory_text()})"
+            self.failed_task = worker.tasks[0] if worker.ready and worker.tasks else None
+            self._failure = WorkerError(f"{self.cause}; {_ADVICE}")
             self._changed.notify_all()
 
 
@@ -265,7 +292,7 @@ def _serve(connection: Connection[Any, Any], job: Job) -> None:
     """Main function of a worker: answer tasks until the parent closes the pipe or ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
-        connection.send("ready")
+        send(connection, "ready")
         while True:
             generation, task = connection.recv()
             result, error = None, None
@@ -273,7 +300,10 @@ def _serve(connection: Connection[Any, Any], job: Job) -> None:
                 result = job(task)
             except Exception as err:
                 error = (type(err) if isinstance(err, MedsegError) else None, task.case_id, _text(err))
-            connection.send((generation, task.index, result, error))
+            try:
+                send(connection, (generation, task.index, result, error))
+            except MemoryError as err:
+                send(connection, (generation, task.index, None, (None, task.case_id, _text(err))))
 
 
 def _end_with_parent() -> None:
@@ -286,6 +316,11 @@ def _end_with_parent() -> None:
 def _text(err: Exception) -> str:
     if isinstance(err, MedsegError):
         return str(err)
+    # PyTorch's allocator raises a plain RuntimeError.
+    if isinstance(err, MemoryError) or "can't allocate memory" in str(err):
+        return f"memory ran out ({free_memory_text()}); {_ADVICE}"
+    if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space is left on the disk ({err}); free space, and give the same command again"
     return "".join(traceback.format_exception(err)).rstrip()
 
 
@@ -307,19 +342,14 @@ def _death_text(worker: _Worker) -> str:
     how = f"with exit code {code}"
     if code is not None and code < 0:
         how = f"by {signal.Signals(-code).name}"
-    hint = "; the system does this when memory runs out" if code == -signal.SIGKILL else ""
-    return (
-        f"loader worker {worker.number} was ended {how} {_task_text(worker)} "
-        f"({free_memory_text()}){hint}; set compute.workers=0, or a smaller training.batch_size, "
-        "and give the same command again"
-    )
+    hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+    return f"loader worker {worker.number} was ended {how} {_task_text(worker)}{hint}"
 
 
 def _silence_text(worker: _Worker, limit_s: float) -> str:
     return (
         f"loader worker {worker.number} has not answered for {limit_s:g} s {_task_text(worker)}; "
-        f"the process is {_process_state(worker.process.pid)} ({free_memory_text()}); look at this case "
-        "and its disk, or set compute.workers=0, and give the same command again"
+        f"the process is {_process_state(worker.process.pid)}"
     )
 
 

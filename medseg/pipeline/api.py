@@ -81,6 +81,8 @@ def run_pipeline(
 ) -> Result:
     """Run a pipeline file, or go on with the run of the same settings.
 
+    Where torchrun started several processes, each calls this: process 0 does all, the others train along.
+
     Parameters
     ----------
     pipeline : Path
@@ -105,7 +107,33 @@ def run_pipeline(
     MedsegError
         What ended the run; finished stages stay and are used by the next attempt.
     """
-    reporter = reporter or SilentReporter()
+    if not _one_of_several():
+        return _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+    from medseg.pipeline import ranks
+    from medseg.pipeline.fit import train_part
+
+    with ranks.joined() as team:
+        if team.rank > 0:
+            ranks.follow(team, train_part)
+            return Result(silent=True)
+        result = _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+        ranks.dismiss()
+        return result
+
+
+def _one_of_several() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def _run(
+    pipeline: Path,
+    output: Path,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    until: str | None,
+    reporter: Reporter,
+) -> Result:
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
     with run.locked():

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from medseg import __version__
+from medseg.amounts import time_text
 from medseg.data.dataset import PreparedSet, prepare_cases
 from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
+from medseg.data.patches import PatchSampler, structure_sets
 from medseg.errors import ConfigError, ManifestError
 from medseg.memory import PeakMemory
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
 from medseg.models.registry import build_network
 from medseg.models.transfer import load_matching
-from medseg.pipeline import bundling
+from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
@@ -30,7 +33,6 @@ from medseg.training.options import TrainingOptions
 from medseg.training.records import Progress, TrainingResult
 from medseg.training.trainer import train as train_network
 from medseg.transforms.augment import compile_augment
-from medseg.transforms.options import AugmentStep, RandomCrop
 from medseg.transforms.preprocess import label_to_grid, preprocess
 from medseg.volume import Volume
 
@@ -41,46 +43,59 @@ def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
     begin = time.monotonic()
     with PeakMemory() as peak:
-        summary = _fit(context)
+        trained = train_part(context)
+        bundle = bundling.write_trained(
+            context, network=trained.network, result=trained.result, train_set=trained.train_set
+        )
         # What earlier processes of this training took counts, too; their preparation is this one's.
-        seconds = time.monotonic() - begin + summary.pop("seconds_before")
-        found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
-    summary |= {"ram_bytes": peak.total_bytes, "comparison": None if found is None else found.to_json()}
+        seconds = time.monotonic() - begin + trained.seconds_before
+    found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
     if found is not None:
         context.reporter.note(f"the training {found.text}")
-    return summary
+    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    return summary | {
+        "ram_bytes": peak.total_bytes,
+        "comparison": None if found is None else found.to_json(),
+    }
 
 
-def _fit(context: Context) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained network, how it came about, and what on."""
+
+    network: SegmentationNetwork
+    result: TrainingResult
+    transfer: dict[str, Any]
+    train_set: PreparedSet
+    seconds_before: float
+
+
+def train_part(context: Context) -> Trained:
+    """Prepare the cases and train on them; of several processes each calls this, process 0 first."""
     training = _options(context)
-    torch.set_num_threads(context.threads)
     train_set, validation_set = prepare(context, "train"), prepare(context, "validation")
+    ranks.lead(context)
+    place = distributed.processes()
+    torch.set_num_threads(max(1, context.threads // place.local_size))
     network, transfer = start_network(context, in_channels=train_set[0].image.shape[0])
-    table, device = context.table, context.device()
-    loss = build_loss(
-        training.loss,
-        set_matrix=table.set_matrix,
-        regions=table.region_classes(),
+    table, device = context.table, distributed.local_device(context.device())
+    loss = build_loss(training.loss, set_matrix=table.set_matrix, regions=table.region_classes())
+    validate = dice_validation(
+        validation_set, table=table, inference=context.config.inference, device=str(device)
     )
-    with (
-        distributed.process_group(device=torch.device(device)) as processes,
-        _loader(context, train_set, training, device, processes) as loader,
-    ):
+    with _loader(context, train_set, training, device.type, place) as loader:
         started = time.monotonic()
         result = train_network(
             network=network,
             loader=loader,
-            validate=dice_validation(
-                validation_set, table=table, inference=context.config.inference, device=device
-            )
-            if len(validation_set)
-            else None,
+            validate=validate if len(validation_set) else None,
             options=training,
             loss=loss,
             folder=context.run.path / "training",
             progress=_progress(context),
+            tell=context.reporter.note,
             resume=context.resuming,
-            device=torch.device(device),
+            device=device,
             settings={
                 "start_from": transfer,
                 "validation": validation_set.fingerprint(),
@@ -88,9 +103,9 @@ def _fit(context: Context) -> dict[str, Any]:
             },
         )
     earlier = max(0.0, result.seconds - (time.monotonic() - started))
-    bundle = bundling.write_trained(context, network=network, result=result, train_set=train_set)
-    summary = _summary(result, bundle_sha256=bundle.weights_sha256, transfer=transfer)
-    return summary | {"seconds_before": earlier}
+    return Trained(
+        network=network, result=result, transfer=transfer, train_set=train_set, seconds_before=earlier
+    )
 
 
 def _options(context: Context) -> TrainingOptions:
@@ -151,28 +166,28 @@ def _loader(
     device: str,
     processes: distributed.Processes,
 ) -> BatchLoader:
-    workers = context.config.compute.workers
+    workers, cores = context.config.compute.workers, torch.get_num_threads()
     table = context.table
     return BatchLoader(
         cases,
         batch_size=training.batch_size,
         seed=training.seed,
-        workers=auto_workers(cores=context.threads, device="cuda" if device.startswith("cuda") else "cpu")
+        workers=auto_workers(cores=cores, device="cuda" if device == "cuda" else "cpu")
         if workers == "auto"
         else workers,
-        augment=compile_augment(_sample_steps(context, training), table.mirror_sets),
+        augment=compile_augment(context.config.augment, table.mirror_sets),
+        patches=None
+        if training.patch_size is None
+        else PatchSampler(
+            size=training.patch_size, foreground=training.foreground, structures=structure_sets(table)
+        ),
+        on_worker_failure=context.config.compute.on_worker_failure,
+        note=context.reporter.note,
         samples_per_epoch=training.samples_per_epoch,
         weights=_weights(context, cases, training.case_weights),
         rank=processes.rank,
         world_size=processes.world_size,
     )
-
-
-def _sample_steps(context: Context, training: TrainingOptions) -> tuple[AugmentStep, ...]:
-    """Augmentation, and the cut to the patch size."""
-    if training.patch_size is None:
-        return context.config.augment
-    return (*context.config.augment, RandomCrop(size=training.patch_size, foreground=1 / 3))
 
 
 def _weights(context: Context, cases: PreparedSet, column: str | None) -> list[float] | None:
@@ -193,9 +208,9 @@ def _progress(context: Context) -> Any:
             context.on_progress(state)
         done = (state.epoch - 1) * state.steps + state.step
         dice = state.metrics.get("dice")
-        text = f"epoch {state.epoch}/{state.epochs} loss {state.loss:.3f}"
-        text += f" dice {dice:.4f}" if dice is not None else ""
-        text += f" {state.images_per_second:.1f} images/s, {state.seconds_left:.0f} s left"
+        text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
+        text += f", Dice {dice:.4f}" if dice is not None else ""
+        text += f", {state.images_per_second:.1f} samples/s, {time_text(state.seconds_left)} left"
         context.reporter.advanced(STAGE, done, state.epochs * state.steps, text)
 
     return show
@@ -203,8 +218,10 @@ def _progress(context: Context) -> Any:
 
 def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any]) -> dict[str, Any]:
     best = f", best Dice {result.best_metric:.4f} in epoch {result.best_epoch}" if result.best_metric else ""
+    text = f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} samples/s"
+    text += f", network at work {result.shares.get('network', 0):.0%} of the time"
     return {
-        "text": f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} images/s",
+        "text": text + (f"; {result.refit}" if result.refit else ""),
         "weights_sha256": result.weights_sha256,
         "bundle_weights_sha256": bundle_sha256,
         "best_metric": result.best_metric,
@@ -213,6 +230,8 @@ def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, 
         "updates": result.updates,
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
+        "shares": {part: round(share, 4) for part, share in result.shares.items()},
+        "refit": result.refit,
         "precision": result.precision,
         "precision_reason": result.precision_reason,
         "threads": result.threads,

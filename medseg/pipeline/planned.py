@@ -364,10 +364,10 @@ class _Planner:
 
     def _epochs(self, config: RunConfig, result: ProbeResult | None, work: Work) -> Decision:
         training = self.training
-        if training.epochs != "auto" or result is None:
-            return given("training.epochs", training.epochs)
+        if training.target_epochs is not None or result is None:
+            return given("training.epochs", training.target_epochs)
         most = max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
-        limit = getattr(training, "time", None)
+        limit = training.time
         whole = limit is None
         seconds = float(config.budget.time if limit is None else limit)
         epochs, least = fitting_epochs(result, work, seconds=seconds, most=most, whole=whole)
@@ -394,7 +394,7 @@ class _Planner:
         prediction: Prediction | None = None
         if result is not None:
             prediction = predict(
-                result, work, epochs=_training(config).epochs, least_ram_bytes=peak_memory_bytes()
+                result, work, epochs=_epochs_of(config), least_ram_bytes=peak_memory_bytes()
             )
         facts = _facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
             "parameters": shape.memory.parameters,
@@ -405,6 +405,13 @@ class _Planner:
             "probe": None if result is None else plan_checks.plain(result),
         }
         return Plan(decisions=tuple(decisions), notes=tuple(self.notes), facts=facts, prediction=prediction)
+
+
+def _epochs_of(config: RunConfig) -> int:
+    epochs = _training(config).target_epochs
+    if epochs is None:
+        raise ValueError("a finished plan has a number of epochs")
+    return epochs
 
 
 def _training(config: RunConfig) -> TrainingOptions:

@@ -123,10 +123,12 @@ def _shortened(config: RunConfig, steps: int, *, validated: bool) -> RunConfig:
         raise ValueError("without a training there is nothing to probe")
     changed = training.model_dump() | {
         "epochs": EPOCHS,
+        "time": None,
         "samples_per_epoch": steps * training.batch_size * training.accumulate,
         "validate_every": EPOCHS,
         "early_stop": None,
         "tensorboard": False,
+        "checkpoint_every": None,
         "checkpoint_every_steps": None,
     }
     # A structure that the few cases lack gives no metric to choose by.

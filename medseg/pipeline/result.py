@@ -21,12 +21,15 @@ class Result:
         Sentences for people, before the path.
     facts : dict
         For `--json`.
+    silent : bool
+        Nothing is printed: another process of this run tells.
     """
 
     exit_code: int = 0
     path: Path | None = None
     lines: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    silent: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object: exit code, path, sentences, facts."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from medseg.amounts import time_text
 from medseg.pipeline.context import Context
+from medseg.training.options import TrainingSettings
 
 STAGE = "train"
 
@@ -16,13 +18,24 @@ def plan(context: Context) -> str:
         return f"nothing to train: uses {context.settings.model.start_from}"
     start = context.settings.model.start_from
     return (
-        f"{context.settings.model.use}, {training.epochs} epochs, batch {training.batch_size}, "
+        f"{context.settings.model.use}, {_length(training)}, batch {training.batch_size}, "
         f"{f'from {start}' if start else 'from fresh weights'}"
     )
 
 
+def _length(training: TrainingSettings) -> str:
+    """How long it trains: epochs, time, or both."""
+    within = "" if training.time is None else f"within {time_text(training.time)}"
+    if training.target_epochs is None:
+        return f"as many epochs as fit {within}"
+    return f"{training.target_epochs} epochs{within and f' {within}'}"
+
+
 def run(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
+    from medseg.pipeline import ranks
     from medseg.pipeline.fit import fit
 
-    return fit(context)
+    summary = fit(context)
+    ranks.dismiss()
+    return summary

@@ -28,16 +28,17 @@ from medseg.provenance import sha256_file, sha256_json, sweep_parts, whole_file
 _LOG = logging.getLogger(__name__)
 _STATE = re.compile(r"state-(\d{9})-([0-9a-f]{16})\.pt")
 KEPT = 2
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedCheckpoint:
-    """A state that was read, its file, and the newer files that were damaged."""
+    """A state that was read, its file, and the newer files that were damaged, with a sentence about each."""
 
     state: dict[str, Any]
     path: Path
     skipped: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
 
 
 def save_checkpoint(
@@ -78,7 +79,7 @@ def load_checkpoint(folder: Path, *, settings: Mapping[str, Any]) -> LoadedCheck
     Raises
     ------
     ConfigError
-        The state was made with other settings; the message names them.
+        The state was made with other settings, or by another release; the message names them.
     StorageError
         There are checkpoints, and all are damaged.
     """
@@ -86,17 +87,22 @@ def load_checkpoint(folder: Path, *, settings: Mapping[str, Any]) -> LoadedCheck
         return None
     sweep_parts(folder)
     skipped: list[str] = []
+    damage: list[str] = []
     for digest, path in _generations(folder):
         content = _read(path, digest)
-        if content is None:
+        if isinstance(content, str):
             skipped.append(path.name)
-            _LOG.warning("checkpoint %s is damaged; the one before it is used", path.name)
+            damage.append(f"the checkpoint {path.name} is damaged: {content}")
+            _LOG.warning("%s; the one before it is used", damage[-1])
             continue
+        _check_format(content, path)
         _check_settings(content["settings"], settings, path)
-        return LoadedCheckpoint(state=content["state"], path=path, skipped=tuple(skipped))
+        return LoadedCheckpoint(
+            state=content["state"], path=path, skipped=tuple(skipped), damage=tuple(damage)
+        )
     if skipped:
         raise StorageError(
-            f"all checkpoints in {folder} are damaged ({', '.join(skipped)}); "
+            f"all checkpoints in {folder} are damaged ({'; '.join(damage)}); "
             "remove them to train from the start"
         )
     return None
@@ -116,19 +122,29 @@ def _generations(folder: Path) -> list[tuple[str, Path]]:
     return [(match[2], path) for match, path in found]
 
 
-def _read(path: Path, digest: str) -> dict[str, Any] | None:
-    """The content, or None where it is damaged."""
+def _read(path: Path, digest: str) -> dict[str, Any] | str:
+    """The content, or what is wrong with it."""
     try:
         content = path.read_bytes()
     except OSError as err:
         raise StorageError(f"cannot read the checkpoint {path}: {err.strerror}") from err
-    if hashlib.sha256(content).hexdigest()[:16] != digest:
-        return None
+    found = hashlib.sha256(content).hexdigest()[:16]
+    if found != digest:
+        return f"its digest is {found}, expected {digest}"
     try:
         value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        return None
-    return value if isinstance(value, dict) and value.get("format") == FORMAT else None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as err:
+        return f"it cannot be read without running code ({type(err).__name__})"
+    return value if isinstance(value, dict) else "it holds no state"
+
+
+def _check_format(content: Mapping[str, Any], path: Path) -> None:
+    found = content.get("format")
+    if found != FORMAT:
+        raise ConfigError(
+            f"the checkpoint {path} has format {found}, that of another release of medseg; this one reads format "
+            f"{FORMAT}; go on with that release, or remove the state-*.pt files to train from the start"
+        )
 
 
 def _check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -1,147 +1,76 @@
-"""Several training processes: joined as torchrun starts them, ended together, with the reason."""
+"""What several training processes do together: average, decide, wait for each other. Alone, each is itself.
+
+The processes are joined by `process_group`. Numbers and decisions travel over the CPU backend, gradients
+over that of the device.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from medseg.errors import Interrupted, MedsegError, TrainingError
+from medseg.errors import ConfigError
 
-_REASON_WAIT_S = 3.0
 _T = TypeVar("_T")
-
-
-class _Store(Protocol):
-    """What is used of a torch.distributed store."""
-
-    def set(self, key: str, value: str, /) -> None: ...
-    def get(self, key: str, /) -> bytes: ...
-    def check(self, keys: list[str], /) -> bool: ...
-    def wait(self, keys: list[str], timeout: datetime.timedelta, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processes:
-    """This process among those that train together."""
+    """This process among those that train together, and among those of this machine."""
 
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
 
 
 def processes() -> Processes:
     """Place of this process, from torch.distributed where it is initialised."""
-    if dist.is_available() and dist.is_initialized():
-        return Processes(rank=dist.get_rank(), world_size=dist.get_world_size())
-    return Processes()
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    return Processes(
+        rank=rank,
+        world_size=world_size,
+        local_rank=int(os.environ.get("LOCAL_RANK", rank)),
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+    )
 
 
-@contextlib.contextmanager
-def process_group(
-    *, device: torch.device, timeout_s: float = 30.0, join_timeout_s: float = 600.0
-) -> Iterator[Processes]:
-    """Join the processes that torchrun started; a single process just goes on.
-
-    An error in one process ends all of them: its reason is left in the shared store, the others stop
-    at their next exchange and repeat it. A process that is silent for `timeout_s` ends the others too.
+def local_device(wanted: str) -> torch.device:
+    """The device of this process: of several processes on a machine each has a GPU of its own.
 
     Parameters
     ----------
-    device : torch.device
-        NCCL for cuda, gloo for cpu.
-    timeout_s : float, optional
-        Longest wait for the other processes at one exchange.
-    join_timeout_s : float, optional
-        Longest wait until all processes are here.
+    wanted : str
+        cpu, cuda or cuda:<number>.
 
     Raises
     ------
-    TrainingError
-        Another process failed, died or is silent, or did not come.
+    ConfigError
+        Fewer GPUs than processes, or one named GPU for several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes()
-        return
-    store, rank, world_size = _join(join_timeout_s)
-    timeout = datetime.timedelta(seconds=timeout_s)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    try:
-        yield Processes(rank=rank, world_size=world_size)
-    except Interrupted:
-        raise
-    except MedsegError as err:
-        _leave_reason(store, rank, str(err))
-        raise
-    except RuntimeError as err:
-        reason = _reason_of_others(store, rank, world_size)
-        if reason is None and not _is_connection_error(err):
-            _leave_reason(store, rank, f"{type(err).__name__}: {err}")
-            raise
-        raise TrainingError(reason or _silence_text(rank, world_size, timeout_s)) from err
-    finally:
-        # After an error the peers may be gone, and then there is nobody to part from.
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
-
-
-def _join(timeout_s: float) -> tuple[Any, int, int]:
-    """Store, rank and number of processes, once all of them are here."""
-    timeout = datetime.timedelta(seconds=timeout_s)
-    try:
-        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-        store.set(f"medseg/here/{rank}", "")
-        store.wait([f"medseg/here/{number}" for number in range(world_size)], timeout)
-    except RuntimeError as err:
-        raise TrainingError(
-            f"the training processes did not all come together within {timeout_s:g} s; "
-            "look at the number of processes, MASTER_ADDR and MASTER_PORT, and the logs of the other machines"
-        ) from err
-    return store, rank, world_size
-
-
-def _is_connection_error(err: RuntimeError) -> bool:
-    text = str(err).lower()
-    return isinstance(err, dist.DistError) or any(
-        word in text for word in ("connection", "timed out", "timeout", "gloo", "nccl", "broken pipe")
-    )
-
-
-def _leave_reason(store: _Store, rank: int, text: str) -> None:
-    with contextlib.suppress(RuntimeError):
-        store.set(f"medseg/failed/{rank}", text)
-
-
-def _reason_of_others(store: _Store, rank: int, world_size: int) -> str | None:
-    """What another process left in the store, waited for a moment; None where the store is gone too."""
-    end = time.monotonic() + _REASON_WAIT_S
-    others = [number for number in range(world_size) if number != rank]
-    with contextlib.suppress(RuntimeError):
-        while time.monotonic() < end:
-            for number in others:
-                if store.check([f"medseg/failed/{number}"]):
-                    text = store.get(f"medseg/failed/{number}").decode("utf-8", "replace")
-                    return f"training process {number} of {world_size} failed: {text}"
-            time.sleep(0.1)
-    return None
-
-
-def _silence_text(rank: int, world_size: int, timeout_s: float) -> str:
-    return (
-        f"training process {rank} of {world_size} lost another one, which died without a word or was "
-        f"silent for {timeout_s:g} s; look at memory and the log of that machine, and give the same "
-        "command again to go on from the last checkpoint"
-    )
+    place, device = processes(), torch.device(wanted)
+    if place.world_size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise ConfigError(
+            f"compute.device {wanted} is one GPU, but {place.world_size} processes train; set it to cuda"
+        )
+    if place.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{place.local_size} processes on this machine, but torch sees {torch.cuda.device_count()} GPUs; "
+            "start as many processes as there are GPUs"
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)
 
 
 def wrap(network: nn.Module, device: torch.device) -> nn.Module:
@@ -152,19 +81,21 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(network, device_ids=ids)
 
 
-def average(value: float, device: torch.device) -> float:
-    """Mean of a number over all processes."""
+def shared(numbers: Sequence[float], votes: Sequence[bool]) -> tuple[list[float], tuple[bool, ...]]:
+    """Means of numbers over all processes and, for each vote, whether any process cast it; one exchange."""
     world_size = processes().world_size
     if world_size == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+        return list(numbers), tuple(votes)
+    tensor = torch.tensor([*numbers, *map(float, votes)], dtype=torch.float64)
     dist.all_reduce(tensor)
-    return float(tensor) / world_size
+    found = tensor.tolist()
+    means = [value / world_size for value in found[: len(numbers)]]
+    return means, tuple(value > 0 for value in found[len(numbers) :])
 
 
-def any_of(flag: bool, device: torch.device) -> bool:
+def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process."""
-    return flag if processes().world_size == 1 else average(float(flag), device) > 0
+    return shared((), (flag,))[1][0]
 
 
 def from_first(value: _T) -> _T:
@@ -172,11 +103,20 @@ def from_first(value: _T) -> _T:
     if processes().world_size == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def gathered(value: _T) -> list[_T]:
+    """The plain values of all processes, in the order of their ranks, in every process."""
+    world_size = processes().world_size
+    if world_size == 1:
+        return [value]
+    values: list[_T | None] = [None] * world_size
+    dist.all_gather_object(values, value)
+    return [found for found in values if found is not None]
 
 
 def barrier() -> None:
     """Wait until all processes are here."""
-    if processes().world_size > 1:
-        dist.barrier()
+    any_of(False)

@@ -34,11 +34,12 @@ class TrainingBatch(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateOutcome:
-    """Mean loss of the batches of one update, norm of the gradient, samples seen by this process."""
+    """Mean loss of the batches of one update, norm of the gradient, samples seen by this process, votes."""
 
     loss: float
     gradient_norm: float
     samples: int
+    votes: tuple[bool, ...] = ()
 
 
 def to_layout(image: Tensor, memory_format: str) -> Tensor:
@@ -103,7 +104,13 @@ class Stepper:
     skipped: int = 0
 
     def update(
-        self, batches: Sequence[TrainingBatch], *, rate: float, seeds: Sequence[int], where: str
+        self,
+        batches: Sequence[TrainingBatch],
+        *,
+        rate: float,
+        seeds: Sequence[int],
+        where: str,
+        votes: Sequence[bool] = (),
     ) -> UpdateOutcome:
         """Make one update from one or more equal-sized batches.
 
@@ -117,6 +124,8 @@ class Stepper:
             One per batch; dropout and other randomness in the network follow from it alone.
         where : str
             Epoch and step, for messages.
+        votes : sequence of bool, optional
+            What this process wants the others to know; comes back with what any process said.
 
         Raises
         ------
@@ -125,16 +134,24 @@ class Stepper:
         """
         self.optimiser.zero_grad(set_to_none=True)
         set_learning_rate(self.optimiser, rate)
-        total = 0.0
+        losses = []
         for number, (batch, seed) in enumerate(zip(batches, seeds, strict=True), start=1):
             torch.manual_seed(seed)
             with self._joined_only(number == len(batches)):
-                total += self._backward(batch, share=1 / len(batches), rate=rate, where=where)
-        norm = self._step(batches, rate=rate, where=where)
+                losses.append(self._backward(batch, share=1 / len(batches)))
+        norm = self._clipped_norm()
+        facts = _Facts(batches=batches, where=where, rate=rate)
+        # The only place of an update that waits for the device.
+        *own, norm_value = torch.stack([*losses, norm]).tolist()
+        means, heard = distributed.shared(own, votes)
+        self._check(facts, own, means, norm_value)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         return UpdateOutcome(
-            loss=total / len(batches),
-            gradient_norm=norm,
+            loss=sum(means) / len(batches),
+            gradient_norm=norm_value,
             samples=sum(len(batch.case_ids) for batch in batches),
+            votes=heard,
         )
 
     def _joined_only(self, last: bool) -> contextlib.AbstractContextManager[object]:
@@ -143,7 +160,7 @@ class Stepper:
             return contextlib.nullcontext()
         return self.network.no_sync()  # type: ignore[operator, no-any-return]
 
-    def _backward(self, batch: TrainingBatch, *, share: float, rate: float, where: str) -> float:
+    def _backward(self, batch: TrainingBatch, *, share: float) -> Tensor:
         image = to_layout(batch.image.to(self.device, non_blocking=True), self.memory_format)
         label = batch.label.to(self.device, non_blocking=True)
         with self.precision.autocast(self.device):
@@ -151,32 +168,48 @@ class Stepper:
         # Losses sum over many voxels; half precision would lose the small terms.
         logits = [part.float() for part in logits] if isinstance(logits, list | tuple) else logits.float()
         loss = self.loss(logits, label)
-        mine = float(loss.detach())
-        value = distributed.average(mine, self.device)
-        if not math.isfinite(value):
-            cases = batch.case_ids if not math.isfinite(mine) else ("of another process",)
-            raise TrainingError(_not_finite_text("loss", mine, where, rate, cases))
         self.scaler.scale(loss * share).backward()
+        value: Tensor = loss.detach().float()
         return value
 
-    def _step(self, batches: Sequence[TrainingBatch], *, rate: float, where: str) -> float:
+    def _clipped_norm(self) -> Tensor:
+        """Norm of the whole gradient before it was clipped."""
         self.scaler.unscale_(self.optimiser)
         parameters = [p for p in self.network.parameters() if p.grad is not None]
-        norm_tensor = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm_tensor)
-        norm = float(norm_tensor)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return norm.float()
+
+    def _check(self, facts: _Facts, own: Sequence[float], means: Sequence[float], norm: float) -> None:
+        """Stop at a loss or gradient that is not finite, in this process or another."""
+        for batch, mine, mean in zip(facts.batches, own, means, strict=True):
+            if not math.isfinite(mean):
+                cases = batch.case_ids if not math.isfinite(mine) else ("of another process",)
+                raise TrainingError(facts.not_finite("loss", mine, cases))
         if math.isfinite(norm):
             self.skipped = 0
         elif self.scaler.is_enabled() and self.skipped < MAX_SKIPPED_UPDATES:
             # Half precision overflows now and then; the scaler leaves the step out and scales less.
             self.skipped += 1
         else:
-            cases = tuple(case_id for batch in batches for case_id in batch.case_ids)
-            raise TrainingError(_not_finite_text("gradient norm", norm, where, rate, cases))
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        return norm
+            cases = tuple(case_id for batch in facts.batches for case_id in batch.case_ids)
+            raise TrainingError(facts.not_finite("gradient norm", norm, cases))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What a message about an update names."""
+
+    batches: Sequence[TrainingBatch]
+    where: str
+    rate: float
+
+    def not_finite(self, what: str, value: float, cases: tuple[str, ...]) -> str:
+        return (
+            f"the {what} is {value} at {self.where}, learning rate {self.rate:.3g}, cases {', '.join(cases)}; "
+            "look at these cases, lower training.learning_rate or set training.clip_norm"
+        )
 
 
 @contextlib.contextmanager
@@ -192,12 +225,13 @@ def explained_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as err:
-        text = str(err).splitlines()[0] if str(err) else ""
-        if isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in text:
+    except (RuntimeError, MemoryError) as err:
+        text = str(err).splitlines()[0] if str(err) else type(err).__name__
+        memory = (torch.OutOfMemoryError, MemoryError)
+        if isinstance(err, memory) or "can't allocate memory" in text:
             raise EnvironmentFailure(
-                f"out of memory at {where} ({text}); use a smaller training.batch_size, "
-                "with training.accumulate for the same number of samples per update"
+                f"out of memory at {where} ({text}); use a smaller training.batch_size, with "
+                "training.accumulate for the same number of samples per update, or a smaller training.patch_size"
             ) from err
         if "does not have a deterministic implementation" in text:
             raise ConfigError(
@@ -205,10 +239,3 @@ def explained_errors(where: str) -> Iterator[None]:
                 "set training.deterministic: false, or use another network"
             ) from err
         raise
-
-
-def _not_finite_text(what: str, value: float, where: str, rate: float, cases: tuple[str, ...]) -> str:
-    return (
-        f"the {what} is {value} at {where}, learning rate {rate:.3g}, cases {', '.join(cases)}; "
-        "look at these cases, lower training.learning_rate or set training.clip_norm"
-    )

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Weight = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
 
 
+_PERCENT = "Share of the labelled voxels that counts, in per cent."
+
+
 class _Loss(BaseModel):
     """Fields of every loss."""
 
@@ -66,6 +69,43 @@ class DiceCrossEntropyOptions(_DicePart):
     ce_weight: Weight = Field(default=1.0, description="Factor of the cross-entropy part.")
 
 
+class DiceTopKOptions(_DicePart):
+    """Dice loss plus the cross-entropy of the worst voxels of each batch."""
+
+    use: Literal["dice_top_k"] = "dice_top_k"
+    percent: float = Field(default=10.0, gt=0.0, le=100.0, description=_PERCENT)
+    ce_weight: Weight = Field(default=1.0, description="Factor of the cross-entropy part.")
+
+
+class BoundaryOptions(_DicePart):
+    """Dice loss plus cross-entropy plus the boundary loss, which counts how far off a wrong voxel lies."""
+
+    use: Literal["dice_ce_boundary"] = "dice_ce_boundary"
+    ce_weight: Weight = Field(default=1.0, description="Factor of the cross-entropy part.")
+    boundary_weight: Weight = Field(
+        default=0.05, description="Factor of the boundary part, after it has grown to this."
+    )
+    boundary_rise: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the training over which the factor of the boundary part grows from 0; 0: at once.",
+    )
+    voxel_size: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=3,
+        description="Size of a voxel of the prepared image along each axis, in mm; distances are in mm then. "
+        "null: in voxels.",
+    )
+
+
+class GeneralisedDiceOptions(_Overlap):
+    """One minus one Dice coefficient of all structures together, each weighted by one over its volume squared."""
+
+    use: Literal["generalised_dice"] = "generalised_dice"
+
+
 class FocalOptions(_Loss):
     """Cross-entropy that turns away from voxels that are right already."""
 
@@ -102,9 +142,7 @@ class TopKCrossEntropyOptions(_Loss):
     """Cross-entropy of the worst voxels of each batch only."""
 
     use: Literal["top_k_ce"] = "top_k_ce"
-    percent: float = Field(
-        default=10.0, gt=0.0, le=100.0, description="Share of the labelled voxels that counts, in per cent."
-    )
+    percent: float = Field(default=10.0, gt=0.0, le=100.0, description=_PERCENT)
 
 
 LossOptions = Annotated[
@@ -115,6 +153,9 @@ LossOptions = Annotated[
     | DiceFocalOptions
     | TverskyOptions
     | FocalTverskyOptions
-    | TopKCrossEntropyOptions,
+    | TopKCrossEntropyOptions
+    | DiceTopKOptions
+    | BoundaryOptions
+    | GeneralisedDiceOptions,
     Field(discriminator="use"),
 ]

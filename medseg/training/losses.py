@@ -16,35 +16,45 @@ References
 Milletari et al., V-Net, 3DV 2016, doi:10.1109/3DV.2016.79 (Dice); Lin et al., ICCV 2017,
 doi:10.1109/ICCV.2017.324 (focal); Salehi et al., MLMI 2017, doi:10.1007/978-3-319-67389-9_44 (Tversky);
 Abraham and Khan, ISBI 2019, doi:10.1109/ISBI.2019.8759329 (focal Tversky); Wu et al., 2016, arXiv:1605.06885
-(online bootstrapping, the top-k of nnU-Net); Shi et al., Med Image Anal 2021, doi:10.1016/j.media.2021.101979
+(online bootstrapping, the top-k of nnU-Net); Kervadec et al., Med Image Anal 2021,
+doi:10.1016/j.media.2020.101851 (boundary); Sudre et al., DLMIA 2017, doi:10.1007/978-3-319-67558-9_28
+(generalised Dice); Shi et al., Med Image Anal 2021, doi:10.1016/j.media.2021.101979
 (marginal loss); Fidon et al., MICCAI 2021, doi:10.1007/978-3-030-87196-3_60 (label-set losses).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medseg.errors import ConfigError, LabelError
+from medseg.training.boundary import distance_maps
 from medseg.training.loss_options import (
+    BoundaryOptions,
     CrossEntropyOptions,
     DiceCrossEntropyOptions,
     DiceFocalOptions,
     DiceLossOptions,
+    DiceTopKOptions,
     FocalOptions,
     FocalTverskyOptions,
+    GeneralisedDiceOptions,
     LossOptions,
     TopKCrossEntropyOptions,
     TverskyOptions,
 )
-
-_LEFT_OUT = -100
+from medseg.training.loss_structures import (
+    checked_sets,
+    class_weights,
+    find_structures,
+    structure_weight,
+)
+from medseg.training.voxel_terms import VoxelTerms, voxel_terms
 
 
 def build_loss(
@@ -69,6 +79,27 @@ def build_loss(
     return SegmentationLoss(options, set_matrix=set_matrix, regions=regions)
 
 
+class _Batch(NamedTuple):
+    """A batch of B images, N voxels each, as the losses see it.
+
+    `label` (B, N) set indices; `partial` (B, N) whether the set is several classes, but not all, None where
+    none is; `partial_surprise` (n,) -log q of those voxels; `boundary` scalar.
+    """
+
+    label: Tensor
+    terms: VoxelTerms
+    partial: Tensor | None
+    partial_surprise: Tensor | None
+    boundary: Tensor
+
+    @property
+    def surprise(self) -> Tensor:
+        """(B, N): -log q; exactly 0 without gradient where all classes may be."""
+        if self.partial is None or self.partial_surprise is None:
+            return self.terms.surprise
+        return self.terms.surprise.masked_scatter(self.partial, self.partial_surprise)
+
+
 class SegmentationLoss(nn.Module):
     """Loss of logits against set indices; see `build_loss` and the module text."""
 
@@ -89,16 +120,18 @@ class SegmentationLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.options = options
-        matrix = _checked_sets(set_matrix)
+        self.boundary_factor = 0.0
+        self.set_progress(0.0)
+        matrix = checked_sets(set_matrix)
         classes = matrix.shape[1]
-        structures = _structures(options, regions, classes)
+        structures = find_structures(options, regions, classes)
         members = np.zeros((len(structures), classes), dtype=np.bool_)
         for row, classes_of in enumerate(structures):
             members[row, sorted(classes_of)] = True
         outside_members = (matrix[None] & ~members[:, None]).any(axis=2)
         shared = (matrix[None] & members[:, None]).any(axis=2)
-        weights = _class_weights(options, regions, classes)
-        per_structure = [_structure_weight(options, regions, weights, s) for s in structures]
+        weights = class_weights(options, regions, classes)
+        per_structure = [structure_weight(options, regions, weights, s) for s in structures]
         sizes = matrix.sum(axis=1)
         per_set = (matrix @ weights) / sizes
         per_set[sizes == classes] = 0.0
@@ -137,8 +170,11 @@ class SegmentationLoss(nn.Module):
         weights = self._level_weights(len(levels))
         with torch.autocast(device_type=label.device.type, enabled=False):
             parts = [
-                weight * self._level(level.float(), _nearest(label[:, 0], tuple(level.shape[2:])))
-                for level, weight in zip(levels, weights, strict=True)
+                weight
+                * self._level(
+                    level.float(), _nearest(label[:, 0], tuple(level.shape[2:])), finest=number == 0
+                )
+                for number, (level, weight) in enumerate(zip(levels, weights, strict=True))
             ]
         return torch.stack(parts).sum()
 
@@ -167,81 +203,129 @@ class SegmentationLoss(nn.Module):
             )
         return [weight / sum(weights) for weight in weights]
 
-    def _level(self, logits: Tensor, label: Tensor) -> Tensor:
-        label, log_p = label.long(), F.log_softmax(logits, dim=1)
-        counts = _voxels_by_set(label, len(self.set_matrix))
+    def set_progress(self, done: float) -> None:
+        """Say how much of the training is done, 0 to 1; terms that grow with it follow.
+
+        The same value gives the same loss, so a training that goes on after a break says it again.
+        """
+        options = self.options
+        if isinstance(options, BoundaryOptions):
+            rise = options.boundary_rise
+            self.boundary_factor = options.boundary_weight * (min(1.0, done / rise) if rise else 1.0)
+
+    def _level(self, logits: Tensor, label: Tensor, *, finest: bool) -> Tensor:
+        label = label.long()
+        batch = self._batch(logits, label, distances=finest and self.boundary_factor > 0)
         options = self.options
         match options:
             case DiceCrossEntropyOptions():
-                overlap, entropy = (
-                    self._overlap(log_p, label, counts),
-                    self._cross_entropy(log_p, label, counts),
+                return options.dice_weight * self._overlap(batch) + options.ce_weight * self._cross_entropy(
+                    batch
                 )
-                return options.dice_weight * overlap + options.ce_weight * entropy
+            case BoundaryOptions():
+                whole = options.dice_weight * self._overlap(batch)
+                whole = whole + options.ce_weight * self._cross_entropy(batch)
+                return whole + self.boundary_factor * batch.boundary
             case DiceFocalOptions():
-                overlap, focal = self._overlap(log_p, label, counts), self._focal(log_p, label, options.gamma)
+                overlap, focal = self._overlap(batch), self._focal(batch, options.gamma)
                 return options.dice_weight * overlap + options.focal_weight * focal
+            case DiceTopKOptions():
+                overlap, worst = self._overlap(batch), self._worst(batch, options.percent)
+                return options.dice_weight * overlap + options.ce_weight * worst
             case CrossEntropyOptions():
-                return self._cross_entropy(log_p, label, counts)
+                return self._cross_entropy(batch)
             case FocalOptions():
-                return self._focal(log_p, label, options.gamma)
+                return self._focal(batch, options.gamma)
             case TopKCrossEntropyOptions():
-                return self._worst(log_p, label, options.percent)
+                return self._worst(batch, options.percent)
+            case GeneralisedDiceOptions():
+                return self._generalised(batch)
             case DiceLossOptions() | TverskyOptions() | FocalTverskyOptions():
-                return self._overlap(log_p, label, counts)
+                return self._overlap(batch)
 
-    def _cross_entropy(self, log_p: Tensor, label: Tensor, counts: Tensor) -> Tensor:
+    def _batch(self, logits: Tensor, label: Tensor, *, distances: bool) -> _Batch:
+        field, labelled = self._distance_field(label) if distances else (None, 1.0)
+        terms = voxel_terms(logits, label, sets=len(self.set_matrix), field=field)
+        flat = label.flatten(1)
+        found = torch.nonzero(terms.counts.sum(dim=0)).flatten()
+        partial = self.is_partial[flat] if bool(self.is_partial[found].any()) else None
+        return _Batch(
+            label=flat,
+            terms=terms,
+            partial=partial,
+            partial_surprise=None
+            if partial is None
+            else self._partial_surprise(logits.flatten(2), flat, partial),
+            boundary=terms.weighted / labelled,
+        )
+
+    def _cross_entropy(self, batch: _Batch) -> Tensor:
         """Weighted mean of -log q over labelled voxels."""
-        classes = log_p.shape[1]
-        weight = self.set_weights[:classes]
-        if not bool(counts[:, classes:].any()):
-            total = F.nll_loss(log_p, label, weight=weight, reduction="sum")
-        else:
-            whole = label.masked_fill(label >= classes, _LEFT_OUT)
-            total = F.nll_loss(log_p, whole, weight=weight, reduction="sum", ignore_index=_LEFT_OUT)
-            partial = self._partial(label)
-            total = (
-                total
-                + (self._partial_surprise(log_p, label, partial) * self.set_weights[label[partial]]).sum()
-            )
-        return total / (counts.sum(dim=0) @ self.set_weights).clamp_min(1e-12)
+        total = (batch.terms.surprise_sums @ self.set_weights).sum()
+        if batch.partial is not None and batch.partial_surprise is not None:
+            total = total + (batch.partial_surprise * self.set_weights[batch.label[batch.partial]]).sum()
+        return total / (batch.terms.counts.sum(dim=0) @ self.set_weights).clamp_min(1e-12)
 
-    def _focal(self, log_p: Tensor, label: Tensor, gamma: float) -> Tensor:
+    def _focal(self, batch: _Batch, gamma: float) -> Tensor:
         """Weighted mean of -(1 - q)^gamma log q over labelled voxels."""
-        surprise, weight = self._surprise(log_p, label), self.set_weights[label]
+        weight, surprise = self.set_weights[batch.label], batch.surprise
         # The slope of a broken power at 0 is infinite.
         focal = (-torch.expm1(-surprise)).clamp_min(1e-12) ** gamma * surprise
         return (focal * weight).sum() / weight.sum().clamp_min(1e-12)
 
-    def _worst(self, log_p: Tensor, label: Tensor, percent: float) -> Tensor:
+    def _worst(self, batch: _Batch, percent: float) -> Tensor:
         """Mean of the largest values of weight times -log q, a share of all labelled voxels of the batch."""
-        weight = self.set_weights[label]
-        values = (self._surprise(log_p, label) * weight)[weight > 0]
+        weight = self.set_weights[batch.label]
+        values = (batch.surprise * weight)[weight > 0]
         if values.numel() == 0:
             return values.sum()
         return values.topk(max(1, round(values.numel() * percent / 100.0))).values.mean()
 
-    def _surprise(self, log_p: Tensor, label: Tensor) -> Tensor:
-        """(B, *sp): -log q; exactly 0 without gradient where all classes may be."""
-        whole = label.masked_fill(label >= log_p.shape[1], _LEFT_OUT)
-        surprise = F.nll_loss(log_p, whole, reduction="none", ignore_index=_LEFT_OUT)
-        partial = self._partial(label)
-        return surprise.masked_scatter(partial, self._partial_surprise(log_p, label, partial))
-
-    def _partial(self, label: Tensor) -> Tensor:
-        """(B, *sp) bool: voxels whose set holds more than one class, but not all."""
-        return self.is_partial[label]
-
-    def _partial_surprise(self, log_p: Tensor, label: Tensor, partial: Tensor) -> Tensor:
+    def _partial_surprise(self, logits: Tensor, label: Tensor, partial: Tensor) -> Tensor:
         """(n,): -log of the sum of the admitted probabilities at the voxels of `partial`."""
         admitted = self.set_matrix[label[partial]]
-        found = log_p.movedim(1, -1)[partial].masked_fill(~admitted, -torch.inf)
+        found = logits.movedim(1, -1)[partial].log_softmax(dim=1).masked_fill(~admitted, -torch.inf)
         # A sum of probabilities may round to a little over 1.
         return -found.logsumexp(dim=1).clamp_max(0.0)
 
-    def _overlap(self, log_p: Tensor, label: Tensor, counts: Tensor) -> Tensor:
+    def _distance_field(self, label: Tensor) -> tuple[Tensor, float]:
+        """Distance maps as weights of the class probabilities, and the number by which their sum is divided.
+
+        The boundary loss is the mean over voxels and structures of probability times signed distance; the
+        probability of a structure is the sum of those of its classes.
+        """
+        options = self.options
+        maps = distance_maps(
+            label,
+            inside=self.inside,
+            certain=self.certain,
+            spacing=options.voxel_size if isinstance(options, BoundaryOptions) else None,
+        ).to(label.device)
+        weights = self.structure_weights[:, None] * self.structures
+        field = torch.einsum("bun,uc->bcn", maps.flatten(2), weights)
+        count = label.numel() * max(1e-12, float(self.structure_weights.sum()))
+        return field.reshape(*field.shape[:2], *label.shape[1:]), count
+
+    def _overlap(self, batch: _Batch) -> Tensor:
         """Weighted mean over structures (and images) of one minus Dice or Tversky index."""
-        sums = _sums_by_set(log_p.exp(), label, counts)
+        hit, predicted, reference, known = self._areas(batch)
+        # A structure that may lie in the unlabelled part alone says nothing about the image.
+        weights = self.structure_weights * known
+        return (self._terms(hit, predicted, reference) * weights).sum() / weights.sum().clamp_min(1e-12)
+
+    def _generalised(self, batch: _Batch) -> Tensor:
+        """One minus Dice of all structures, each weighted by 1 / volume^2; an absent one by the largest weight."""
+        hit, predicted, reference, known = self._areas(batch)
+        weights = torch.where(reference > 0, reference.clamp_min(1e-12) ** -2, 0.0)
+        largest = weights.amax(dim=1, keepdim=True)
+        weights = torch.where(reference > 0, weights, largest) * self.structure_weights * known
+        smooth = getattr(self.options, "smooth", 0.0)
+        shared = (2.0 * hit * weights).sum(dim=1) + smooth
+        return (1.0 - shared / (((predicted + reference) * weights).sum(dim=1) + smooth)).mean()
+
+    def _areas(self, batch: _Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, U) areas in voxels: shared, predicted, of the reference; and whether the image tells of them."""
+        sums, counts = batch.terms.sums, batch.terms.counts
         uncertain = counts @ (1.0 - self.certain).T
         if getattr(self.options, "batch", False):
             sums, counts, uncertain = (part.sum(dim=0, keepdim=True) for part in (sums, counts, uncertain))
@@ -249,10 +333,7 @@ class SegmentationLoss(nn.Module):
         hit = (by_structure * self.inside).sum(dim=2)
         predicted = (by_structure * self.certain).sum(dim=2)
         reference = counts @ self.inside.T
-        terms = self._terms(hit, predicted, reference)
-        # A structure that may lie in the unlabelled part alone says nothing about the image.
-        weights = self.structure_weights * ((reference > 0) | (uncertain == 0))
-        return (terms * weights).sum() / weights.sum().clamp_min(1e-12)
+        return hit, predicted, reference, (reference > 0) | (uncertain == 0)
 
     def _terms(self, hit: Tensor, predicted: Tensor, reference: Tensor) -> Tensor:
         """(B, U) loss of each structure from its areas in voxels."""
@@ -268,26 +349,6 @@ class SegmentationLoss(nn.Module):
         return 1.0 - (2.0 * hit + smooth) / (predicted + reference + smooth)
 
 
-def _voxels_by_set(label: Tensor, sets: int) -> Tensor:
-    """(B, S) float: voxels of each set in each image."""
-    batch = label.shape[0]
-    offset = sets * torch.arange(batch, device=label.device).unsqueeze(1)
-    counts = torch.bincount((label.flatten(1) + offset).flatten(), minlength=batch * sets)
-    return counts.reshape(batch, sets).float()
-
-
-def _sums_by_set(p: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-    """Sums of probabilities over the voxels of each set, (B, S, L).
-
-    All areas of all structures are linear in these, so no structure needs a mask of its own, and
-    only sets that are present need one.
-    """
-    present = counts.sum(dim=0).nonzero().flatten()
-    where = (label.flatten(1).unsqueeze(1) == present.reshape(1, -1, 1)).to(p.dtype)
-    found = torch.bmm(p.flatten(2), where.transpose(1, 2)).transpose(1, 2)
-    return p.new_zeros(*counts.shape, p.shape[1]).index_copy(1, present, found)
-
-
 def _nearest(label: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, *sp) -> (B, *size) by the voxel nearest to each new centre."""
     for axis, (old, new) in enumerate(zip(tuple(label.shape[1:]), size, strict=True), start=1):
@@ -295,55 +356,3 @@ def _nearest(label: Tensor, size: tuple[int, ...]) -> Tensor:
             index = ((torch.arange(new, device=label.device) + 0.5) * (old / new)).long()
             label = label.index_select(axis, index)
     return label
-
-
-def _checked_sets(set_matrix: NDArray[Any]) -> NDArray[np.bool_]:
-    matrix = np.asarray(set_matrix, dtype=np.bool_)
-    classes = matrix.shape[1]
-    if len(matrix) < classes or not np.array_equal(matrix[:classes], np.eye(classes, dtype=np.bool_)):
-        raise LabelError(f"the first {classes} sets must be the single classes; give LabelTable.set_matrix")
-    if not matrix.any(axis=1).all():
-        raise LabelError("every label set needs at least one class")
-    return matrix
-
-
-def _structures(
-    options: LossOptions, regions: Mapping[str, tuple[int, ...]], classes: int
-) -> list[frozenset[int]]:
-    first = 0 if getattr(options, "include_background", False) else 1
-    structures = [frozenset({index}) for index in range(first, classes)]
-    for name, members in regions.items():
-        union = frozenset(members)
-        if not union or not union < frozenset(range(classes)):
-            raise ConfigError(
-                f"region {name} must hold some of the classes 0..{classes - 1}, found {sorted(union)}"
-            )
-        if len(union) > 1 and union not in structures:
-            structures.append(union)
-    return structures
-
-
-def _class_weights(
-    options: LossOptions, regions: Mapping[str, tuple[int, ...]], classes: int
-) -> NDArray[np.float64]:
-    known = {"background": (0,), **regions}
-    unknown = [name for name in options.class_weights if name not in known]
-    if unknown:
-        raise ConfigError(f"training.loss.class_weights names {unknown}; known: {', '.join(known)}")
-    weights = np.ones(classes)
-    for name, weight in options.class_weights.items():
-        if len(known[name]) == 1:
-            weights[known[name][0]] = weight
-    return weights
-
-
-def _structure_weight(
-    options: LossOptions,
-    regions: Mapping[str, tuple[int, ...]],
-    weights: NDArray[np.float64],
-    members: frozenset[int],
-) -> float:
-    if len(members) == 1:
-        return float(weights[next(iter(members))])
-    named = [w for name, w in options.class_weights.items() if frozenset(regions.get(name, ())) == members]
-    return float(named[0]) if named else 1.0

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from medseg.amounts import Duration
 from medseg.training.loss_options import DiceCrossEntropyOptions, LossOptions
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+DEFAULT_EPOCHS = 30
 
 
 class AdamwOptions(BaseModel):
@@ -120,15 +122,18 @@ Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Patch = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
 
-_EPOCHS = "Number of epochs; auto: as many as the time of the budget allows."
+_EPOCHS = (
+    f"Number of epochs; null: as many as fit into `time`, {DEFAULT_EPOCHS} without it; "
+    "auto: as many as the time of the budget allows."
+)
 _BATCH_SIZE = "Samples per step, over all training processes together; auto: the plan decides."
 _SAMPLES = (
     "Samples per epoch, rounded up to whole batches; null: the number of cases; auto: the plan decides."
 )
 _RATE = "Highest learning rate of the schedule; auto: the plan decides."
 _PATCH = (
-    "Voxels along each axis of the prepared image that one training sample shows; null: the whole image; "
-    "auto: the plan decides."
+    "Voxels along each axis of the prepared image that one training sample shows, filled up where the image "
+    "is smaller; null: the whole image; auto: the plan decides."
 )
 _EMA = "Decay of the moving average of weights used for validation and result; null: none; auto: the plan decides."
 _VALIDATE = "Epochs between validations; the last epoch is always validated; auto: the plan decides."
@@ -140,11 +145,30 @@ class TrainingSettings(BaseModel):
     model_config = _FROZEN
     shorthands: ClassVar[Mapping[str, Mapping[str, str]]] = {"auto": dict.fromkeys(PLANNED, "auto")}
 
-    epochs: Auto | Count = Field(30, description=_EPOCHS)
+    # Keys of earlier releases -> what to write instead, for the message about them.
+    renamed: ClassVar[Mapping[str, str]] = {"time_limit_min": "`time`, with its unit, such as `time: 30min`"}
+
+    epochs: Auto | Count | None = Field(None, description=_EPOCHS)
+    time: Duration | None = Field(
+        None,
+        description="Wall-clock time of the training, validation included, such as 30min: where the machine is "
+        "too slow for `epochs`, fewer are made and the schedule is fitted to them; null: no limit.",
+    )
     batch_size: Auto | Count = Field(8, description=_BATCH_SIZE)
     samples_per_epoch: Auto | Count | None = Field(None, description=_SAMPLES)
     patch_size: Auto | Patch | None = Field(None, description=_PATCH)
+    foreground: float = Field(
+        0.33,
+        ge=0,
+        le=1,
+        description="Share of the samples whose patch is centred on a structure; the structures of a case are "
+        "drawn with equal chance. Needs `patch_size`.",
+    )
     learning_rate: Auto | Rate = Field(1e-3, description=_RATE)
+    learning_rates: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="Part of the network, by name prefix -> factor of its learning rate; the longest prefix counts.",
+    )
     optimiser: OptimiserOptions = Field(AdamwOptions(), description="Optimiser.")
     schedule: ScheduleOptions = Field(OneCycleOptions(), description="Course of the learning rate.")
     loss: LossOptions = Field(default_factory=DiceCrossEntropyOptions, description="Loss function.")
@@ -166,10 +190,13 @@ class TrainingSettings(BaseModel):
     keep: Literal["best", "last"] = Field("best", description="Which epoch's weights are the result.")
     early_stop: EarlyStopOptions | None = Field(None, description="Early stopping; null: never.")
     validate_every: Auto | Count = Field(1, description=_VALIDATE)
+    checkpoint_every: Duration | None = Field(
+        120.0,
+        description="Longest time between two checkpoints, such as 2min; one is written after each epoch anyway. "
+        "null: no others.",
+    )
     checkpoint_every_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Updates between checkpoints within an epoch; one is written after each epoch anyway.",
+        None, ge=1, description="Updates between checkpoints within an epoch; null: `checkpoint_every` alone."
     )
     freeze: tuple[str, ...] = Field(
         (), description="Parts of the network, by name prefix, that are not trained."
@@ -184,11 +211,6 @@ class TrainingSettings(BaseModel):
     deterministic: bool = Field(
         True, description="Same weights bit for bit on the same machine; slower on a GPU."
     )
-    time_limit_min: float | None = Field(
-        None,
-        gt=0,
-        description="Stop before the epoch that would end after this many minutes; null: no limit.",
-    )
     tensorboard: bool = Field(
         False, description="Write TensorBoard curves too (needs the extra `tensorboard`)."
     )
@@ -199,11 +221,18 @@ class TrainingSettings(BaseModel):
             raise ValueError("freeze_epochs says how long, but freeze names no part of the network")
         return self
 
+    @property
+    def target_epochs(self) -> int | None:
+        """Epochs that the training makes where there is time for them; None: as many as there is time for."""
+        if self.epochs is None and self.time is None:
+            return DEFAULT_EPOCHS
+        return None if self.epochs == "auto" else self.epochs
+
 
 class TrainingOptions(TrainingSettings):
     """How the network is trained, with every number decided."""
 
-    epochs: Count = Field(30, description=_EPOCHS)
+    epochs: Count | None = Field(None, description=_EPOCHS)
     batch_size: Count = Field(8, description=_BATCH_SIZE)
     samples_per_epoch: Count | None = Field(None, description=_SAMPLES)
     patch_size: Patch | None = Field(None, description=_PATCH)
@@ -223,4 +252,4 @@ else:
 
 
 # They change when something is written or how long the run may last, not what it computes.
-NOT_IN_DIGEST = frozenset({"checkpoint_every_steps", "tensorboard", "time_limit_min"})
+NOT_IN_DIGEST = frozenset({"checkpoint_every", "checkpoint_every_steps", "tensorboard", "time"})

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 _LOG = logging.getLogger(__name__)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -57,12 +58,16 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM become a request while the block runs, in the main thread alone."""
+    """SIGINT, SIGTERM and SIGHUP become a request while the block runs, in the main thread alone.
+
+    A signal that is ignored, such as SIGHUP under `nohup`, stays so.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.receive) for number in wanted}
     try:
         yield stop
     finally:

@@ -1,9 +1,9 @@
 """Random training steps: one sample in, one sample out, a pure function of the sample and a seed.
 
-Geometric steps are fused into one map and act first, with one bilinear (trilinear) interpolation of the image
-and one nearest look-up of the label; the other steps follow in the order of the YAML. Each step draws from
-a generator of its own, seeded by (seed, position in the list), and no sum depends on the number of
-threads: the same seed gives the same bits in any worker.
+The patch and the geometric steps are fused into one map and act first, with one bilinear (trilinear)
+interpolation of the image and one vote of the neighbours for the label; the other steps follow in the
+order of the YAML. Each step draws from a generator of its own, seeded by (seed, position in the list), and
+no sum depends on the number of threads: the same seed gives the same bits in any worker.
 
 MONAI's random transforms are not used: they keep their generator as state, which makes a sample
 depend on what the worker did before, and they interpolate once per step.
@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
+from medseg.data.patches import View
 from medseg.geometry import GridMap
 from medseg.transforms.options import AugmentStep, Border
 from medseg.transforms.random_geometry import GEOMETRIC_STEPS, Warp, draw_warp
 from medseg.transforms.random_intensity import change_values, cover_border
-from medseg.transforms.regrid import label_to_grid, regrid
+from medseg.transforms.regrid import label_to_grid, minima, regrid
+from medseg.transforms.warped import warp_image_and_label
 
 
 def augment(
@@ -36,8 +37,9 @@ def augment(
     seed: int,
     mirror_sets: NDArray[Any],
     outside_set: int = 0,
+    view: View | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A random variant of one training sample.
+    """A random variant of one training sample, or of the part of it that `view` shows.
 
     Parameters
     ----------
@@ -52,11 +54,14 @@ def augment(
         `LabelTable.mirror_sets`: set index after left and right have changed places.
     outside_set : int, optional
         Set index of voxels that come from outside of the image.
+    view : View, optional
+        The patch that is shown; geometric steps turn and scale about its middle. The whole image unless
+        given. Of a patch no more is read than it needs.
 
     Returns
     -------
     (Tensor, Tensor)
-        (C, *shape) float32 and (1, *shape) int16; `shape` differs from `spatial` only after a crop.
+        (C, *shape) float32 and (1, *shape) int16; `shape` is `spatial` unless there is a patch or a crop.
 
     Raises
     ------
@@ -65,12 +70,12 @@ def augment(
     """
     generators = [np.random.default_rng([seed, position]) for position in range(len(steps))]
     geometric = [(s, g) for s, g in zip(steps, generators, strict=True) if isinstance(s, GEOMETRIC_STEPS)]
-    label_array = label.numpy()
-    ignored = len(mirror_sets) - 1
-    warp = draw_warp(tuple(image.shape[1:]), label_array[0], geometric, ignored_set=ignored)
-    if not warp.is_identity:
-        image, label = _resample(image, label, warp, outside_set)
     values, classes = image.numpy(), label.numpy()
+    view = view or View()
+    warp = draw_warp(values.shape[1:], classes[0], geometric, ignored_set=len(mirror_sets) - 1, view=view)
+    if not warp.is_identity:
+        least = minima(values) if view.minima is None else np.array(view.minima, dtype=np.float32)
+        values, classes = _resample(values, classes, warp, least, outside_set)
     if warp.mirrored:
         classes = np.asarray(mirror_sets).astype(classes.dtype)[classes]
     for step, random in zip(steps, generators, strict=True):
@@ -91,39 +96,41 @@ class Augmentation:
     mirror_sets: NDArray[np.int64]
     outside_set: int
 
-    def __call__(self, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Random variant number `seed` of one sample."""
+    def __call__(
+        self, image: Tensor, label: Tensor, seed: int, view: View | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Random variant number `seed` of what `view` shows of one case."""
         return augment(
-            image, label, self.steps, seed=seed, mirror_sets=self.mirror_sets, outside_set=self.outside_set
+            image,
+            label,
+            self.steps,
+            seed=seed,
+            mirror_sets=self.mirror_sets,
+            outside_set=self.outside_set,
+            view=view,
         )
 
 
 def compile_augment(
     steps: Sequence[AugmentStep], mirror_sets: NDArray[Any], outside_set: int = 0
 ) -> Augmentation:
-    """The callable ``(image, label, seed) -> (image, label)`` that a loader takes."""
+    """The callable ``(image, label, seed, view) -> (image, label)`` that a loader takes."""
     return Augmentation(
         steps=tuple(steps), mirror_sets=np.asarray(mirror_sets, dtype=np.int64), outside_set=outside_set
     )
 
 
-def _resample(image: Tensor, label: Tensor, warp: Warp, outside_set: int) -> tuple[Tensor, Tensor]:
+def _resample(
+    image: NDArray[np.float32],
+    label: NDArray[np.int16],
+    warp: Warp,
+    minima: NDArray[np.float32],
+    outside_set: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
     """Image and label at the places that `warp` names."""
-    if warp.moves_whole_voxels:
-        move = GridMap(source_shape=warp.source_shape, target_shape=warp.shape, matrix=warp.matrix)
-        values, classes = regrid(image.numpy(), move), label_to_grid(label.numpy(), move, fill=outside_set)
-        return torch.from_numpy(np.ascontiguousarray(values)), torch.from_numpy(classes)
-    coordinates = warp.coordinates()
-    # grid_sample wants -1 and 1 at the outer edges of the rim voxels, the last axis first.
-    unit = [(2 * c + 1) / n - 1 for c, n in zip(coordinates, warp.source_shape, strict=True)]
-    grid = np.stack([np.broadcast_to(u, warp.shape) for u in reversed(unit)], axis=-1)
-    places = torch.from_numpy(grid)[None]
-    # Zero padding of values above each channel's minimum pads with the minimum.
-    floor = image.amin(dim=tuple(range(1, image.ndim)), keepdim=True)
-    padding = "border" if warp.repeat_border else "zeros"
-    moved = grid_sample(
-        (image - floor)[None], places, mode="bilinear", padding_mode=padding, align_corners=False
-    )
-    sets = (label - outside_set).to(torch.float32)
-    found = grid_sample(sets[None], places, mode="nearest", padding_mode="zeros", align_corners=False)
-    return moved[0] + floor, found[0].to(label.dtype) + outside_set
+    if not warp.moves_whole_voxels:
+        return warp_image_and_label(image, label, warp, minima=minima, outside_set=outside_set)
+    move = GridMap(source_shape=warp.source_shape, target_shape=warp.shape, matrix=warp.matrix)
+    # A flipped view would have steps backwards in memory, which PyTorch does not take.
+    values = np.ascontiguousarray(regrid(image, move, outside=minima))
+    return values, label_to_grid(label, move, fill=outside_set)

@@ -11,6 +11,11 @@ from pydantic import Field, model_validator
 
 from medseg.transforms.preprocess_options import Extent, Step
 
+Unit = Literal["voxel", "mm"]
+_UNIT_TEXT = (
+    "voxel: as if voxels were cubes. mm: true to the prepared grid's voxel size, for voxels that are not."
+)
+
 
 class _RandomStep(Step):
     probability: float = Field(default=0.5, ge=0, le=1, description="How often the step is applied.")
@@ -21,6 +26,23 @@ class _GeometricStep(_RandomStep):
         default="minimum",
         description="What lies outside of the image: its minimum, or its outermost voxels repeated. "
         "Where steps of one sample differ, border holds.",
+    )
+
+
+class _OnAxes(_RandomStep):
+    axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Axes on which the step acts; [0, 1] keeps to the slices of a volume whose third axis "
+        "is much coarser. null: all.",
+    )
+
+
+class _ByChannel(_RandomStep):
+    channelwise: bool = Field(
+        default=False,
+        description="Whether each channel has its own draw and its own range, as for the sequences of an MR "
+        "examination; else all channels change alike.",
     )
 
 
@@ -35,14 +57,21 @@ class _Interval(_RandomStep):
         return self
 
 
-class Rotate(_GeometricStep):
-    """Turn about the centre; in 3-D about each of the axes."""
+class Rotate(_GeometricStep, _OnAxes):
+    """Turn about the centre; in 3-D in the plane of each pair of `axes`, one after the other."""
 
     use: Literal["rotate"] = "rotate"
     degrees: float = Field(default=10.0, gt=0, le=180, description="Largest angle in degrees, either way.")
+    unit: Unit = Field(default="voxel", description=_UNIT_TEXT)
+
+    @model_validator(mode="after")
+    def _turns_a_plane(self) -> Self:
+        if self.axes is not None and len(set(self.axes)) < 2:
+            raise ValueError("axes must name at least two axes, which turn into each other")
+        return self
 
 
-class Scale(_GeometricStep, _Interval):
+class Scale(_GeometricStep, _OnAxes, _Interval):
     """Enlarge or shrink about the centre."""
 
     use: Literal["scale"] = "scale"
@@ -89,14 +118,17 @@ class Shift(_GeometricStep):
     )
 
 
-class Elastic(_GeometricStep):
+class Elastic(_GeometricStep, _OnAxes):
     """Deform smoothly: a Gaussian random field of displacements, after the other geometric steps."""
 
     use: Literal["elastic"] = "elastic"
-    sigma: float = Field(default=20.0, ge=2, description="Smoothness: width of the field's kernel in voxels.")
-    magnitude: float = Field(
-        default=3.0, gt=0, description="Standard deviation of the displacement along each axis, in voxels."
+    sigma: float = Field(
+        default=20.0, ge=2, description="Smoothness: width of the field's kernel, in `unit`."
     )
+    magnitude: float = Field(
+        default=3.0, gt=0, description="Standard deviation of the displacement along each axis, in `unit`."
+    )
+    unit: Unit = Field(default="voxel", description=_UNIT_TEXT)
 
     @model_validator(mode="after")
     def _does_not_fold(self) -> Self:
@@ -106,15 +138,22 @@ class Elastic(_GeometricStep):
         return self
 
 
-class Gamma(_Interval):
+class Gamma(_Interval, _ByChannel):
     """Raise the values, brought to [0, 1] and back, to a power."""
 
     use: Literal["gamma"] = "gamma"
     low: float = Field(default=0.7, gt=0, description="Least exponent.")
     high: float = Field(default=1.5, gt=0, description="Largest exponent.")
+    inverted: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="How often the power is taken of the inverted image, which bends "
+        "the bright end as the plain one bends the dark end.",
+    )
 
 
-class Contrast(_Interval):
+class Contrast(_Interval, _ByChannel):
     """Multiply the distance from the mean; values stay within the image's range."""
 
     use: Literal["contrast"] = "contrast"
@@ -122,7 +161,7 @@ class Contrast(_Interval):
     high: float = Field(default=1.25, gt=0, description="Largest factor.")
 
 
-class Brightness(_RandomStep):
+class Brightness(_ByChannel):
     """Add a constant."""
 
     use: Literal["brightness"] = "brightness"
@@ -135,7 +174,7 @@ class Invert(_RandomStep):
     use: Literal["invert"] = "invert"
 
 
-class Noise(_RandomStep):
+class Noise(_ByChannel):
     """Add Gaussian noise of random strength."""
 
     use: Literal["noise"] = "noise"
@@ -144,7 +183,7 @@ class Noise(_RandomStep):
     )
 
 
-class Blur(_Interval):
+class Blur(_Interval, _ByChannel, _OnAxes):
     """Smooth with a Gaussian."""
 
     use: Literal["blur"] = "blur"
@@ -161,7 +200,7 @@ class Sharpen(_Interval):
     sigma: float = Field(default=2.0, gt=0, description="Standard deviation of the smoothing in voxels.")
 
 
-class LowResolution(_Interval):
+class LowResolution(_Interval, _ByChannel, _OnAxes):
     """Average down and interpolate back up, as if taken with larger pixels."""
 
     use: Literal["low_resolution"] = "low_resolution"

@@ -1,20 +1,22 @@
 """Random geometric steps as one map: an affine, a displacement field, and whether sides were swapped.
 
 Each step says where a voxel of its result comes from; maps of several steps are multiplied, so that
-an image is interpolated once. Indices are voxel centres at integers, as in GridMap. Rotation and
-scale are in voxels: resample first where voxels are not cubes.
+an image is interpolated once. Indices are voxel centres at integers, as in GridMap. Where voxels are not
+cubes, rotation and elastic deformation need ``unit: mm``, or axes that are alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import cos, radians, sin
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.data.patches import View
 from medseg.errors import ConfigError
 from medseg.transforms.options import Elastic, Flip, RandomCrop, Rotate, Scale, Shift
 
@@ -65,23 +67,49 @@ class Warp:
         flips = bool((np.abs(linear) == np.eye(len(self.shape))).all())
         return flips and not self.displacement and bool((self.matrix == np.round(self.matrix)).all())
 
-    def coordinates(self) -> list[NDArray[np.float32]]:
-        """Source index along each axis, of every result voxel: d arrays that broadcast to `shape`."""
+    def coordinates(self, rows: slice | None = None) -> list[NDArray[np.float32]]:
+        """Source index along each axis: d arrays that broadcast to `shape`, or to some rows of its first axis."""
         dims = len(self.shape)
         index = []
         for axis, count in enumerate(self.shape):
             form = [count if a == axis else 1 for a in range(dims)]
             line = np.arange(count, dtype=np.float32).reshape(form)
-            index.append(line + self.displacement[axis] if self.displacement else line)
+            if self.displacement:
+                line = _rows(line, rows) + _rows(self.displacement[axis], rows)
+            index.append(_rows(line, rows) if axis == 0 and not self.displacement else line)
         # Terms are added in a fixed order without BLAS: the same bits for any number of threads.
-        rows = []
+        found = []
         for row in self.matrix[:dims]:
             total = np.full((1,) * dims, row[dims], dtype=np.float32)
             for factor, line in zip(row[:dims], index, strict=True):
                 if factor != 0:
                     total = total + np.float32(factor) * line
-            rows.append(total)
-        return rows
+            found.append(total)
+        return found
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Least and greatest source index along each axis, or a little beyond."""
+        ends = []
+        for axis, count in enumerate(self.shape):
+            low, high = 0.0, count - 1.0
+            if self.displacement:
+                low += float(self.displacement[axis].min())
+                high += float(self.displacement[axis].max())
+            ends.append((low, high))
+        found = []
+        for row in self.matrix[:-1]:
+            sums = [sorted((f * low, f * high)) for f, (low, high) in zip(row[:-1], ends, strict=True)]
+            # Coordinates are in single precision.
+            margin = 1e-3 + 1e-6 * max(self.source_shape)
+            found.append(
+                (row[-1] + sum(s[0] for s in sums) - margin, row[-1] + sum(s[1] for s in sums) + margin)
+            )
+        return found
+
+
+def _rows(array: NDArray[np.float32], rows: slice | None) -> NDArray[np.float32]:
+    """Some rows of the first axis of an array that broadcasts."""
+    return array if rows is None or array.shape[0] == 1 else array[rows]
 
 
 def draw_warp(
@@ -90,8 +118,9 @@ def draw_warp(
     steps: Sequence[tuple[GeometricStep, np.random.Generator]],
     *,
     ignored_set: int,
+    view: View,
 ) -> Warp:
-    """One random sample of all geometric steps, fused.
+    """One random sample of all geometric steps, fused with the patch that is shown.
 
     Parameters
     ----------
@@ -103,8 +132,17 @@ def draw_warp(
         In the order of the YAML. Elastic deformation acts after all others wherever it stands.
     ignored_set : int
         Set index that is no foreground although it is not 0: the set of all classes.
+    view : View
+        The steps act about the middle of its patch.
+
+    Raises
+    ------
+    ConfigError
+        A step that does not fit the number of axes, or is in mm where the spacing is unknown.
     """
     warp = Warp.identity(shape)
+    if view.size is not None and view.start is not None:
+        warp.shape, warp.matrix[:-1, -1] = view.size, view.start
     elastic = []
     for step, random in steps:
         if isinstance(step, RandomCrop):
@@ -116,27 +154,74 @@ def draw_warp(
             if isinstance(step, Elastic):
                 elastic.append((step, random))
             else:
-                _compose(warp, _linear(step, random, warp.shape))
+                _compose(warp, _linear(step, random, warp.shape, view.spacing_mm))
     for chosen, random in elastic:
-        fields = [smooth_field(warp.shape, chosen.sigma, random) for _ in warp.shape]
-        scaled = [f * np.float32(chosen.magnitude) for f in fields]
-        previous = warp.displacement or [np.zeros_like(f) for f in scaled]
-        warp.displacement = [a + b for a, b in zip(previous, scaled, strict=True)]
+        _deform(warp, chosen, random, view.spacing_mm)
     return warp
 
 
-def smooth_field(shape: tuple[int, ...], sigma: float, random: np.random.Generator) -> NDArray[np.float32]:
+def _deform(
+    warp: Warp, step: Elastic, random: np.random.Generator, spacing_mm: tuple[float, ...] | None
+) -> None:
+    sizes = _voxel_sizes(step, len(warp.shape), spacing_mm)
+    axes = _axes(step, len(warp.shape))
+    for axis, size in enumerate(sizes):
+        if axis in axes:
+            field = smooth_field(warp.shape, tuple(step.sigma / s for s in sizes), random)
+            field *= np.float32(step.magnitude / size)
+        else:
+            field = np.zeros((1,) * len(sizes), dtype=np.float32)
+        if axis < len(warp.displacement):
+            warp.displacement[axis] = warp.displacement[axis] + field
+        else:
+            warp.displacement.append(field)
+
+
+def _axes(step: Rotate | Scale | Elastic, dims: int) -> tuple[int, ...]:
+    """The axes on which a step acts.
+
+    Raises
+    ------
+    ConfigError
+        An axis that the image does not have.
+    """
+    axes = tuple(range(dims)) if step.axes is None else step.axes
+    if max(axes) >= dims:
+        raise ConfigError(
+            f"{step.use}: axes {list(axes)} do not fit an image of {dims} axes (0 to {dims - 1})"
+        )
+    return axes
+
+
+def _voxel_sizes(
+    step: Rotate | Elastic, dims: int, spacing_mm: tuple[float, ...] | None
+) -> tuple[float, ...]:
+    """Extent of a voxel along each axis in the unit of the step."""
+    if step.unit == "voxel":
+        return (1.0,) * dims
+    if spacing_mm is None:
+        raise ConfigError(
+            f"{step.use}: unit mm needs the voxel size, which this case does not have; use unit: voxel"
+        )
+    return spacing_mm
+
+
+def smooth_field(
+    shape: tuple[int, ...], sigma: float | tuple[float, ...], random: np.random.Generator
+) -> NDArray[np.float32]:
     """Gaussian random field of unit variance at every voxel: white noise on a lattice, smoothed.
 
     Parameters
     ----------
     shape : tuple of int
-    sigma : float
-        Standard deviation of the smoothing kernel in voxels; lattice points are sigma apart.
+    sigma : float or tuple of float
+        Standard deviation of the smoothing kernel in voxels, for all axes or each; lattice points are
+        sigma apart.
     random : Generator
     """
     kernels = []
-    for count in shape:
+    widths = (sigma,) * len(shape) if isinstance(sigma, float) else sigma
+    for count, sigma in zip(shape, widths, strict=True):
         lattice = np.arange(-3, count / sigma + 3) * sigma
         kernel = np.exp(-0.5 * ((np.arange(count)[:, None] - lattice) / sigma) ** 2)
         # Unit length of each line makes the sum of independent unit normals a unit normal.
@@ -171,7 +256,10 @@ def _about_centre(linear: NDArray[np.float64], shape: tuple[int, ...]) -> NDArra
 
 
 def _linear(
-    step: Rotate | Scale | Shift, random: np.random.Generator, shape: tuple[int, ...]
+    step: Rotate | Scale | Shift,
+    random: np.random.Generator,
+    shape: tuple[int, ...],
+    spacing_mm: tuple[float, ...] | None,
 ) -> NDArray[np.float64]:
     """Result index to index before the step: the inverse of what happens to the content."""
     dims = len(shape)
@@ -182,15 +270,17 @@ def _linear(
     if isinstance(step, Scale):
         # Uniform in the logarithm: twice as large is as likely as half as large.
         factors = np.exp(random.uniform(np.log(step.low), np.log(step.high), dims if step.per_axis else 1))
-        return _about_centre(np.diag(np.broadcast_to(1 / factors, (dims,))), shape)
-    turn = np.eye(dims)
-    for first, second in ((0, 1), (0, 2), (1, 2))[: 1 if dims == 2 else 3]:
+        chosen = np.isin(np.arange(dims), _axes(step, dims))
+        return _about_centre(np.diag(np.where(chosen, 1 / factors, 1.0)), shape)
+    turn, axes = np.eye(dims), _axes(step, dims)
+    for first, second in combinations(sorted(set(axes)), 2):
         angle = radians(random.uniform(-step.degrees, step.degrees))
         plane = np.eye(dims)
         plane[[first, second], [first, second]] = cos(angle)
         plane[first, second], plane[second, first] = -sin(angle), sin(angle)
         turn = turn @ plane
-    return _about_centre(turn, shape)
+    sizes = np.array(_voxel_sizes(step, dims, spacing_mm))
+    return _about_centre(turn * sizes / sizes[:, None], shape)
 
 
 def _flip(warp: Warp, step: Flip, random: np.random.Generator) -> None:

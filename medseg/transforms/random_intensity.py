@@ -12,6 +12,7 @@ from math import exp, log
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
 from torch.nn.functional import interpolate
 
 from medseg.transforms.options import (
@@ -41,7 +42,7 @@ def change_values(image: Image, step: IntensityStep, random: np.random.Generator
     Parameters
     ----------
     image : (C, *spatial) float32 array
-        Left unchanged. Range and strength are common to all channels.
+        Left unchanged. Range and strength are common to all channels unless the step is channelwise.
     step : IntensityStep
         Applied whatever its probability; the caller has drawn that.
     random : Generator
@@ -50,11 +51,17 @@ def change_values(image: Image, step: IntensityStep, random: np.random.Generator
     -------
     (C, *spatial) float32 array
     """
+    if getattr(step, "channelwise", False) and len(image) > 1:
+        return np.concatenate([change_values(channel[None], step, random) for channel in image])
     low, high = float(image.min()), float(image.max())
     if low == high:
         return image
     if isinstance(step, Gamma):
-        return _gamma(image, low, high, _log_uniform(random, step.low, step.high))
+        exponent = _log_uniform(random, step.low, step.high)
+        if step.inverted > 0 and random.random() < step.inverted:
+            top = np.float32(low + high)
+            return top - _gamma(top - image, low, high, exponent)
+        return _gamma(image, low, high, exponent)
     if isinstance(step, Contrast):
         mean = np.float32(image.mean(dtype=np.float64))
         stretched = (image - mean) * np.float32(_log_uniform(random, step.low, step.high)) + mean
@@ -67,13 +74,13 @@ def change_values(image: Image, step: IntensityStep, random: np.random.Generator
         deviation = np.float32(random.uniform(0, step.std) * (high - low))
         return image + deviation * random.standard_normal(image.shape, dtype=np.float32)
     if isinstance(step, Blur):
-        return gaussian_blur(image, random.uniform(step.low, step.high))
+        return gaussian_blur(image, random.uniform(step.low, step.high), axes=step.axes)
     if isinstance(step, Sharpen):
         amount = np.float32(random.uniform(step.low, step.high))
         sharp = image + amount * (image - gaussian_blur(image, step.sigma))
         return np.clip(sharp, low, high, out=sharp)
     if isinstance(step, LowResolution):
-        return _low_resolution(image, random.uniform(step.low, step.high))
+        return _low_resolution(image, random.uniform(step.low, step.high), axes=step.axes)
     if isinstance(step, BiasField):
         return _bias_field(image, low, step, random)
     return _cutout(image, low, high, step, random)
@@ -104,31 +111,23 @@ def cover_border(
     return covered, visible
 
 
-def gaussian_blur(image: Image, sigma: float) -> Image:
-    """Each channel smoothed along every axis, the rim repeated; sums in a fixed order.
+def gaussian_blur(image: Image, sigma: float, *, axes: tuple[int, ...] | None = None) -> Image:
+    """Each channel smoothed along some axes, the rim repeated; sums in a fixed order.
 
     Parameters
     ----------
     image : (C, *spatial) float32 array
     sigma : float
         Standard deviation in voxels; the kernel ends at three of them.
+    axes : tuple of int, optional
+        Spatial axes; all unless given.
     """
     radius = max(1, int(3 * sigma + 0.5))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).astype(np.float32)
-    for axis in range(1, image.ndim):
-        length = image.shape[axis]
-        edge = [(radius, radius) if a == axis else (0, 0) for a in range(image.ndim)]
-        padded = np.pad(image, edge, mode="edge")
-        total = np.zeros_like(image)
-        product = np.empty_like(image)
-        for start, weight in enumerate(kernel):
-            part = tuple(
-                slice(start, start + length) if a == axis else slice(None) for a in range(image.ndim)
-            )
-            np.multiply(padded[part], weight, out=product)
-            total += product
-        image = total
+    kernel /= kernel.sum()
+    for axis in range(image.ndim - 1):
+        if axes is None or axis in axes:
+            image = correlate1d(image, kernel, axis=axis + 1, mode="nearest")
     return image
 
 
@@ -138,13 +137,17 @@ def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
 
 def _gamma(image: Image, low: float, high: float, exponent: float) -> Image:
     unit = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
-    result: Image = unit ** np.float32(exponent) * np.float32(high - low) + np.float32(low)
+    # exp and log run several numbers at a time, the power does not.
+    with np.errstate(divide="ignore"):
+        np.log(unit, out=unit)
+    unit *= np.float32(exponent)
+    result: Image = np.exp(unit, out=unit) * np.float32(high - low) + np.float32(low)
     return result
 
 
-def _low_resolution(image: Image, factor: float) -> Image:
+def _low_resolution(image: Image, factor: float, *, axes: tuple[int, ...] | None) -> Image:
     shape = image.shape[1:]
-    small = [max(1, round(n / factor)) for n in shape]
+    small = [max(1, round(n / factor)) if axes is None or axis in axes else n for axis, n in enumerate(shape)]
     tensor = torch.from_numpy(image)[None]
     tensor = interpolate(tensor, size=small, mode="area")
     mode = "bilinear" if len(shape) == 2 else "trilinear"

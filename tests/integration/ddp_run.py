@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from medseg.errors import Interrupted, TrainingError
-from medseg.training.distributed import process_group
+from medseg.training.process_group import Team, process_group
 from medseg.training.trainer import Progress
 
 SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 0.02, "freeze": ["encoder"], "freeze_epochs": 1}
@@ -49,12 +49,25 @@ def act(what: str, rank: int) -> tuple[object, object]:
     return Broken(), progress
 
 
+def wait(what: str, team: Team) -> None:
+    """One process dies while the other does something long, or waits for what comes next."""
+    global trouble
+    trouble = time.monotonic()
+    if team.rank == (1 if what == "idle-last-dies" else 0):
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if team.rank == 0:
+        time.sleep(60)
+    team.receive()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder, what = Path(sys.argv[1]), sys.argv[2]
-    timeout_s = 5.0 if what == "stop" else 30.0
     try:
-        with process_group(device=torch.device("cpu"), timeout_s=timeout_s) as processes:
+        with process_group() as processes:
+            if what.startswith("idle"):
+                wait(what, processes)
             loss, progress = act(what, processes.rank)
             network = tiny.build_network(dropout=0.0, batch_norm=False, seed=processes.rank)
             if processes.world_size == 1:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,8 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(tmp_path):
     assert first["seconds"] < 30
 
 
-@pytest.mark.parametrize("what", ["kill", "stop"])
-def test_a_dead_or_silent_process_ends_the_other_within_the_limit(tmp_path, what):
-    processes = start(tmp_path, what, processes=2)
+def test_a_dead_process_ends_the_other_within_the_limit(tmp_path):
+    processes = start(tmp_path, "kill", processes=2)
     try:
         first = finish(processes[0])
         assert first["error"] == "TrainingError"
@@ -109,3 +109,42 @@ def test_a_dead_or_silent_process_ends_the_other_within_the_limit(tmp_path, what
         assert first["seconds"] < 30
     finally:
         end(processes)
+
+
+def test_a_process_that_is_stopped_ends_the_other_within_the_limit(tmp_path):
+    processes = start(tmp_path, "stop", processes=2)
+    try:
+        wait_until_stopped(processes[1].pid)
+        begin = time.monotonic()
+        # It waits for a gradient that never comes, so that only its watching thread can end it.
+        _, err = processes[0].communicate(timeout=60)
+        assert processes[0].returncode == 1
+        assert "lost process 1, which died without a word or was silent for 18 s" in err
+        assert time.monotonic() - begin < 30
+    finally:
+        end(processes)
+
+
+@pytest.mark.parametrize(
+    ("what", "left", "text"),
+    [
+        ("idle-last-dies", 0, "lost process 1, which died without a word"),
+        ("idle-first-dies", 1, "lost process 0 or the launcher that joined them"),
+    ],
+)
+def test_a_process_that_dies_while_none_is_trained_with_ends_the_other(tmp_path, what, left, text):
+    processes = start(tmp_path, what, processes=2)
+    try:
+        found = finish(processes[left])
+        assert found["error"] == "TrainingError"
+        assert text in found["text"]
+        assert found["seconds"] < 30
+    finally:
+        end(processes)
+
+
+def wait_until_stopped(process: int) -> None:
+    end_at = time.monotonic() + 60
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < end_at
+        time.sleep(0.05)

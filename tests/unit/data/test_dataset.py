@@ -116,6 +116,23 @@ def test_cases_come_prepared_and_encoded_in_their_order(cases, tmp_path):
     assert seen == [(1, 3, "Case 0"), (2, 3, "Case 1"), (3, 3, "Case 2")]
 
 
+def test_labelled_voxels_and_minima_are_kept_with_the_case(cases, tmp_path):
+    made, read_again = prepare(cases, tmp_path)[2], prepare(cases, tmp_path)[2]
+    for case in (made, read_again):
+        assert case.spacing_mm == (1.0, 0.5)
+        assert case.minima == (2.0,)
+        assert (case.places.sets, case.places.counts, case.places.offsets) == ((1, 2), (12, 6), (0, 12, 18))
+        rows = case.places.voxels[12:]
+        assert {tuple(v) for v in rows.tolist()} == {(3, j) for j in range(6)}
+        assert (case.label[0][tuple(rows.T)] == 2).all()
+
+
+def test_what_is_written_to_a_prepared_array_does_not_reach_the_cache(cases, tmp_path):
+    prepared = prepare(cases, tmp_path)
+    prepared[0].image[:] = 7
+    assert prepared[0].image.max() != 7
+
+
 def test_a_second_call_reads_no_image(cases, tmp_path):
     first = prepare(cases, tmp_path)
     reader = Reader()
@@ -138,7 +155,7 @@ def test_other_pixels_labels_settings_or_table_make_a_new_entry(cases, tmp_path)
     assert prepare(cases, tmp_path)[0].image.max() == 1
 
 
-@pytest.mark.parametrize("suffix", [".image.npy", ".label.npy", ".json"])
+@pytest.mark.parametrize("suffix", [".image.npy", ".label.npy", ".places.npy", ".json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
 def test_a_damaged_entry_is_seen_and_made_again(cases, tmp_path, suffix, damage):
     intact = prepare(cases, tmp_path)

@@ -6,12 +6,15 @@ import os
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import loader_jobs
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medseg.data.loader import Batch, BatchLoader, auto_workers, epoch_order, sample_seed
 from medseg.errors import ConfigError, GeometryError, LabelError, ManifestError, WorkerError
@@ -21,9 +24,9 @@ START_S = 15  # importing torch in the workers, on a busy machine
 
 
 def make(workers: int = 0, **changes: object) -> BatchLoader:
-    settings: dict[str, object] = {"batch_size": 4, "seed": 11, "augment": loader_jobs.noisy, **changes}
-    cases = settings.pop("cases", CASES)
-    return BatchLoader(cases, workers=workers, **settings)  # type: ignore[arg-type]
+    chosen: dict[str, object] = {"batch_size": 4, "seed": 11, "augment": loader_jobs.noisy, **changes}
+    cases = chosen.pop("cases", CASES)
+    return BatchLoader(cases, workers=workers, **chosen)  # type: ignore[arg-type]
 
 
 def equal(left: Batch, right: Batch) -> bool:
@@ -106,11 +109,77 @@ def test_the_parts_of_several_processes_make_the_batches_of_one():
         assert torch.equal(batch.image, torch.cat([parts[0][step].image, parts[1][step].image]))
 
 
+def make_patches(workers: int = 0, **changes: object) -> BatchLoader:
+    chosen: dict[str, object] = {
+        "cases": loader_jobs.Volumes(),
+        "augment": loader_jobs.augmentation(),
+        "patches": loader_jobs.PATCHES,
+        "samples_per_epoch": 12,
+        **changes,
+    }
+    return make(workers, **chosen)
+
+
+def test_patches_of_cases_of_any_shape_make_a_batch():
+    batches = list(make_patches().epoch(0))
+    assert batches[0].image.shape == (4, 2, 8, 10, 6)
+    assert batches[0].label.shape == (4, 1, 8, 10, 6)
+    assert batches[0].label.dtype == torch.int64
+
+
+def test_the_asked_share_of_samples_shows_a_structure_and_the_small_one_is_not_rare():
+    patches = replace(loader_jobs.PATCHES, structures=((1,), (2,)))
+    loader = make_patches(augment=loader_jobs.unpadded, samples_per_epoch=120, patches=patches)
+    labels = torch.cat([batch.label for batch in loader.epoch(0)]).flatten(1)
+    assert (labels == 2).any(dim=1).float().mean() > 0.25
+    without = make_patches(
+        augment=loader_jobs.unpadded,
+        samples_per_epoch=120,
+        patches=replace(loader_jobs.PATCHES, foreground=0),
+    )
+    rare = torch.cat([batch.label for batch in without.epoch(0)]).flatten(1)
+    assert (rare == 2).any(dim=1).float().mean() < 0.2
+
+
+@given(
+    epoch=st.integers(0, 50),
+    start=st.integers(0, 2),
+    seed=st.integers(0, 2**31),
+    world_size=st.sampled_from([1, 2, 4]),
+)
+@settings(max_examples=12, deadline=None)
+def test_patches_are_the_same_from_any_start_and_for_any_number_of_processes(epoch, start, seed, world_size):
+    whole = list(make_patches(seed=seed).epoch(epoch))
+    parts = [
+        list(make_patches(seed=seed, rank=rank, world_size=world_size).epoch(epoch, start_step=start))
+        for rank in range(world_size)
+    ]
+    for step, batch in enumerate(whole[start:]):
+        assert batch.case_ids == sum((part[step].case_ids for part in parts), ())
+        assert torch.equal(batch.image, torch.cat([part[step].image for part in parts]))
+        assert torch.equal(batch.label, torch.cat([part[step].label for part in parts]))
+
+
+def test_another_patch_or_share_is_another_training():
+    base = make_patches().describe()
+    for changes in ({"size": (8, 10, 8)}, {"foreground": 0.4}, {"structures": ((1,),)}):
+        assert make_patches(patches=replace(loader_jobs.PATCHES, **changes)).describe() != base
+
+
+@pytest.mark.slow
+def test_patches_are_the_same_for_zero_one_two_and_four_workers():
+    expected = [*make_patches().epoch(0), *make_patches().epoch(1, start_step=1)]
+    for workers in (1, 2, 4):
+        with make_patches(workers) as loader:
+            found = [*loader.epoch(0), *loader.epoch(1, start_step=1)]
+        assert all(equal(left, right) for left, right in zip(found, expected, strict=True))
+
+
 def test_batches_are_the_same_for_zero_one_and_two_workers_and_nothing_is_left_afterwards():
     before, threads = children(), threading.active_count()
-    expected = list(make().epoch(0)) + list(make().epoch(1, start_step=1))
+    expected = list(make_patches().epoch(0)) + list(make_patches().epoch(1, start_step=1))
     for workers in (1, 2):
-        with make(workers) as loader:
+        with make_patches(workers) as loader:
             found = list(loader.epoch(0)) + list(loader.epoch(1, start_step=1))
             pids = {str(pid) for pid in loader.process_ids}
             assert len(pids) == workers
@@ -145,7 +214,7 @@ def test_samples_do_not_depend_on_the_number_of_compute_threads():
     [
         (
             loader_jobs.die_on_case_3,
-            r"ended by SIGKILL while it prepared case case-3 \(.* GB of memory free\)",
+            r"ended by SIGKILL while it prepared case case-3, .* GB of memory free",
         ),
         (
             loader_jobs.stop_on_case_3,
@@ -161,6 +230,34 @@ def test_a_worker_that_dies_or_hangs_is_named_within_the_default_ten_seconds(aug
         with pytest.raises(WorkerError, match=text):
             epochs(loader, 2)
         assert time.monotonic() - begin < 12 + START_S
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["SIGKILL", *(pytest.param(what, marks=pytest.mark.slow) for what in ("SIGSTOP", "memory", "full"))],
+)
+def test_a_run_that_may_fall_back_goes_on_with_the_same_samples(what, tmp_path, caplog):
+    notes: list[str] = []
+    expected = epochs(make(), 2)
+    augment = loader_jobs.Once(what, tmp_path / "marker")
+    with make(1, augment=augment, timeout_s=2.0, on_worker_failure="fall_back", note=notes.append) as loader:
+        found = epochs(loader, 2)
+        assert loader.process_ids == ()
+    assert all(equal(left, right) for left, right in zip(found, expected, strict=True))
+    assert len(notes) == 1
+    assert "case-3" in notes[0]
+    assert notes[0].endswith("goes on without loader processes, with the same samples")
+    assert notes[0] in caplog.text
+
+
+@pytest.mark.slow
+def test_a_case_that_ends_every_process_ends_the_run_and_not_the_program(tmp_path):
+    augment = loader_jobs.Once("SIGKILL", tmp_path / "marker", again=True)
+    with (
+        make(1, augment=augment, on_worker_failure="fall_back") as loader,
+        pytest.raises(WorkerError, match=r"case case-3 ends every process that prepares it: .*SIGKILL"),
+    ):
+        epochs(loader, 2)
 
 
 def test_an_error_in_this_process_keeps_its_type_and_names_the_case():

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pool_jobs
 import pytest
 
@@ -64,7 +65,10 @@ def test_a_run_that_is_left_does_not_leak_into_the_next(pool):
 @pytest.mark.parametrize(
     ("payload", "text"),
     [
-        ("kill", r"was ended by SIGKILL while it prepared case case-3 \(.* GB of memory free\); the system"),
+        (
+            "kill",
+            r"was ended by SIGKILL while it prepared case case-3, as the system does when .* GB of memory free",
+        ),
         ("exit", "was ended with exit code 7 while it prepared case case-3"),
         ("stop", "not answered for 0.8 s while it prepared case case-3; the process is stopped"),
         ("loop", "not answered for 0.8 s while it prepared case case-3; the process is asleep"),
@@ -76,6 +80,58 @@ def test_a_worker_that_dies_or_hangs_is_named_with_its_case(pool, payload, text)
     with pytest.raises(WorkerError, match=text):
         list(pool.run(tasks(0.0, 0.0, 0.0, payload, 0.0, 0.0), ahead=3))
     assert time.monotonic() - begin < 8
+
+
+def test_what_failed_can_be_asked_for(pool):
+    with pytest.raises(WorkerError):
+        list(pool.run(tasks(0.0, "exit"), ahead=2))
+    assert pool.failed_task is not None
+    assert pool.failed_task.case_id == "case-1"
+    assert pool.cause.startswith("loader worker ")
+    assert "compute.workers" not in pool.cause
+
+
+def test_a_worker_without_memory_or_disk_says_so_and_the_pool_goes_on(pool):
+    memory = r"case case-1 could not be made: memory ran out \(.* GB of memory free\)"
+    for payload, text in (
+        ("full", "case case-1 could not be made: no space is left on the disk"),
+        ("memory", memory),
+        ("torch_memory", memory),
+        ("pickle_memory", memory),
+    ):
+        with pytest.raises(WorkerError, match=text):
+            list(pool.run(tasks(0.0, payload), ahead=2))
+        assert pool.failed_task is None
+    assert len(list(pool.run(tasks(0.0, 0.0), ahead=2))) == 2
+
+
+def test_arrays_of_any_size_arrive_whole_and_writable(pool):
+    sizes = (0, 1, 300_000, 5_000_000)
+    results = list(pool.run(tasks(*[("array", size) for size in sizes]), ahead=4))
+    for size, (_, _, (array, turned)) in zip(sizes, results, strict=True):
+        np.testing.assert_array_equal(array, np.arange(size)[None])
+        np.testing.assert_array_equal(turned, np.arange(size)[None, ::-1].T)
+        array += 1
+
+
+def test_a_worker_that_is_killed_while_it_sends_is_named(pool):
+    pool.start()
+    results = pool.run(tasks(*[("array", 8_000_000)] * 60), ahead=3)
+    next(results)
+    os.kill(pool.process_ids[0], signal.SIGKILL)
+    with pytest.raises(WorkerError, match="worker 1 was ended by SIGKILL"):
+        list(results)
+
+
+def test_processes_that_cannot_be_started_are_told(monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
+    pool = WorkerPool(pool_jobs.act, workers=1)
+    with pytest.raises(WorkerError, match=r"no loader process can be started .Resource temporarily unavail"):
+        list(pool.run(tasks(0.0), ahead=1))
+    assert pool.process_ids == ()
 
 
 def test_an_error_of_the_job_names_the_case_and_the_pool_goes_on(pool):

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from monai.losses import DiceCELoss, DiceLoss, FocalLoss, TverskyLoss
+from monai.losses import DiceCELoss, DiceLoss, FocalLoss, GeneralizedDiceLoss, TverskyLoss
 from pydantic import TypeAdapter, ValidationError
+from scipy.ndimage import distance_transform_edt
 
 from medseg.errors import ConfigError, LabelError
+from medseg.training.boundary import signed_distance
 from medseg.training.loss_options import LossOptions
 from medseg.training.losses import build_loss
 
@@ -18,13 +20,27 @@ OPTIONS = TypeAdapter(LossOptions)
 # Sets 0..2 are the classes; then {left, right}, {background, left}, {background, right}, all.
 SETS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=np.bool_)
 REGIONS = {"right": (1,), "left": (2,), "lung": (1, 2)}
-EVERY_LOSS = ("dice", "ce", "dice_ce", "focal", "dice_focal", "tversky", "focal_tversky", "top_k_ce")
+EVERY_LOSS = (
+    "dice",
+    "ce",
+    "dice_ce",
+    "focal",
+    "dice_focal",
+    "tversky",
+    "focal_tversky",
+    "top_k_ce",
+    "dice_top_k",
+    "dice_ce_boundary",
+    "generalised_dice",
+)
 BOTH, ANY = 3, 6
 
 
 def make(use, *, regions=None, **arguments):
     options = OPTIONS.validate_python({"use": use, **arguments})
-    return build_loss(options, set_matrix=SETS, regions=REGIONS if regions is None else regions)
+    loss = build_loss(options, set_matrix=SETS, regions=REGIONS if regions is None else regions)
+    loss.set_progress(1.0)
+    return loss
 
 
 def batch(size=(9, 7), *, high=3, count=2, seed=0, dtype=torch.float32):
@@ -67,6 +83,107 @@ def test_complete_masks_give_the_dice_focal_and_tversky_of_monai():
         assert make("tversky", regions={})(logits, label).item() == pytest.approx(
             tversky(logits, label).item(), abs=1e-6
         )
+
+
+@pytest.mark.parametrize("size", [(9, 7), (5, 4, 6)])
+@pytest.mark.parametrize("whole_batch", [False, True])
+def test_complete_masks_give_the_generalised_dice_of_monai_also_where_a_class_is_absent(size, whole_batch):
+    logits, label = batch(size)
+    label[1][label[1] == 2] = 0
+    found = make("generalised_dice", regions={}, include_background=True, batch=whole_batch)(logits, label)
+    expected = GeneralizedDiceLoss(softmax=True, to_onehot_y=True, batch=whole_batch)(logits, label)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    (slope,) = torch.autograd.grad(found, logits)
+    (peer_slope,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(slope, peer_slope, atol=1e-6, rtol=1e-3)
+
+
+def kervadec_map(mask):
+    """As `one_hot2dist` of the paper's published code does it, for one class."""
+    if not mask.any():
+        return np.zeros(mask.shape)
+    return distance_transform_edt(~mask) * ~mask - (distance_transform_edt(mask) - 1) * mask
+
+
+@pytest.mark.parametrize("size", [(14, 9), (8, 11, 6)])
+def test_the_boundary_term_is_the_mean_of_probability_times_the_papers_distance_map(size):
+    logits, label = batch(size, high=1)
+    label[(0, 0, *(slice(2, 6) for _ in size))] = 1
+    label[(0, 0, *(slice(4, 6) for _ in size))] = 2
+    label[(1, 0, *(slice(0, 3) for _ in size))] = 2
+    with torch.no_grad():
+        plain = make("dice_ce", regions={})(logits, label)
+        found = make("dice_ce_boundary", regions={}, boundary_weight=0.3)(logits, label) - plain
+    p = logits.detach().softmax(dim=1).numpy()
+    maps = np.stack([[kervadec_map(image[0].numpy() == c) for c in (1, 2)] for image in label])
+    assert found.item() == pytest.approx(0.3 * (p[:, 1:] * maps).mean(), abs=1e-5)
+
+
+def test_distances_are_signed_in_mm_and_zero_without_a_border():
+    mask = np.zeros((7, 5), dtype=np.bool_)
+    mask[2:6, 1:4] = True
+    found = signed_distance(mask, (2.0, 3.0))
+    assert found[0, 2] == 4
+    assert found[3, 0] == 3
+    assert found[1, 0] == pytest.approx(math.hypot(2, 3))
+    assert (found[2, 2], found[3, 2]) == (0, -2)
+    for whole in (np.zeros_like(mask), np.ones_like(mask)):
+        assert (signed_distance(whole) == 0).all()
+
+
+def test_the_boundary_term_grows_over_the_asked_share_of_the_training():
+    logits, label = batch((6, 5))
+    loss = build_loss(
+        OPTIONS.validate_python({"use": "dice_ce_boundary", "boundary_weight": 0.4, "boundary_rise": 0.5}),
+        set_matrix=SETS,
+        regions={},
+    )
+    plain = make("dice_ce", regions={})(logits, label).item()
+    shares = {}
+    for done in (0.0, 0.25, 0.5, 1.0):
+        loss.set_progress(done)
+        shares[done] = loss(logits, label).item() - plain
+    assert shares[0.0] == 0
+    assert shares[0.25] == pytest.approx(shares[0.5] / 2, rel=1e-3)
+    assert shares[1.0] == pytest.approx(shares[0.5])
+
+
+def test_coarse_levels_have_no_boundary_term():
+    logits, label = batch((8, 6))
+    coarse = torch.randn(2, 3, 4, 3)
+    both, plain = make("dice_ce_boundary"), make("dice_ce")
+    term = both(logits, label) - plain(logits, label)
+    whole = both([logits, coarse], label) - plain([logits, coarse], label)
+    assert whole.item() == pytest.approx(2 / 3 * term.item(), rel=1e-4)
+
+
+def test_dice_top_k_is_the_sum_of_its_parts():
+    logits, label = batch((10, 6), high=7)
+    with torch.no_grad():
+        parts = make("dice")(logits, label) + 0.5 * make("top_k_ce", percent=20)(logits, label)
+        whole = make("dice_top_k", percent=20, ce_weight=0.5)(logits, label)
+    assert whole.item() == pytest.approx(parts.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("use", EVERY_LOSS)
+def test_patches_in_which_a_class_is_absent_give_finite_slopes_in_3d(use):
+    logits, label = batch((5, 6, 4), high=1)
+    label[1, 0, 2:4, 1:4] = 1
+    label[1, 0, 4] = BOTH
+    loss = make(use, class_weights={"left": 2.0, "lung": 0.5})(logits, label)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[1].abs().sum() > 0
+
+
+def test_slopes_are_the_same_in_any_layout_of_memory():
+    logits, label = batch((5, 6, 4), high=7)
+    other = logits.detach().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    for use in EVERY_LOSS:
+        (slope,) = torch.autograd.grad(make(use)(logits, label), logits)
+        (turned,) = torch.autograd.grad(make(use)(other, label), other)
+        assert torch.equal(slope, turned)
 
 
 def test_cross_entropy_of_a_union_is_that_of_the_summed_probability():
@@ -132,7 +249,7 @@ def test_values_under_ignored_voxels_do_not_matter(use):
     assert make(use)(logits, label).item() == pytest.approx(make(use)(other, label).item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("use", [name for name in EVERY_LOSS if name != "top_k_ce"])
+@pytest.mark.parametrize("use", [name for name in EVERY_LOSS if "top_k" not in name])
 def test_slopes_agree_with_differences(use):
     logits, label = batch((3, 2), high=7, dtype=torch.float64)
     loss = make(use)

@@ -10,7 +10,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from medseg.errors import ConfigError
+from medseg.models.options import UNetOptions
+from medseg.models.registry import build_network
 from medseg.training.ema import MovingAverage
+from medseg.training.loop import place_network
 from medseg.training.optim import build_optimiser, learning_rate_at, set_frozen, set_learning_rate
 from medseg.training.options import (
     AdamwOptions,
@@ -156,3 +159,75 @@ def test_options_refuse_what_does_not_fit():
     with pytest.raises(ValidationError, match="Extra inputs"):
         TrainingOptions.model_validate({"learnig_rate": 1})
     assert TrainingOptions().optimiser == AdamwOptions()
+
+
+def tiny_volume_network(*, norm: str = "instance") -> nn.Module:
+    options = UNetOptions(channels=(4, 8), norm=norm, groups=4)  # type: ignore[arg-type]
+    return build_network(options, spatial_dims=3, in_channels=1, class_count=3, seed=0)
+
+
+def test_the_longest_prefix_gives_the_factor_of_the_learning_rate():
+    network = tiny_volume_network()
+    optimiser = build_optimiser(
+        network, AdamwOptions(), learning_rate=1.0, factors={"encoder": 0.1, "encoder.1": 0.5}
+    )
+    set_learning_rate(optimiser, 0.02)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        expected = 0.01 if name.startswith("encoder.1.") else 0.002 if name.startswith("encoder.") else 0.02
+        assert rates[id(parameter)] == pytest.approx(expected), name
+        assert (decays[id(parameter)] > 0) == (parameter.ndim > 1), name
+    assert len(rates) == len(list(network.parameters()))
+
+
+def test_a_factor_for_a_part_that_is_not_there_lists_the_parts():
+    with pytest.raises(
+        ConfigError, match=r"training.learning_rates: no part .* named 'encodr'; parts: decoder, enc"
+    ):
+        build_optimiser(tiny_volume_network(), SgdOptions(), learning_rate=1.0, factors={"encodr": 0.1})
+    with pytest.raises(ValidationError, match="greater than 0"):
+        TrainingOptions(learning_rates={"encoder": 0.0})
+
+
+@pytest.mark.parametrize("options", [AdamwOptions(), SgdOptions()])
+def test_one_kernel_makes_the_step_of_many_in_the_layout_of_volumes(options):
+    """Weights in channels_last_3d, among them sizes of one, whose strides may be read in two ways."""
+    found = []
+    for fused in (True, False):
+        network = place_network(tiny_volume_network(), torch.device("cpu"), "channels_last")
+        optimiser = build_optimiser(network, options, learning_rate=0.01)
+        for group in optimiser.param_groups:
+            group["fused"] = fused
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(3):
+            optimiser.zero_grad()
+            network(torch.randn(2, 1, 8, 12, 16, generator=generator)).square().mean().backward()
+            optimiser.step()
+        found.append(network.state_dict())
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_frozen_parts_of_a_volume_network_thaw_with_a_state_that_fits():
+    network = tiny_volume_network()
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    optimiser = build_optimiser(network, AdamwOptions(), learning_rate=0.01, factors={"encoder": 0.1})
+    image = torch.randn(1, 1, 8, 12, 16, generator=torch.Generator().manual_seed(0))
+
+    def step() -> None:
+        optimiser.zero_grad()
+        network(image).square().mean().backward()
+        optimiser.step()
+
+    set_frozen(network, ["encoder"], frozen=True)
+    step()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, start[name]) == name.startswith("encoder"), name
+    saved = optimiser.state_dict()
+    set_frozen(network, ["encoder"], frozen=False)
+    optimiser.load_state_dict(saved)
+    step()
+    assert not any(
+        torch.equal(v, start[n]) for n, v in network.state_dict().items() if n.endswith("0.0.weight")
+    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg.data.dataset import PreparedCase
 from medseg.data.loader import BatchLoader
+from medseg.data.patches import View
 from medseg.training.options import TrainingOptions
 from medseg.training.trainer import TrainingResult, train
 
@@ -38,7 +39,7 @@ class Discs:
         )
 
 
-def shifted(image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def shifted(image: Tensor, label: Tensor, seed: int, view: View) -> tuple[Tensor, Tensor]:
     """Noise that follows from the seed."""
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
     return image + 0.05 * noise, label
@@ -86,6 +87,11 @@ def dice_of(network: nn.Module, *, indices: tuple[int, ...] = (0, 1)) -> dict[st
     return {"dice": 2 * overlap / max(1, total)}
 
 
+def without_clock(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the history without the columns that differ from run to run."""
+    return {name: value for name, value in row.items() if name != "seconds" and not name.endswith("_s")}
+
+
 def options(**changes: Any) -> TrainingOptions:
     settings = {
         "epochs": 3,
@@ -100,7 +106,7 @@ def options(**changes: Any) -> TrainingOptions:
 
 def run(folder: Path, **changes: Any) -> TrainingResult:
     """Train the tiny network; keywords of `train`, of `BatchLoader` (`loader_...`) or of the options."""
-    own = {"network", "validate", "loss", "progress", "resume", "settings", "loader", "device"}
+    own = {"network", "validate", "loss", "progress", "tell", "resume", "settings", "loader", "device"}
     given = {name: changes.pop(name) for name in list(changes) if name in own}
     loading = {
         name.removeprefix("loader_"): changes.pop(name)

@@ -284,6 +284,43 @@ def test_gamma_keeps_the_ends_of_any_range():
     np.testing.assert_allclose(found, ((image + 2) / 5) ** 2 * 5 - 2, atol=1e-5)
 
 
+def test_gamma_of_the_inverted_image_bends_the_bright_end():
+    image = torch.linspace(0, 1, 96 * 80).reshape(1, 96, 80)
+    pair = (image, sample()[1])
+    found = run([step("gamma", {"low": 2, "high": 2, "inverted": 1})], pair=pair)[0]
+    np.testing.assert_allclose(found, 1 - (1 - image) ** 2, atol=1e-5)
+    half = [step("gamma", {"low": 2, "high": 2, "inverted": 0.5})]
+    bent_up = sum(bool((run(half, seed, pair=pair)[0] >= image - 1e-5).all()) for seed in range(60))
+    assert 15 < bent_up < 45
+
+
+def test_channelwise_steps_draw_for_each_channel_and_keep_its_range():
+    image = (
+        torch.linspace(0, 1, 96 * 80).reshape(1, 96, 80).repeat(2, 1, 1)
+        * torch.tensor([1.0, 50.0])[:, None, None]
+    )
+    pair = (image, sample()[1])
+    for name in ("gamma", "contrast", "brightness", "noise", "blur", "low_resolution"):
+        options = {"low": 1.5} if name == "low_resolution" else {}
+        found = run([step(name, {**options, "channelwise": True})], pair=pair)[0]
+        change = (found - image).abs().amax(dim=(1, 2)) / torch.tensor([1.0, 50.0])
+        assert (change > 1e-4).all()
+        assert (change < 0.5).all()
+        assert change[0] != change[1]
+        together = run([step(name, options)], pair=pair)[0]
+        assert not torch.equal(together, found)
+
+
+def test_blur_and_low_resolution_can_keep_to_the_slices():
+    image = torch.rand((1, 20, 24, 8), generator=torch.Generator().manual_seed(1))
+    image[..., ::2] = 0
+    label = torch.zeros((1, 20, 24, 8), dtype=torch.int16)
+    for name in ("blur", "low_resolution"):
+        found = run([step(name, {"low": 1.5, "axes": [0, 1], "high": 3})], pair=(image, label))[0]
+        assert (found[..., ::2].abs() < 1e-6).all()
+        assert not torch.equal(found, image)
+
+
 def test_invert_swaps_the_ends():
     image, _ = sample()
     assert torch.equal(run([step("invert", {})])[0], 1 - image)
