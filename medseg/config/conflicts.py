@@ -207,6 +207,8 @@ def _lengths(s: Sections) -> Iterator[tuple[KeyPath, int]]:
     ):
         if isinstance(size, tuple):
             yield path, len(size)
+    for name, count in getattr(s["model"], "axes_by_field", {}).items():
+        yield ("model", name), count
 
 
 def _steps(section: Any) -> tuple[Any, ...]:
@@ -229,7 +231,10 @@ def _window(s: Sections) -> Found:
         shown = [(("training", "patch_size"), patch)]
     if isinstance(s["inference"].window, tuple):
         shown = [(("inference", "window"), s["inference"].window)]
+    axes = set(s["model"].axes_by_field.values())
     for path, window in shown:
+        if axes - {len(window)}:
+            continue  # Told by `_axes`.
         try:
             check_window(s["model"], window)
         except ConfigError as err:
@@ -320,7 +325,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sections], Found]], ...] = (
     (("labels", "export"), _codes),
     (("export", "measure"), _reports),
     (("labels", "measure"), _measures),
-    (("data", "preprocess", "augment", "inference", "training"), _axes),
+    (("data", "preprocess", "augment", "inference", "training", "model"), _axes),
     (("preprocess", "inference", "training", "model"), _window),
     (("training", "model"), _weights),
     (("data", "training", "evaluation"), _parts),

@@ -42,6 +42,11 @@ class NetworkFields(BaseModel):
         """Number of resolutions, the finest included."""
         raise NotImplementedError
 
+    @property
+    def axes_by_field(self) -> dict[str, int]:
+        """Fields that give numbers by axis, and for how many axes."""
+        return {}
+
     def steps(self, spatial_dims: int) -> tuple[tuple[int, ...], ...]:
         """Factor by which each level is smaller than the one before, by axis; the first: than the image.
 
@@ -126,18 +131,18 @@ class ByAxisOptions(NetworkFields):
         ):
             if rows is not None and len(rows) != needed:
                 raise ValueError(f"{self.levels} channels need {needed} entries in {name}, found {len(rows)}")
-        if len(self._axes()) > 1:
-            raise ValueError(
-                f"entries for different numbers of axes: {_and(self._axes())}; give as many each"
-            )
+        if len(set(self.axes_by_field.values())) > 1:
+            found = " and ".join(f"{name} {count}" for name, count in self.axes_by_field.items())
+            raise ValueError(f"entries for different numbers of axes: {found}; give as many each")
         return self
 
     def _rows(self) -> dict[str, tuple[tuple[int, ...], ...]]:
         return {"strides": self.strides or (), "kernels": self.kernels or ()}
 
-    def _axes(self) -> dict[int, str]:
-        """Number of axes -> the field that says so."""
-        return {len(row): name for name, rows in self._rows().items() for row in rows}
+    @property
+    def axes_by_field(self) -> dict[str, int]:
+        """Fields that give numbers by axis, and for how many axes."""
+        return {name: len(row) for name, rows in self._rows().items() for row in rows}
 
     def check_axes(self, spatial_dims: int) -> None:
         """Refuse strides and kernels for another number of axes.
@@ -147,7 +152,7 @@ class ByAxisOptions(NetworkFields):
         ConfigError
             A field with entries of other lengths.
         """
-        for count, name in self._axes().items():
+        for name, count in self.axes_by_field.items():
             if count != spatial_dims:
                 raise ConfigError(
                     f"model.{name} gives numbers for {count} axes, the images have {spatial_dims}; "
@@ -168,7 +173,3 @@ class ByAxisOptions(NetworkFields):
 
 def _times(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(x * y for x, y in zip(a, b, strict=True))
-
-
-def _and(axes: dict[int, str]) -> str:
-    return " and ".join(f"{name} {count}" for count, name in axes.items())

@@ -118,8 +118,8 @@ class SmallUNetOptions(_WithDeepSupervision):
         default=0,
         ge=0,
         le=128,
-        description="Channels of a last convolution at full resolution, which sees the image again; costs "
-        "about as much as all the rest from 8 channels on. 0: none.",
+        description="Channels of a last convolution at full resolution, which sees the image again; 8 add about "
+        "a third to the time of a step in 3-D, 16 nearly double it. 0: none.",
     )
     context: bool = Field(
         default=True, description="Gate and shift the coarsest level by its average over the whole window."

@@ -56,37 +56,48 @@ def load_matching(network: SegmentationNetwork, bundle: Bundle, *, table: LabelT
             "kernels can be inflated, not flattened: choose another model.start_from"
         )
     matching = _Matching(network, bundle, table)
-    state, own = bundle.load_state(), network.state_dict()
-    fates: dict[str, str | None] = {}
-    for name, value in own.items():
-        refit = matching.refit(name, state[name], value) if name in state else None
-        fates[name] = None if refit is None else refit.how
-        if refit is not None:
-            value.copy_(refit.tensor)
+    state = bundle.load_state()
+    fates = _copy(network, state, matching)
     hints = option_hints(
         network.options, bundle.network, same_axes=bundle.spatial_dims == network.spatial_dims
     )
-    if not any(
-        matching.is_body(name) and own[name].ndim > 1 and how is not None for name, how in fates.items()
-    ):
+    if not any(how is not None for name, how in fates.items() if matching.is_kernel(name)):
         raise BundleError(
             f"none of the convolutions of bundle {bundle.name} ({bundle.network.use}, channels "
             f"{list(bundle.network.channels)}) fits the network {network.options.use}, channels "
             f"{list(network.options.channels)}; {'; '.join((*hints, 'or leave out model.start_from'))}"
         )
     head_fits = any(fates[name] is not None for name in matching.heads)
-    new = [name for name, how in fates.items() if how is None]
+    new = tuple(name for name, how in fates.items() if how is None)
     return TransferReport(
-        bundle=bundle.name,
+        bundle=_name(bundle),
         version=bundle.version,
         weights_sha256=bundle.weights_sha256,
         taken=tuple(name for name, how in fates.items() if how == ""),
         resized={name: how for name, how in fates.items() if how},
-        new=tuple(new),
+        new=new,
         unused=tuple(sorted(name for name in state if fates.get(name) is None)),
         labels={name: found if head_fits else () for name, found in matching.labels.items()},
         hints=hints if any(matching.is_body(name) for name in new) else (),
     )
+
+
+def _name(bundle: Bundle) -> str:
+    """Of an ensemble the member whose weights are taken: the first."""
+    return f"{bundle.name}, member of fold {bundle.members[0].fold}" if bundle.members else bundle.name
+
+
+def _copy(
+    network: SegmentationNetwork, state: Mapping[str, Tensor], matching: _Matching
+) -> dict[str, str | None]:
+    """Fill the network; by tensor what was fitted, "" where nothing, None where the tensor stays fresh."""
+    fates: dict[str, str | None] = {}
+    for name, value in network.state_dict().items():
+        refit = matching.refit(name, state[name], value) if name in state else None
+        fates[name] = None if refit is None else refit.how
+        if refit is not None:
+            value.copy_(refit.tensor)
+    return fates
 
 
 class _Matching:
@@ -94,6 +105,7 @@ class _Matching:
 
     def __init__(self, network: SegmentationNetwork, bundle: Bundle, table: LabelTable) -> None:
         self.network, self.modules = network, dict(network.named_modules())
+        self.kernels = {name: value.ndim > 1 for name, value in network.named_parameters()}
         with torch.device("meta"):
             other = build_network(
                 bundle.network,
@@ -123,6 +135,10 @@ class _Matching:
     def is_body(self, name: str) -> bool:
         """Whether a tensor is neither of a head nor of a convolution that reads the image."""
         return name not in self.heads and name not in self.inputs
+
+    def is_kernel(self, name: str) -> bool:
+        """Whether a tensor is a matrix or kernel of the body."""
+        return self.is_body(name) and self.kernels.get(name, False)
 
     def refit(self, name: str, source: Tensor, value: Tensor) -> Refit | None:
         """The bundle's tensor in the shape of the network's; None where it cannot be."""

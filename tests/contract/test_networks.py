@@ -99,6 +99,7 @@ def test_heads_hold_the_classes_and_inputs_the_channels(plain_case, make):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_learns_one_phantom(case, make):
     size = EVEN[case[1]]
     axes = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in size), indexing="ij")

@@ -119,6 +119,12 @@ def test_conflicts_name_the_setting_to_change(tmp_path: Path, extra, path, text)
         (["regions.lung_left=[lung_left]"], "regions.lung_left", "`lung_left` is taken"),
         (["regions.both=[lung_left, lung_left]"], "regions.both", "stands twice"),
         (["training=null"], "model", "says neither start_from"),
+        (["model={use: small_unet, cell: [2, 2, 1]}"], "model.cell", "has 3 axes where data.source"),
+        (
+            ["model={use: unet, channels: [8, 16], strides: [[2, 2, 1]]}", "inference.window=[64, 64]"],
+            "model.strides",
+            "has 3 axes where data.source",
+        ),
         (["labels.lung_left.value=1"], "labels.lung_left.value", "the value 1 is that of lung_right"),
         (["labels.lung_left.pair=null"], "labels.lung_right.pair", "lung_left does not name it back"),
         (

@@ -10,6 +10,7 @@ from medseg.errors import BundleError
 from medseg.models.bundle import read_bundle
 from medseg.models.bundle_writer import update_bundle
 from medseg.models.ensemble_writer import write_ensemble
+from medseg.models.transfer import load_matching
 
 FOLDS = (0, 1, 2)
 
@@ -44,6 +45,15 @@ def test_every_member_comes_back_and_the_card_lists_them(tmp_path, members):
     assert "ensemble of 3 networks" in bundle.card
     assert bundle.card.count("safetensors") == 6
     assert bundle.describe()["members"] == 3
+
+
+def test_a_training_starts_from_the_first_member_and_says_so(tmp_path, members, network_of):
+    bundle = ensemble(tmp_path / "all", members)
+    network = network_of(bundle.table, seed=9)
+    report = load_matching(network, bundle, table=bundle.table)
+    assert report.text.endswith(f"tensors taken from {bundle.name}, member of fold 0")
+    own = members[0].load_state()["stem.0.weight"]
+    torch.testing.assert_close(network.state_dict()["stem.0.weight"], own)
 
 
 def test_the_gate_is_that_of_the_first_member(tmp_path, members):
