@@ -138,7 +138,44 @@ def _stage_command(stage: str, text: str) -> None:
 _stage_command("train", "Run a pipeline up to its training.")
 _stage_command("evaluate", "Run a pipeline up to its evaluation.")
 _stage_command("report", "Run a pipeline up to its report.")
-_stage_command("plan", "Check the data and say what would be trained.")
+
+
+@app.command()
+def plan(
+    pipeline: PipelineArgument,
+    output: OutputOption = Path("runs"),
+    overrides: SetOption = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the decided settings, a pipeline that runs as it is.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Look at the data and say what will be trained, why, and what that takes; train nothing.
+
+    Every `auto` of the settings is decided here. A run with the same settings goes on with this very plan.
+    """
+    from medseg.console import print_table
+    from medseg.pipeline.api import plan_pipeline
+
+    with _reporter(quiet) as reporter:
+        result, found, settings = plan_pipeline(
+            pipeline, output=output, overrides=overrides or [], reporter=reporter
+        )
+    if as_json:
+        print(json.dumps(result.to_json() | {"plan": found.to_json()}, indent=2))
+    elif resolved:
+        print(settings, end="")
+    else:
+        print_table(("setting", "value", "because"), found.rows())
+        print(
+            "\n".join(
+                ["", *found.notes, f"predicted: {found.prediction.text}" if found.prediction else ""]
+            ).rstrip()
+        )
+        print(f"{result.path}", file=sys.stderr)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.pipeline.run_folder import RunFolder, find_or_new, only_one
 from medseg.pipeline.runner import Stage, check_stages, describe, key_of, run_stages
+from medseg.planning.plan import Plan
 
 STAGE_TABLE: tuple[Stage, ...] = (
     Stage(
@@ -221,6 +222,25 @@ def _started(run: RunFolder, loaded: LoadedConfig, reporter: Reporter) -> Contex
     context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
     os.environ.setdefault("OMP_NUM_THREADS", str(context.threads))
     return context
+
+
+def plan_pipeline(
+    pipeline: Path,
+    *,
+    output: Path = Path("runs"),
+    overrides: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> tuple[Result, Plan, str]:
+    """Run the stages `check` and `plan`: the result, the plan, and the decided settings as YAML.
+
+    Parameters
+    ----------
+    pipeline, output, overrides, reporter
+        As for `run_pipeline`; a later run of the same settings goes on with this plan.
+    """
+    result = run_pipeline(pipeline, output=output, overrides=overrides, until="plan", reporter=reporter)
+    folder = Path(result.facts["run"])
+    return result, plan.read_plan(folder), (folder / plan.RESOLVED_FILE).read_text(encoding="utf-8")
 
 
 def dry_run_pipeline(

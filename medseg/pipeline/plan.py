@@ -7,6 +7,7 @@ result is used again; plan.json holds the decisions, pipeline.resolved.yaml sett
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from medseg.config.load import load_run_config, resolved_yaml
@@ -80,9 +81,9 @@ def _take(context: Context, found: Plan, config: RunConfig) -> None:
     context.settings, context.prediction = config, found.prediction
 
 
-def read_plan(context: Context) -> Plan:
-    """The plan of the run, after the stage."""
-    return Plan.from_json(json.loads((context.run.path / PLAN_FILE).read_text(encoding="utf-8")))
+def read_plan(run: Path) -> Plan:
+    """The plan in a run folder, after the stage."""
+    return Plan.from_json(json.loads((run / PLAN_FILE).read_text(encoding="utf-8")))
 
 
 def _summary(found: Plan) -> dict[str, Any]:

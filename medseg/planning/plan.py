@@ -42,8 +42,8 @@ class Plan:
         return next(decision.value for decision in self.decisions if decision.name == name)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Decision, value and reason for a table."""
-        return [(d.name, value_text(d.value), d.reason) for d in self.decisions]
+        """Decision, value and reason for a table; a list of steps has a row for each."""
+        return [row for decision in self.decisions for row in _rows(decision)]
 
     def to_json(self) -> dict[str, Any]:
         """As plan.json holds it."""
@@ -67,6 +67,13 @@ class Plan:
             facts={name: part for name, part in value.items() if name not in known},
             prediction=None if prediction is None else Prediction.from_json(prediction),
         )
+
+
+def _rows(decision: Decision) -> list[tuple[str, str, str]]:
+    value = decision.value
+    steps = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
+    names, reasons = [decision.name, *[""] * len(steps)], [decision.reason, *[""] * len(steps)]
+    return [(n, value_text(v), r) for n, v, r in zip(names, steps, reasons, strict=False)]
 
 
 def value_text(value: Any) -> str:
