@@ -42,8 +42,8 @@ class Run:
             return {row["case_id"] for row in csv.DictReader(stream)}
 
 
-def run(project: Path, shared_data: Path, output: Path, name: str, seconds: int) -> Run:
-    settings = (f"data.source.root={shared_data / name}", f"budget.time={seconds}s")
+def run(project: Path, shared_data: Path, output: Path, name: str, seconds: int, *more: str) -> Run:
+    settings = (f"data.source.root={shared_data / name}", f"budget.time={seconds}s", *more)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "medseg", "run", str(project / "pipelines" / f"{name}.yaml"), "--json"),
@@ -101,7 +101,7 @@ def test_organs_with_masks_that_know_some_of_them(project, shared_data, tmp_path
 
 
 def test_driving_scenes_in_colour(project, shared_data, tmp_path):
-    found = run(project, shared_data, tmp_path, "driving", 60)
+    found = run(project, shared_data, tmp_path, "driving", 90, "training.samples_per_epoch=24")
     assert found.json("model/bundle.json")["in_channels"] == 3
     assert len(found.masks) == 20
     assert {mask.shape for mask in found.masks.values()} == {(480, 360)}
