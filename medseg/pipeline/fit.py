@@ -24,10 +24,11 @@ from medseg.models.registry import build_network
 from medseg.models.transfer import load_matching
 from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import watched_split
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
 from medseg.planning.cost import compare
-from medseg.provenance import sha256_json
+from medseg.provenance import sha256_json, write_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
 from medseg.training.options import TrainingOptions
@@ -64,7 +65,12 @@ def fit(context: Context) -> dict[str, Any]:
     found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
     if found is not None:
         context.reporter.note(f"the training {found.text}")
-    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    summary = _summary(
+        trained.result,
+        bundle_sha256=bundle.weights_sha256,
+        transfer=trained.transfer,
+        keep=_options(context).keep,
+    )
     return summary | {
         "ram_bytes": peak.total_bytes,
         "comparison": None if found is None else found.to_json(),
@@ -96,7 +102,10 @@ def train_once(
         Called in process 0 after each validation; what it raises ends the training.
     """
     training = _options(context)
-    train_set, validation_set = sets or (prepare(context, "train"), prepare(context, "validation"))
+    train_set, validation_set = sets or (
+        prepare(context, "train"),
+        prepare(context, watched_split(context.config.data.split)),
+    )
     ranks.lead(context, folder=folder, resume=resume)
     place = distributed.processes()
     torch.set_num_threads(max(1, context.threads // place.local_size))
@@ -179,7 +188,9 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
         return network, {"from": None}
     bundle = read_bundle(options.start_from)
     report = load_matching(network, bundle, table=context.table)
+    write_json(context.run.path / "transfer.json", report.to_json())
     context.reporter.note(f"starts from {bundle.name} {bundle.version}: {report.text}")
+    context.reporter.table("Weights at the start", ("", "tensors", "which"), report.rows)
     return network, {"from": bundle.name, "weights_sha256": bundle.weights_sha256, "report": report.text}
 
 
@@ -240,16 +251,23 @@ def _progress(context: Context) -> Any:
     return show
 
 
-def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any], keep: str
+) -> dict[str, Any]:
     best = f", best Dice {result.best_metric:.4f} in epoch {result.best_epoch}" if result.best_metric else ""
+    last = next((row["dice"] for row in reversed(result.history) if "dice" in row), None)
+    if keep == "last":
+        # The best epoch of cases that choose nothing is no result.
+        best = "" if last is None else f", Dice {last:.4f} in the last epoch"
     text = f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} samples/s"
     text += f", network at work {result.shares.get('network', 0):.0%} of the time"
     return {
         "text": text + (f"; {result.refit}" if result.refit else ""),
         "weights_sha256": result.weights_sha256,
         "bundle_weights_sha256": bundle_sha256,
-        "best_metric": result.best_metric,
-        "best_epoch": result.best_epoch,
+        "best_metric": result.best_metric if keep == "best" else None,
+        "best_epoch": result.best_epoch if keep == "best" else None,
+        "last_dice": last,
         "epochs": result.epochs_run,
         "updates": result.updates,
         "seconds": result.seconds,

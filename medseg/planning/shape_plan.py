@@ -180,7 +180,7 @@ class ShapePlanner:
             most_voxels=most_voxels,
         )
         model = self.network(rough)
-        stride = axis_strides(model, self.dims)
+        stride = model.total_stride(self.dims)
         return model, plan_patch(self.shape, self.spacing_mm, stride=stride, most_voxels=most_voxels)
 
     def network(self, shown: Sequence[int]) -> NetworkOptions:
@@ -214,7 +214,6 @@ class ShapePlanner:
                 spatial_dims=self.dims,
                 in_channels=self.in_channels,
                 class_count=self.class_count,
-                window=candidate.sampling.patch,
             )
         return self._weights[key]
 
@@ -277,7 +276,7 @@ class ShapePlanner:
             if self.machine.device == "cpu"
             else "for a GPU: residual encoder, deep supervision"
         )
-        stride = " x ".join(map(str, axis_strides(candidate.model, self.dims)))
+        stride = " x ".join(map(str, candidate.model.total_stride(self.dims)))
         return chosen(
             "model", value, f"{kind}; {candidate.model.levels} levels shrink {stride} times; {size}"
         )
@@ -288,7 +287,7 @@ class ShapePlanner:
             return given(name, _listed(candidate.patch))
         if candidate.patch is None:
             return chosen(name, None, "whole images: all have one size")
-        typical, stride = " x ".join(map(str, self.shape)), axis_strides(candidate.model, self.dims)
+        typical, stride = " x ".join(map(str, self.shape)), candidate.model.total_stride(self.dims)
         full = tuple(-(-n // s) * s for n, s in zip(self.shape, stride, strict=True))
         if all(p >= f for p, f in zip(candidate.patch, full, strict=True)):
             reason = f"the typical image of {typical} voxels, rounded up to the network's strides"
@@ -318,14 +317,6 @@ class ShapePlanner:
             return given(name, _listed(self.wishes.window))
         reason = "as in training" if candidate.patch else "whole images, as in training"
         return chosen(name, _listed(candidate.patch), reason)
-
-
-def axis_strides(options: NetworkOptions, dims: int) -> tuple[int, ...]:
-    """Voxels of the window along each axis per voxel of the coarsest level."""
-    strides = getattr(options, "strides", None)
-    if strides is None:
-        return (int(options.stride),) * dims
-    return tuple(math.prod(int(stride[axis]) for stride in strides) for axis in range(dims))
 
 
 def _listed(value: Sequence[int] | str | None) -> Any:
