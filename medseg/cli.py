@@ -16,7 +16,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli_data import data_commands
-from medseg.errors import Interrupted, MedsegError
+from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
     from medseg.console import ConsoleReporter
@@ -57,6 +57,17 @@ def run(
             min=1, help="Processes that train together on this machine; each has its part of a batch."
         ),
     ] = 1,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Train this fold alone, in the run of the same settings; several machines may do so in one folder. "
+            "A run without it gathers.",
+        ),
+    ] = None,
+    parallel_folds: Annotated[
+        int | None, typer.Option(min=1, help="Folds trained at the same time, in a process each.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -70,11 +81,17 @@ def run(
         from medseg.training.launch import launch
 
         raise typer.Exit(launch(processes, without_option(sys.argv[1:], "--processes")))
-    from medseg.pipeline.api import dry_run_pipeline, run_pipeline
+    from medseg.pipeline.api import dry_run_pipeline, run_fold, run_pipeline
 
+    if fold is not None and (only or dry_run or parallel_folds):
+        raise ConfigError(
+            "--fold trains one fold and nothing else; leave out --only, --dry-run, --parallel-folds"
+        )
     with _reporter(quiet) as reporter:
         if dry_run:
             result = dry_run_pipeline(pipeline, output=output, overrides=overrides or [], reporter=reporter)
+        elif fold is not None:
+            result = run_fold(pipeline, fold, output=output, overrides=overrides or [], reporter=reporter)
         else:
             result = run_pipeline(
                 pipeline,
@@ -82,6 +99,7 @@ def run(
                 overrides=overrides or [],
                 only=only or [],
                 until=until,
+                parallel_folds=parallel_folds,
                 reporter=reporter,
             )
     _finish(result, as_json=as_json)
@@ -149,6 +167,12 @@ def predict(
             help="Which DICOM volume of a study: key of medseg inspect, series number or UID; all: each is a case."
         ),
     ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of an ensemble, the one network that never saw this fold; all unless given."
+        ),
+    ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -169,6 +193,7 @@ def predict(
             overwrite=overwrite,
             accept_unlike=accept_unlike,
             series=series,
+            fold=fold,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

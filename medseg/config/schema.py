@@ -110,6 +110,12 @@ class ComputeOptions(SettingsModel):
         description="What follows when such a process dies or hangs. stop: the run ends and says at which "
         "case. fall_back: it goes on in the main process with the same samples, unless the case is the cause.",
     )
+    parallel_folds: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Folds trained at the same time, in a process each, the threads divided among them.",
+    )
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:[0-9]{1,3}$")] = Field(
         default="auto",
         description="Where the network runs; auto: a GPU where there is one. cuda:1 is the second.",
@@ -165,8 +171,10 @@ class PipelineConfig(SettingsModel):
         description="Search for settings of the training before it; null: none. Needs the extra `search`.",
     )
     inference: InferenceSettings = Field(default_factory=InferenceSettings, description=_INFERENCE)
-    postprocess: tuple[PostprocessStep, ...] = Field(
-        default=(), description="Steps that clean a predicted mask, in this order."
+    postprocess: Literal["auto"] | tuple[PostprocessStep, ...] = Field(
+        default=(),
+        description="Steps that clean a predicted mask, in this order. auto: those that raise Dice on the "
+        "out-of-fold predictions (on the validation cases where there are no folds), never on test cases.",
     )
     evaluation: EvaluationOptions = Field(
         default_factory=EvaluationOptions, description="Numbers of agreement with reference masks."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from medseg.models.registry import build_network
 from medseg.models.transfer import load_matching
 from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import watched_split
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
 from medseg.planning.cost import compare
@@ -32,7 +33,6 @@ from medseg.training import distributed
 from medseg.training.losses import build_loss
 from medseg.training.options import TrainingOptions
 from medseg.training.records import Progress, TrainingResult
-from medseg.training.trainer import OnValidation
 from medseg.training.trainer import train as train_network
 from medseg.transforms.augment import compile_augment
 from medseg.transforms.preprocess import label_to_grid, preprocess
@@ -41,29 +41,9 @@ from medseg.volume import Volume
 STAGE = "train"
 
 
-def fit(context: Context) -> dict[str, Any]:
-    """Train and write the bundle of the run; a killed training goes on where it stood."""
-    begin = time.monotonic()
-    with PeakMemory() as peak:
-        trained = train_part(context)
-        bundle = bundling.write_trained(
-            context, network=trained.network, result=trained.result, train_set=trained.train_set
-        )
-        # What earlier processes of this training took counts, too; their preparation is this one's.
-        seconds = time.monotonic() - begin + trained.seconds_before
-    found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
-    if found is not None:
-        context.reporter.note(f"the training {found.text}")
-    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
-    return summary | {
-        "ram_bytes": peak.total_bytes,
-        "comparison": None if found is None else found.to_json(),
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A trained network, how it came about, and what on."""
+    """A finished training: the network with its weights, what it started from, its cases."""
 
     network: SegmentationNetwork
     result: TrainingResult
@@ -72,31 +52,61 @@ class Trained:
     seconds_before: float
 
 
-def train_part(
+def fit(context: Context) -> dict[str, Any]:
+    """Train and write the bundle of the run; a killed training goes on where it stood."""
+    begin = time.monotonic()
+    with PeakMemory() as peak:
+        trained = train_once(context, folder=context.run.path / "training", resume=context.resuming)
+        bundle = bundling.write_trained(
+            context, network=trained.network, result=trained.result, train_set=trained.train_set
+        )
+        # What earlier processes of this training took counts, too; their preparation is this one's.
+        seconds = time.monotonic() - begin + trained.seconds_before
+    found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
+    if found is not None:
+        context.reporter.note(f"the training {found.text}")
+    summary = _summary(
+        trained.result,
+        bundle_sha256=bundle.weights_sha256,
+        transfer=trained.transfer,
+        keep=_options(context).keep,
+    )
+    return summary | {
+        "ram_bytes": peak.total_bytes,
+        "comparison": None if found is None else found.to_json(),
+    }
+
+
+def train_once(
     context: Context,
     *,
-    folder: Path | None = None,
-    resume: bool | None = None,
+    folder: Path,
+    resume: bool,
     sets: tuple[PreparedSet, PreparedSet] | None = None,
-    on_validation: OnValidation | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Trained:
-    """Prepare the cases and train on them; of several processes each calls this, process 0 first.
+    """Train the network of the settings on the cases of the context, in a folder of its own.
+
+    Of several processes, process 0 prepares the cases and lets the others call this with what it was given.
 
     Parameters
     ----------
     context : Context
-    folder : Path, optional
-        Checkpoints, curves and weights; `training/` of the run unless given.
-    resume : bool, optional
-        Whether a checkpoint of the folder is used, or else removed; as the runner says unless given.
+    folder : Path
+        Checkpoints, curves and weights.
+    resume : bool
+        Whether a checkpoint of the folder is used; else it is removed.
     sets : (PreparedSet, PreparedSet), optional
         Training and validation cases, where they are prepared already.
     on_validation : callable (epoch, values), optional
-        Called after each validation; what it raises ends the training.
+        Called in process 0 after each validation; what it raises ends the training.
     """
     training = _options(context)
-    train_set, validation_set = sets or (prepare(context, "train"), prepare(context, "validation"))
-    ranks.lead(context)
+    train_set, validation_set = sets or (
+        prepare(context, "train"),
+        prepare(context, watched_split(context.config.data.split)),
+    )
+    ranks.lead(context, folder=folder, resume=resume)
     place = distributed.processes()
     torch.set_num_threads(max(1, context.threads // place.local_size))
     network, transfer = start_network(context, in_channels=train_set[0].image.shape[0])
@@ -113,11 +123,11 @@ def train_part(
             validate=validate if len(validation_set) else None,
             options=training,
             loss=loss,
-            folder=folder or context.run.path / "training",
+            folder=folder,
             progress=_progress(context),
             tell=context.reporter.note,
-            resume=context.resuming if resume is None else resume,
             on_validation=on_validation,
+            resume=resume,
             device=device,
             settings={
                 "start_from": transfer,
@@ -239,16 +249,23 @@ def _progress(context: Context) -> Any:
     return show
 
 
-def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any], keep: str
+) -> dict[str, Any]:
     best = f", best Dice {result.best_metric:.4f} in epoch {result.best_epoch}" if result.best_metric else ""
+    last = next((row["dice"] for row in reversed(result.history) if "dice" in row), None)
+    if keep == "last":
+        # The best epoch of cases that choose nothing is no result.
+        best = "" if last is None else f", Dice {last:.4f} in the last epoch"
     text = f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} samples/s"
     text += f", network at work {result.shares.get('network', 0):.0%} of the time"
     return {
         "text": text + (f"; {result.refit}" if result.refit else ""),
         "weights_sha256": result.weights_sha256,
         "bundle_weights_sha256": bundle_sha256,
-        "best_metric": result.best_metric,
-        "best_epoch": result.best_epoch,
+        "best_metric": result.best_metric if keep == "best" else None,
+        "best_epoch": result.best_epoch if keep == "best" else None,
+        "last_dice": last,
         "epochs": result.epochs_run,
         "updates": result.updates,
         "seconds": result.seconds,

@@ -17,6 +17,7 @@ from medseg.models.bundle import Bundle, read_bundle
 from medseg.models.options import AutoNetworkOptions, NetworkOptions
 from medseg.pipeline import plan_checks, probe
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import fold_context, watched_split
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.planning.cost import Prediction, ProbeResult, Work, fitting_epochs, predict
@@ -123,8 +124,12 @@ class _Planner:
     def __post_init__(self) -> None:
         context, settings = self.context, self.context.settings
         self.settings = settings
+        # Where every fold is tested in its turn, all cases train; one training has those of one fold.
         self.train_cases = context.labelled(context.in_split("train"))
-        self.validation_cases = context.labelled(context.in_split("validation"))
+        part = fold_context(context, 0) if context.every_fold else context
+        self.folds = len(set(context.folds.values())) if context.every_fold else 1
+        self.fit_cases = part.labelled(part.in_split("train"))
+        self.validation_cases = part.labelled(part.in_split(watched_split(settings.data.split)))
         self.machine: Machine = this_machine(
             settings.budget, device=context.device(), threads=context.threads
         )
@@ -198,9 +203,10 @@ class _Planner:
     ) -> tuple[list[Grid], list[Grid]]:
         """Prepared grids of the training and of the validation cases."""
         facts, like = self.context.facts, fingerprint.cases[0]
+        fitted = {case.case_id for case in self.fit_cases}
         unseen = [unseen_case(c.case_id, facts[c.case_id], like=like) for c in self.validation_cases]
         return (
-            [prepared_grid(case, steps) for case in fingerprint.cases],
+            [prepared_grid(case, steps) for case in fingerprint.cases if case.case_id in fitted],
             [prepared_grid(case, steps) for case in unseen],
         )
 
@@ -291,13 +297,18 @@ class _Planner:
         )
 
     def _calibrated(self, config: RunConfig, train: Sequence[Grid], validation: Sequence[Grid]) -> float:
-        """Voxels shown for the input gate: each image once, each training image three times more, halved."""
-        from medseg.pipeline.calibration import LEAST_IMAGES, VARIANTS
+        """Voxels shown for the input gate: images of a part of the cases, and variants of it, halved."""
+        from medseg.pipeline.calibration import LEAST_IMAGES, MOST_IMAGES, VARIANTS
 
         if len(train) < LEAST_IMAGES:
             return 0.0
-        features = sum(grid.voxels for grid in train) * VARIANTS / 2
-        return self._shown(config, [*train, *validation]) + features
+        dims = len(train[0].shape)
+        parts = [min(1.0, MOST_IMAGES[dims] / max(1, len(grids))) for grids in (train, validation)]
+        features = parts[0] * sum(grid.voxels for grid in train) * VARIANTS[dims] / 2
+        shown = [
+            part * self._shown(config, grids) for part, grids in zip(parts, (train, validation), strict=True)
+        ]
+        return sum(shown) + features
 
     def _shown(self, config: RunConfig, grids: Sequence[Grid]) -> float:
         inference, training = config.inference, _training(config)
@@ -317,7 +328,7 @@ class _Planner:
         context = self.context
         by_id = {grid.case_id: grid for grid in (*train, *validation)}
         sizes: dict[Split, list[tuple[Case, int]]] = {
-            "train": [(c, by_id[c.case_id].voxels) for c in self.train_cases],
+            "train": [(c, by_id[c.case_id].voxels) for c in self.fit_cases],
             "validation": [(c, by_id[c.case_id].voxels) for c in self.validation_cases],
         }
         cases = probe.choose_cases(sizes)
@@ -369,7 +380,7 @@ class _Planner:
         most = max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
         limit = training.time
         whole = limit is None
-        seconds = float(config.budget.time if limit is None else limit)
+        seconds = float(config.budget.time / self.folds if limit is None else limit)
         epochs, least = fitting_epochs(result, work, seconds=seconds, most=most, whole=whole)
         if epochs == 0:
             name = "budget.time" if whole else "training.time"
@@ -393,9 +404,7 @@ class _Planner:
     ) -> Plan:
         prediction: Prediction | None = None
         if result is not None:
-            prediction = predict(
-                result, work, epochs=_epochs_of(config), least_ram_bytes=peak_memory_bytes()
-            )
+            prediction = predict(result, work, epochs=_epochs_of(config), least_ram_bytes=peak_memory_bytes())
         facts = _facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
             "parameters": shape.memory.parameters,
             "machine": self.machine.to_json(),

@@ -17,7 +17,7 @@ from medseg.config.yaml_model import with_values
 from medseg.data.dataset import PreparedSet
 from medseg.data.manifest import Case, Split
 from medseg.pipeline.context import Context
-from medseg.pipeline.fit import prepare, train_part
+from medseg.pipeline.fit import prepare, train_once
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.run_folder import RunFolder
 from medseg.provenance import sha256_json, write_json, write_text
@@ -70,7 +70,7 @@ class TrialTraining:
         self.reporter.stage_started(f"trial {job.number}", "")
         write_text(folder / "pipeline.yaml", resolved_yaml(context.config))
         write_json(folder / _RECORD, record)
-        done = train_part(
+        done = train_once(
             context,
             folder=folder / "training",
             resume=resume,

@@ -140,15 +140,32 @@ def curve(
     rows: Sequence[Mapping[str, float | None]], *, column: str, title: str, style: str
 ) -> Markup | None:
     """A column of the training's metrics over epochs; None where it has no value."""
-    points = [
-        (float(row["epoch"] or 0), float(value))
-        for row in rows
-        if (value := row.get(column)) is not None and math.isfinite(value)
-    ]
-    if not points:
+    return curves({"": rows}, column=column, title=title, style=style)
+
+
+def curves(
+    series: Mapping[str, Sequence[Mapping[str, float | None]]], *, column: str, title: str, style: str
+) -> Markup | None:
+    """A column of the metrics of several trainings over epochs, each with its name at its end.
+
+    Parameters
+    ----------
+    series : mapping of str to sequence of mapping
+        Name -> rows with `epoch` and the column; "" for no name.
+    column, title, style : str
+
+    Returns
+    -------
+    Markup or None
+        None where no row has a value.
+    """
+    lines = {name: points for name, rows in series.items() if (points := _points(rows, column))}
+    if not lines:
         return None
-    down = svg.ticks(min(v for _, v in points), max(v for _, v in points), 3)
-    first, last = points[0][0], max(points[-1][0], points[0][0] + 1)
+    values = [v for points in lines.values() for _, v in points]
+    down = svg.ticks(min(values), max(values), 3)
+    first = min(points[0][0] for points in lines.values())
+    last = max(first + 1, *(points[-1][0] for points in lines.values()))
     left, right, top, bottom = 46, 322, 26, 136
 
     def place(epoch: float, value: float) -> tuple[float, float]:
@@ -164,13 +181,31 @@ def curve(
             svg.line(left, height, right, height, "grid"),
             svg.text(left - 6, height + 4, f"{mark:g}", anchor="end", style="tick"),
         ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
-    parts.append(Markup('<polyline points="{}" class="curve {}"/>').format(line, style))
-    end = place(*points[-1])
-    parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot {}"/>').format(*end, style))
+    for name, points in lines.items():
+        parts += _drawn_line([place(*point) for point in points], name=name, style=style)
     parts += [
         svg.text(left, bottom + 16, f"{first:g}", style="tick"),
         svg.text(right, bottom + 16, f"{last:g}", style="tick"),
+        svg.text((left + right) / 2, bottom + 16, "epoch", style="tick"),
     ]
-    parts.append(svg.text((left + right) / 2, bottom + 16, "epoch", style="tick"))
-    return svg.drawing(334, 160, f"{title} over epochs, last {points[-1][1]:.4g}", parts)
+    ends = ", ".join(f"{name} {points[-1][1]:.4g}".strip() for name, points in lines.items())
+    return svg.drawing(334, 160, f"{title} over epochs, last {ends}", parts)
+
+
+def _points(rows: Sequence[Mapping[str, float | None]], column: str) -> list[tuple[float, float]]:
+    return [
+        (float(row["epoch"] or 0), float(value))
+        for row in rows
+        if (value := row.get(column)) is not None and math.isfinite(value)
+    ]
+
+
+def _drawn_line(places: Sequence[tuple[float, float]], *, name: str, style: str) -> list[Markup]:
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    said = Markup("<title>{}</title>").format(name) if name else ""
+    return [
+        Markup('<polyline points="{}" class="curve {}">{}</polyline>').format(line, style, said),
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot {}">{}</circle>').format(
+            *places[-1], style, said
+        ),
+    ]
