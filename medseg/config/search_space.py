@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.config.document import KeyPath
 from medseg.config.problems import SettingsError
 from medseg.config.yaml_model import with_values
-from medseg.data.options import HoldoutSplit
+from medseg.data.options import FoldSplit, HoldoutSplit
 from medseg.search.space import Parameter, parameters
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def _needs(config: PipelineConfig) -> Iterator[tuple[KeyPath, str]]:
         yield ("search",), "searches settings of the training, and there is no section `training`"
     if isinstance(split, HoldoutSplit) and split.validation == 0:
         yield ("search",), "compares trials on validation cases; give data.split.validation a share"
+    if isinstance(split, FoldSplit) and split.validation != "next":
+        yield ("search",), "compares trials on validation cases; set data.split.validation: next"
     structure = search.metric.removeprefix("dice_")
     known = (*config.labels, *config.regions)
     if structure != search.metric and structure not in known:

@@ -18,6 +18,7 @@ from medseg.config.yaml_model import with_values
 from medseg.errors import ConfigError, ManifestError, StorageError
 from medseg.evaluation.rows import rows_to_csv
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import fold_context
 from medseg.privacy import without_folders
 from medseg.provenance import write_text
 from medseg.search.options import SearchOptions
@@ -122,11 +123,17 @@ def _check(context: Context) -> None:
             "a search was started by torchrun; start it plainly: search.parallel trains several trials at a "
             "time, and search.storage_env shares a search among machines"
         )
-    if not context.labelled(context.in_split("validation")):
+    compared = _compared(context)
+    if not compared.labelled(compared.in_split("validation")):
         raise ManifestError(
             "no usable case with a mask is in the validation split, and trials are compared on those; "
-            "give data.split.validation a share, or check the list of cases"
+            "give it cases (data.split.validation: a share, for folds: next), or check the list of cases"
         )
+
+
+def _compared(context: Context) -> Context:
+    """The context whose split the trials train and are compared on: of a cross-validation, the first fold."""
+    return fold_context(context, 0) if context.every_fold else context
 
 
 def _with_best(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -139,7 +146,7 @@ def _digest(context: Context, options: SearchOptions) -> str:
 
     facts = {name: context.section(name) for name in _DECIDING}
     inputs = context.run.stage("check").summary.get("inputs_sha256", "")
-    split = sorted(context.splits.items())
+    split = sorted(_compared(context).splits.items())
     return study_digest({**facts, "inputs": inputs, "split": split, "version": __version__}, options)
 
 
@@ -152,14 +159,15 @@ def _carry_out(context: Context, study: SearchStudy, options: SearchOptions) -> 
 
     listener = SearchListener(context, study, options, trials=_folder(context) / TRIALS)
     config = context.config.model_copy(update={"search": None})
+    compared = _compared(context)
     training = TrialTraining(
         config=_shared_threads(config, context, options.parallel),
         settings=options.settings,
         metric=options.metric,
         run=context.run.path,
         folder=_folder(context) / TRIALS,
-        cases=context.cases,
-        splits=context.splits,
+        cases=compared.cases,
+        splits=compared.splits,
         facts=context.facts,
     )
 
@@ -198,6 +206,7 @@ def _write(context: Context, study: SearchStudy, options: SearchOptions, digest:
         importances=study.importances(),
         digest=digest,
         table=rows_to_csv(csv_rows(rows)),
+        compared_on_fold=_compared(context).fold,
     )
     write_text(_folder(context) / PAGE, _page(context))
     columns, cells = shown_table(rows, found, best, metric=options.metric)

@@ -114,9 +114,16 @@ def _text(record: Json) -> str:
     return (
         f"{len(states)} trials ({counts}), drawn by {record['sampler']['use']} with seed {seed}, compared by "
         f"{record['metric']} on validation cases, in {record['seconds']:.0f} s of training.{found} "
-        "The best of many trials looks better than it is on the cases that it was chosen by; the test cases "
-        "played no part."
+        f"The best of many trials looks better than it is on the cases that it was chosen by; {_part(record)}"
     )
+
+
+def _part(record: Json) -> str:
+    """What the cases of the search have to do with those of the test."""
+    fold = record["compared_on_fold"]
+    if fold is None:
+        return "the test cases played no part."
+    return f"they are the validation cases of fold {fold}, and are test cases of another fold."
 
 
 def _importance_text(record: Json) -> str:

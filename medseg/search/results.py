@@ -28,8 +28,12 @@ def write_results(
     importances: dict[str, float] | None,
     digest: str,
     table: str,
+    compared_on_fold: int | None = None,
 ) -> None:
-    """Write trials.csv (`table`) and search.json, each whole or not at all."""
+    """Write trials.csv (`table`) and search.json, each whole or not at all.
+
+    `compared_on_fold` is the part of a cross-validation whose split the trials had.
+    """
     write_text(folder / TABLE, table)
     write_json(
         folder / RECORD,
@@ -47,6 +51,7 @@ def write_results(
                 for p in parameters
             ],
             "settings": options.settings,
+            "compared_on_fold": compared_on_fold,
             "best": None if best is None else best.number,
             "importances": importances,
             "trials": [row.to_json() for row in rows],

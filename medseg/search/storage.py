@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ DATABASE = "study.db"
 HEARTBEAT_S, GRACE_S, MAX_RETRIES = 30, 120, 3
 # Seconds that a writer of SQLite waits for another one.
 _BUSY_S = 60
+_ATTEMPTS, _AGAIN_S = 5, 0.5
 
 
 def require_optuna() -> None:
@@ -149,19 +151,33 @@ def open_storage(options: SearchOptions, folder: Path) -> StudyStorage:
         url, connect = _url_of(options.storage_env), {}
         place = url.render_as_string(hide_password=True)
     shared = options.storage is not None or options.storage_env is not None
-    with storage_errors(place), quiet(), _explained_driver(place):
-        database = optuna.storages.RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs={"connect_args": connect, "pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_S if shared else None,
-            grace_period=GRACE_S if shared else None,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(
-                max_retry=MAX_RETRIES
-            )
-            if shared
-            else None,
-        )
+    with storage_errors(place), _explained_driver(place):
+        database = _opened(url.render_as_string(hide_password=False), connect, shared=shared)
     return StudyStorage(database=database, place=place, shared=shared)
+
+
+def _opened(url: str, connect: dict[str, Any], *, shared: bool) -> RDBStorage:
+    """The database, its tables made where they are not there."""
+    from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs={"connect_args": connect, "pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT_S if shared else None,
+                grace_period=GRACE_S if shared else None,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+                if shared
+                else None,
+            )
+        except (IntegrityError, OperationalError, ProgrammingError) as err:
+            # Two runs that begin at the same time both make the tables; one of them is late.
+            if left == 0 or not any(sign in str(err) for sign in ("UNIQUE", "duplicate", "already exists")):
+                raise
+            time.sleep(_AGAIN_S)
+    raise RuntimeError("unreachable: the last attempt returns or raises")
 
 
 def _make_folder(folder: Path) -> None:

@@ -30,8 +30,6 @@ from medseg.training.session import Loader, Session, Validate
 from medseg.training.surroundings import StopRequest, determinism, stop_request
 from medseg.training.timetable import EpochCost
 
-OnValidation = Callable[[int, Mapping[str, float]], None]
-
 
 def train(
     *,
@@ -43,7 +41,7 @@ def train(
     folder: Path,
     progress: Callable[[Progress], None] | None = None,
     tell: Callable[[str], None] | None = None,
-    on_validation: OnValidation | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
     resume: bool = True,
     device: torch.device | None = None,
     settings: Mapping[str, Any] | None = None,

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_volumes import write_cohort
+from cohort_files import write_cohort
 
 from medseg.models.bundle import read_bundle
 

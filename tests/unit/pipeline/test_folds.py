@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_volumes import write_cohort
+from cohort_files import write_cohort
 
 from medseg.errors import ConfigError, MedsegError, StorageError, TrainingError
 from medseg.models.bundle import read_bundle

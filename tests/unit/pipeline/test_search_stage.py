@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from medseg.config import load_run_config
+from medseg.config import SettingsError, load_run_config
 from medseg.config.schema import decided
 from medseg.data.manifest import Case
 from medseg.errors import ConfigError, ManifestError
@@ -72,3 +72,24 @@ def test_a_dry_run_tells_the_search_and_what_follows(pipeline, tmp_path, then, l
     stages = [stage["stage"] for stage in result.facts["stages"]]
     assert stages[:3] == ["check", "plan", "search"]
     assert stages[-1] == last
+
+
+def test_a_cross_validation_compares_trials_on_its_first_fold(pipeline, tmp_path):
+    split = "data.split={use: folds, count: 4, fold: all}"
+    config = load_run_config(pipeline, overrides=[split]).config
+    names = "abcd"
+    context = Context(
+        settings=decided(config),
+        run=RunFolder(tmp_path / "run"),
+        reporter=SilentReporter(),
+        cases=tuple(Case(case_id=n, patient_id=n, images=(tmp_path / n,), label=tmp_path / n) for n in names),
+        folds={name: fold for fold, name in enumerate(names)},
+    )
+    assert context.every_fold
+    compared = search._compared(context)
+    assert compared.fold == 0
+    assert {name: compared.splits[name] for name in "ab"} == {"a": "test", "b": "validation"}
+    with pytest.raises(SettingsError, match=r"set data\.split\.validation: next"):
+        load_run_config(
+            pipeline, overrides=[split.replace("all", "all, validation: none"), "training.keep=last"]
+        )

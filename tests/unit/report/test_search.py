@@ -40,6 +40,7 @@ def record(**changes):
             {"key": "training.learning_rate", "kind": "float", "log": True, "labels": []},
             {"key": "training.loss", "kind": "choice", "log": False, "labels": ["dice_ce", "<b>x</b>"]},
         ],
+        "compared_on_fold": None,
         "best": 1,
         "importances": None,
         "trials": [
@@ -76,6 +77,11 @@ def test_what_settings_and_reasons_say_is_text(page, make_report):
     assert 'id="search"' in text
     assert "default-src 'none'" in html.unescape(text)
     assert " style=" not in text.partition('id="search"')[2].partition("</table>")[0]
+
+
+def test_cases_that_are_tested_later_are_said_to_have_chosen():
+    assert "the test cases played no part" in search_part(record()).text
+    assert "are test cases of another fold" in search_part(record(compared_on_fold=0)).text
 
 
 def test_importances_stand_beside_the_settings():

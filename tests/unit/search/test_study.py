@@ -47,6 +47,27 @@ def test_runs_that_name_one_file_share_the_trials(opened, tmp_path):
     assert path.exists()
 
 
+def test_runs_that_make_the_file_at_the_same_time_both_get_it(opened, tmp_path, monkeypatch):
+    import optuna
+    import sqlalchemy.exc
+
+    real, late = optuna.storages.RDBStorage.__init__, [2]
+
+    def one_is_late(*arguments, **options):
+        late[0] -= 1
+        if late[0] >= 0:
+            cause = Exception("UNIQUE constraint failed: alembic_version.version_num")
+            raise sqlalchemy.exc.IntegrityError("INSERT", {}, cause)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(storage, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", one_is_late)
+    assert opened("one", storage=tmp_path / "shared.db").next().number == 0
+    late[0] = 99
+    with pytest.raises(StorageError, match="UNIQUE constraint failed"):
+        opened("two", storage=tmp_path / "other.db")
+
+
 def test_only_its_own_trials_go_on_after_a_kill(opened, tmp_path):
     path = tmp_path / "shared.db"
     one, two = (opened(folder, storage=path) for folder in ("one", "two"))
