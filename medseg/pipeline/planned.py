@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from medseg.amounts import time_text
 from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
@@ -16,6 +17,7 @@ from medseg.memory import peak_memory_bytes
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.models.options import AutoNetworkOptions, NetworkOptions
 from medseg.pipeline import plan_checks, probe
+from medseg.pipeline.calibration import LEAST_IMAGES, VARIANTS
 from medseg.pipeline.context import Context
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
 from medseg.pipeline.readers import image_reader, mask_reader
@@ -275,7 +277,11 @@ class _Planner:
         return found
 
     def _work(
-        self, config: RunConfig, fingerprint: Fingerprint, train: Sequence[Grid], validation: Sequence[Grid]
+        self,
+        config: RunConfig,
+        fingerprint: Fingerprint,
+        train: Sequence[Grid],
+        validation: Sequence[Grid],
     ) -> Work:
         training = _training(config)
         samples = training.samples_per_epoch or len(train)
@@ -292,8 +298,6 @@ class _Planner:
 
     def _calibrated(self, config: RunConfig, train: Sequence[Grid], validation: Sequence[Grid]) -> float:
         """Voxels shown for the input gate: each image once, each training image three times more, halved."""
-        from medseg.pipeline.calibration import LEAST_IMAGES, VARIANTS
-
         if len(train) < LEAST_IMAGES:
             return 0.0
         features = sum(grid.voxels for grid in train) * VARIANTS / 2
@@ -363,24 +367,36 @@ class _Planner:
             ) from err
 
     def _epochs(self, config: RunConfig, result: ProbeResult | None, work: Work) -> Decision:
+        """Number of epochs; null, where `training.time` alone is given, stays for the trainer to fit."""
         training = self.training
-        if training.target_epochs is not None or result is None:
-            return given("training.epochs", training.target_epochs)
-        most = max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
-        limit = training.time
-        whole = limit is None
-        seconds = float(config.budget.time if limit is None else limit)
-        epochs, least = fitting_epochs(result, work, seconds=seconds, most=most, whole=whole)
-        if epochs == 0:
-            name = "budget.time" if whole else "training.time"
-            raise ConfigError(
-                f"{name} is {seconds:.0f} s, but one epoch with all that belongs to it takes about {least:.0f} s "
-                f"here; set {name} to {math.ceil(least / 10) * 10}s or more, or training.samples_per_epoch lower"
-            )
-        reason = f"fills {seconds / 60:.3g} min at {result.step_s:.3g} s a step (measured)"
+        if training.epochs != "auto" or result is None:
+            return given("training.epochs", training.epochs)
+        seconds = float(config.budget.time if training.time is None else training.time)
+        most = self._most_epochs(config, work)
+        epochs = self._fitting(config, result, work)
+        reason = f"fills {time_text(seconds)} at {result.step_s:.3g} s a step (measured)"
         if epochs == most:
             reason = f"{MOST_SAMPLES} samples are enough; the time would allow more"
         return chosen("training.epochs", epochs, reason)
+
+    def _most_epochs(self, config: RunConfig, work: Work) -> int:
+        return max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
+
+    def _fitting(self, config: RunConfig, result: ProbeResult, work: Work) -> int:
+        """Epochs that the time allows: training.time for the epochs alone, or the budget for all of it."""
+        limit = self.training.time
+        seconds = float(config.budget.time if limit is None else limit)
+        epochs, least = fitting_epochs(
+            result, work, seconds=seconds, most=self._most_epochs(config, work), whole=limit is None
+        )
+        if epochs:
+            return epochs
+        name = "budget.time" if limit is None else "training.time"
+        raise ConfigError(
+            f"{name} is {time_text(seconds)}, but one epoch with all that belongs to it takes about "
+            f"{time_text(least)} here; set {name} to {math.ceil(1.1 * least / 10) * 10}s or more, or "
+            "training.samples_per_epoch lower"
+        )
 
     def _finished(
         self,
@@ -393,8 +409,13 @@ class _Planner:
     ) -> Plan:
         prediction: Prediction | None = None
         if result is not None:
+            epochs = _training(config).target_epochs or self._fitting(config, result, work)
             prediction = predict(
-                result, work, epochs=_epochs_of(config), least_ram_bytes=peak_memory_bytes()
+                result,
+                work,
+                epochs=epochs,
+                program_bytes=peak_memory_bytes(),
+                limit_s=_training(config).time,
             )
         facts = _facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
             "parameters": shape.memory.parameters,
@@ -405,13 +426,6 @@ class _Planner:
             "probe": None if result is None else plan_checks.plain(result),
         }
         return Plan(decisions=tuple(decisions), notes=tuple(self.notes), facts=facts, prediction=prediction)
-
-
-def _epochs_of(config: RunConfig) -> int:
-    epochs = _training(config).target_epochs
-    if epochs is None:
-        raise ValueError("a finished plan has a number of epochs")
-    return epochs
 
 
 def _training(config: RunConfig) -> TrainingOptions:
