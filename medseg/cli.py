@@ -113,7 +113,49 @@ def _stage_command(stage: str, text: str) -> None:
 _stage_command("train", "Run a pipeline up to its training.")
 _stage_command("evaluate", "Run a pipeline up to its evaluation.")
 _stage_command("report", "Run a pipeline up to its report.")
-_stage_command("plan", "Check the data and say what would be trained.")
+
+
+@app.command()
+def plan(
+    pipeline: PipelineArgument,
+    output: OutputOption = Path("runs"),
+    overrides: SetOption = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the settings with everything decided, as YAML.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Look at the data and decide every `auto` of a pipeline, with reasons; predict memory and time.
+
+    Runs the stages check and plan; a run of the same settings goes on from there.
+    """
+    from medseg.pipeline.api import run_pipeline
+
+    with _reporter(quiet) as reporter:
+        result = run_pipeline(
+            pipeline, output=output, overrides=overrides or [], until="plan", reporter=reporter
+        )
+    _print_plan(Path(result.facts["run"]), result, resolved=resolved, as_json=as_json)
+
+
+def _print_plan(folder: Path, result: Result, *, resolved: bool, as_json: bool) -> None:
+    from medseg.console import print_table
+    from medseg.pipeline.plan import RESOLVED_FILE
+    from medseg.planning.plan import read_plan
+
+    found = read_plan(folder)
+    if as_json:
+        print(json.dumps({**result.to_json(), "plan": found.to_json()}, indent=2))
+    elif resolved:
+        sys.stdout.write((folder / RESOLVED_FILE).read_text(encoding="utf-8"))
+    else:
+        print_table(("decision", "value", "reason"), found.rows())
+        if found.prediction is not None:
+            print(f"  predicted for the training: {found.prediction.text}")
+        print(folder)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
 
 
 @app.command()

@@ -326,7 +326,6 @@ class _Planner:
         }
         cases = probe.choose_cases(sizes)
         shown = [by_id[case.case_id] for case in cases if case.split == "validation"]
-        ticks = iter(range(10**9))
         return probe.measure(
             config,
             probe.ProbeCases(
@@ -337,7 +336,7 @@ class _Planner:
             ),
             run=context.run,
             sample_voxels=shape.candidate.sampling.voxels,
-            waiting=lambda: context.reporter.advanced("plan", next(ticks), 0, "training a few steps"),
+            waiting=lambda: context.reporter.advanced("plan", 0, 1, "training a few steps to measure them"),
         )
 
     def _smaller(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
+from medseg.errors import StorageError
 from medseg.planning.cost import Prediction
 from medseg.planning.decision import Decision
 
 PLAN_FILE = "plan.json"
+_LONG = 120
 PLAN_FORMAT = 2
 BASIS = (
     "Choices follow from the training cases, the budget and the device alone; the number of epochs also from the "
@@ -43,7 +47,7 @@ class Plan:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Decision, value and reason for a table."""
-        return [(d.name, value_text(d.value), d.reason) for d in self.decisions]
+        return [(d.name, _short(d.value), d.reason) for d in self.decisions]
 
     def to_json(self) -> dict[str, Any]:
         """As plan.json holds it."""
@@ -67,6 +71,31 @@ class Plan:
             facts={name: part for name, part in value.items() if name not in known},
             prediction=None if prediction is None else Prediction.from_json(prediction),
         )
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan that lies in a run folder.
+
+    Raises
+    ------
+    StorageError
+        It is missing or damaged.
+    """
+    path = folder / PLAN_FILE
+    try:
+        return Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as err:
+        raise StorageError(
+            f"the plan {path} cannot be read ({type(err).__name__}: {err}); repeat it with --only plan"
+        ) from err
+
+
+def _short(value: Any) -> str:
+    """A value for a table: of long lists of steps the names alone."""
+    text = value_text(value)
+    if len(text) <= _LONG or not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
+        return text
+    return ", ".join(str(step.get("use")) for step in value)
 
 
 def value_text(value: Any) -> str:
