@@ -16,7 +16,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli_data import data_commands
-from medseg.errors import Interrupted, MedsegError
+from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
     from medseg.console import ConsoleReporter
@@ -47,6 +47,7 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="STAGE", help="Repeat this stage.")
     ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")
     ] = False,
@@ -56,26 +57,50 @@ def run(
             min=1, help="Processes that train together on this machine; each has its part of a batch."
         ),
     ] = 1,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Train this fold alone, in the run of the same settings; several machines may do so in one folder. "
+            "A run without it gathers.",
+        ),
+    ] = None,
+    parallel_folds: Annotated[
+        int | None, typer.Option(min=1, help="Folds trained at the same time, in a process each.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run all stages of a pipeline: check, plan, train, predict, evaluate, export, report.
+    """Run all stages of a pipeline: check, plan, search, train, predict, evaluate, export, report.
 
-    A run that was interrupted or killed goes on with the same command; stages whose settings and inputs did
-    not change are not done again. On several machines, start it on each by torchrun.
+    The stages search and train are there where the YAML has such a section. A run that was interrupted or
+    killed goes on with the same command; stages whose settings and inputs did not change are not done again.
+    On several machines, start it on each by torchrun.
     """
     if processes > 1 and not dry_run:
         from medseg.training.launch import launch
 
         raise typer.Exit(launch(processes, without_option(sys.argv[1:], "--processes")))
-    from medseg.pipeline.api import dry_run_pipeline, run_pipeline
+    from medseg.pipeline.api import dry_run_pipeline, run_fold, run_pipeline
 
+    if fold is not None and (only or dry_run or parallel_folds):
+        raise ConfigError(
+            "--fold trains one fold and nothing else; leave out --only, --dry-run, --parallel-folds"
+        )
     with _reporter(quiet) as reporter:
         if dry_run:
             result = dry_run_pipeline(pipeline, output=output, overrides=overrides or [], reporter=reporter)
+        elif fold is not None:
+            result = run_fold(pipeline, fold, output=output, overrides=overrides or [], reporter=reporter)
         else:
             result = run_pipeline(
-                pipeline, output=output, overrides=overrides or [], only=only or [], reporter=reporter
+                pipeline,
+                output=output,
+                overrides=overrides or [],
+                only=only or [],
+                parallel_folds=parallel_folds,
+                until=until,
+                reporter=reporter,
             )
     _finish(result, as_json=as_json)
 
@@ -121,39 +146,34 @@ def plan(
     output: OutputOption = Path("runs"),
     overrides: SetOption = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Print the settings with everything decided, as YAML.")
+        bool, typer.Option("--resolved", help="Print the decided settings, a pipeline that runs as it is.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Look at the data and decide every `auto` of a pipeline, with reasons; predict memory and time.
+    """Look at the data and say what will be trained, why, and what that takes; train nothing.
 
-    Runs the stages check and plan; a run of the same settings goes on from there.
+    Every `auto` of the settings is decided here. A run with the same settings goes on with this very plan.
     """
-    from medseg.pipeline.api import run_pipeline
+    from medseg.console import print_table
+    from medseg.pipeline.api import plan_pipeline
 
     with _reporter(quiet) as reporter:
-        result = run_pipeline(
-            pipeline, output=output, overrides=overrides or [], until="plan", reporter=reporter
+        result, found, settings = plan_pipeline(
+            pipeline, output=output, overrides=overrides or [], reporter=reporter
         )
-    _print_plan(Path(result.facts["run"]), result, resolved=resolved, as_json=as_json)
-
-
-def _print_plan(folder: Path, result: Result, *, resolved: bool, as_json: bool) -> None:
-    from medseg.console import print_table
-    from medseg.pipeline.plan import RESOLVED_FILE
-    from medseg.planning.plan import read_plan
-
-    found = read_plan(folder)
     if as_json:
-        print(json.dumps({**result.to_json(), "plan": found.to_json()}, indent=2))
+        print(json.dumps(result.to_json() | {"plan": found.to_json()}, indent=2))
     elif resolved:
-        sys.stdout.write((folder / RESOLVED_FILE).read_text(encoding="utf-8"))
+        print(settings, end="")
     else:
-        print_table(("decision", "value", "reason"), found.rows())
-        if found.prediction is not None:
-            print(f"  predicted for the training: {found.prediction.text}")
-        print(folder)
+        print_table(("setting", "value", "because"), found.rows())
+        print(
+            "\n".join(
+                ["", *found.notes, f"predicted: {found.prediction.text}" if found.prediction else ""]
+            ).rstrip()
+        )
+        print(f"{result.path}", file=sys.stderr)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 
@@ -184,6 +204,12 @@ def predict(
             help="Which DICOM volume of a study: key of medseg inspect, series number or UID; all: each is a case."
         ),
     ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of an ensemble, the one network that never saw this fold; all unless given."
+        ),
+    ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -204,6 +230,7 @@ def predict(
             overwrite=overwrite,
             accept_unlike=accept_unlike,
             series=series,
+            fold=fold,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

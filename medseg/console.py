@@ -56,10 +56,11 @@ class ConsoleReporter:
     def advanced(self, name: str, done: int, total: int, text: str) -> None:
         """Move the bar, or print a line if ten seconds have passed."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=_escape(text))
+            self._bar.update(self._task, completed=done, total=total or None, description=_escape(text))
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self.console.print(f"{time.strftime('%H:%M:%S')} {name} {done}/{total} {text}", markup=False)
+            far = f"{done}/{total} " if total else ""
+            self.console.print(f"{time.strftime('%H:%M:%S')} {name} {far}{text}", markup=False)
 
     def stage_done(self, name: str, text: str, seconds: float | None) -> None:
         """Replace the bar by one line."""

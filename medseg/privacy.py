@@ -10,6 +10,8 @@ from medseg.errors import StorageError
 
 _SAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))}
+# A folder path inside a sentence; the name after its last separator stays.
+_FOLDERS = re.compile(r"(?<![\w.<])(?:[A-Za-z]:)?[/\\](?:[^/\\:;,\n'\"]+[/\\])+")
 MAX_NAME = 80
 
 
@@ -39,3 +41,8 @@ def inside(folder: Path, name: str) -> Path:
 def pseudonym(identifier: str) -> str:
     """A short stable stand-in for a patient or study identifier: `P-` and eight hex digits."""
     return "P-" + hashlib.sha256(b"medseg:" + identifier.encode("utf-8", "replace")).hexdigest()[:8].upper()
+
+
+def without_folders(text: str) -> str:
+    """Folder names may tell who a patient is; a page that leaves the machine does not carry them."""
+    return _FOLDERS.sub("…/", text)

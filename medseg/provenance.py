@@ -82,9 +82,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sweep_parts(folder: Path) -> int:
-    """Remove temporary files that a killed process left in `folder`; their number."""
-    parts = [p for p in folder.rglob(f".*{TEMPORARY_SUFFIX}*") if p.is_file()]
+def sweep_parts(folder: Path, *, deep: bool = True) -> int:
+    """Remove temporary files that a killed process left in `folder`, and below it where `deep`; their number."""
+    pattern = f".*{TEMPORARY_SUFFIX}*"
+    parts = [p for p in (folder.rglob(pattern) if deep else folder.glob(pattern)) if p.is_file()]
     for part in parts:
         part.unlink(missing_ok=True)
     return len(parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from medseg.config.document import KeyPath
 from medseg.config.problems import nearest
-from medseg.data.options import FolderSource, HoldoutSplit, PhantomSource
+from medseg.data.options import FolderSource, FoldSplit, HoldoutSplit, PhantomSource
 from medseg.errors import ConfigError
 from medseg.labels import BACKGROUND
 from medseg.models.options import check_window
@@ -108,7 +108,7 @@ def _source_scheme(s: Sections) -> Found:
 
 def _postprocess(s: Sections) -> Found:
     regions = tuple(s["regions"])
-    for index, step in enumerate(s["postprocess"]):
+    for index, step in enumerate(() if s["postprocess"] == "auto" else s["postprocess"]):
         if step.labels == "all":
             continue
         allowed = tuple(s["labels"]) if step.use == "fill_holes" else (*s["labels"], *regions)
@@ -120,6 +120,7 @@ def _structures(s: Sections) -> Found:
     evaluation = s["evaluation"]
     if evaluation.structures != "all":
         yield from _names(("evaluation", "structures"), evaluation.structures, known)
+    yield from _names(("evaluation", "mean_iou"), evaluation.pooled, known)
     for name in evaluation.require:
         if name not in known:
             yield ("evaluation", "require", name), _no_label(name, known)
@@ -206,6 +207,8 @@ def _lengths(s: Sections) -> Iterator[tuple[KeyPath, int]]:
     ):
         if isinstance(size, tuple):
             yield path, len(size)
+    for name, count in getattr(s["model"], "axes_by_field", {}).items():
+        yield ("model", name), count
 
 
 def _steps(section: Any) -> tuple[Any, ...]:
@@ -228,7 +231,10 @@ def _window(s: Sections) -> Found:
         shown = [(("training", "patch_size"), patch)]
     if isinstance(s["inference"].window, tuple):
         shown = [(("inference", "window"), s["inference"].window)]
+    axes = set(s["model"].axes_by_field.values())
     for path, window in shown:
+        if axes - {len(window)}:
+            continue  # Told by `_axes`.
         try:
             check_window(s["model"], window)
         except ConfigError as err:
@@ -251,20 +257,43 @@ def _probe(s: Sections) -> Found:
 
 def _parts(s: Sections) -> Found:
     """What the training and the evaluation look at must have a share of the cases."""
-    split, training = s["data"].split, s["training"]
+    split = s["data"].split
+    if isinstance(split, FoldSplit):
+        yield from _folds(split, s)
     if not isinstance(split, HoldoutSplit):
         return
-    blind = training is not None and split.validation == 0
-    if blind and training.keep == "best":
-        yield (
-            ("data", "split", "validation"),
-            "training.keep: best needs validation cases; give them a share, or keep: last",
-        )
-    if blind and training.early_stop is not None:
-        yield ("data", "split", "validation"), "training.early_stop needs validation cases; give them a share"
+    if split.validation == 0:
+        yield from _unchosen(s["training"], "validation", "needs validation cases; give them a share")
     evaluated = s["evaluation"].cases
     if evaluated in ("test", "validation") and getattr(split, evaluated) == 0:
         yield ("data", "split", evaluated), f"evaluation.cases is {evaluated}, but the share is 0"
+
+
+def _folds(split: FoldSplit, s: Sections) -> Found:
+    """A fold that is tested chooses nothing, and every fold is evaluated by the network that never saw it."""
+    if split.validation != "next":
+        text = "lets no case choose" if split.validation == "none" else "only watches the tested fold"
+        yield from _unchosen(
+            s["training"], "validation", f"needs validation: next; {split.validation} {text}"
+        )
+    if split.fold != "all":
+        return
+    if s["training"] is None:
+        yield ("data", "split", "fold"), "all trains every fold, but there is no `training`"
+    evaluated = s["evaluation"].cases
+    if evaluated not in ("test", "all"):
+        text = f"is {evaluated}; with data.split.fold: all every case is a test case of its fold, so say test"
+        yield ("evaluation", "cases"), text
+
+
+def _unchosen(training: Any, key: str, why: str) -> Found:
+    """Settings of the training that choose among epochs, where no case may choose."""
+    if training is None:
+        return
+    if training.keep == "best":
+        yield ("data", "split", key), f"training.keep: best {why}, or keep: last"
+    if training.early_stop is not None:
+        yield ("data", "split", key), f"training.early_stop {why}"
 
 
 def _names(path: KeyPath, members: tuple[str, ...], known: tuple[str, ...], *, single: bool = False) -> Found:
@@ -296,7 +325,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sections], Found]], ...] = (
     (("labels", "export"), _codes),
     (("export", "measure"), _reports),
     (("labels", "measure"), _measures),
-    (("data", "preprocess", "augment", "inference", "training"), _axes),
+    (("data", "preprocess", "augment", "inference", "training", "model"), _axes),
     (("preprocess", "inference", "training", "model"), _window),
     (("training", "model"), _weights),
     (("data", "training", "evaluation"), _parts),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medseg.config.conflicts import find_conflicts
 from medseg.config.document import KeyPath
 from medseg.config.messages import conflict
+from medseg.config.search_space import find_search_conflicts
 from medseg.data.options import DataOptions
 from medseg.evaluation.options import EvaluationOptions, MeasureName
 from medseg.export.options import ExportName
@@ -24,6 +25,7 @@ from medseg.models.options import AutoNetworkOptions, NetworkOptions, NetworkSet
 from medseg.planning.options import BudgetOptions
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.report.options import ReportOptions
+from medseg.search.options import SearchOptions
 from medseg.training.options import PLANNED, AllPlanned, TrainingOptions, TrainingSettings
 from medseg.transforms.options import AugmentStep, PreprocessStep
 
@@ -108,6 +110,12 @@ class ComputeOptions(SettingsModel):
         description="What follows when such a process dies or hangs. stop: the run ends and says at which "
         "case. fall_back: it goes on in the main process with the same samples, unless the case is the cause.",
     )
+    parallel_folds: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Folds trained at the same time, in a process each, the threads divided among them.",
+    )
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:[0-9]{1,3}$")] = Field(
         default="auto",
         description="Where the network runs; auto: a GPU where there is one. cuda:1 is the second.",
@@ -129,6 +137,9 @@ class PipelineConfig(SettingsModel):
 
     # `start_from: ../my_bundle` is a path of the file, `start_from: chest-xray-lungs` a name.
     name_or_path: ClassVar[frozenset[KeyPath]] = frozenset({("model", "start_from")})
+
+    # What a search tries is written like the setting that it is a value for.
+    values_of: ClassVar[tuple[KeyPath, ...]] = (("search", "space"), ("search", "settings"))
 
     medseg: Literal[1] = Field(description="Version of the settings format.")
     name: str = Field(
@@ -155,9 +166,15 @@ class PipelineConfig(SettingsModel):
     augment: Literal["auto"] | tuple[AugmentStep, ...] = Field(default=(), description=_AUGMENT)
     model: NetworkSettings = Field(description=_MODEL)
     training: AllPlanned | TrainingSettings | None = Field(default=None, description=_TRAINING)
+    search: SearchOptions | None = Field(
+        default=None,
+        description="Search for settings of the training before it; null: none. Needs the extra `search`.",
+    )
     inference: InferenceSettings = Field(default_factory=InferenceSettings, description=_INFERENCE)
-    postprocess: tuple[PostprocessStep, ...] = Field(
-        default=(), description="Steps that clean a predicted mask, in this order."
+    postprocess: Literal["auto"] | tuple[PostprocessStep, ...] = Field(
+        default=(),
+        description="Steps that clean a predicted mask, in this order. auto: those that raise Dice on the "
+        "out-of-fold predictions (on the validation cases where there are no folds), never on test cases.",
     )
     evaluation: EvaluationOptions = Field(
         default_factory=EvaluationOptions, description="Numbers of agreement with reference masks."
@@ -187,6 +204,7 @@ class PipelineConfig(SettingsModel):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         found = find_conflicts({name: getattr(self, name) for name in type(self).model_fields})
+        found = found or find_search_conflicts(self)
         if found:
             raise conflict(found)
         return self

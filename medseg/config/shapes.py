@@ -113,6 +113,22 @@ def field_shapes(model: type[BaseModel]) -> Mapping[str, Shape]:
     return {info.alias or name: shape_of(info.annotation, info) for name, info in model.model_fields.items()}
 
 
+def shape_at(shape: Shape, parts: Sequence[str]) -> Shape | None:
+    """The shape of a place below `shape`, such as `model.channels`; None where no branch has it."""
+    if not parts:
+        return shape
+    inner: list[Shape] = [*shape.parts, *([shape.item] if shape.item is not None else [])]
+    if shape.kind == "union":
+        found = [shape_at(part, parts) for part in inner]
+    elif shape.kind in ("list", "mapping", "tuple"):
+        found = [shape_at(part, parts[1:]) for part in inner]
+    else:
+        models = [*shape.members.values(), *([shape.model] if shape.model is not None else [])]
+        fields = [field_shapes(model).get(parts[0]) for model in models]
+        found = [shape_at(part, parts[1:]) for part in fields if part is not None]
+    return next((part for part in found if part is not None), None)
+
+
 @dataclass(slots=True)
 class Walk:
     """One walk over a tree; afterwards `models` and `choices` say what stands where.
@@ -151,6 +167,22 @@ class Walk:
             ]
             return replace(node, value=(*items, *node.value[len(items) :]))
         return node
+
+    def run_at(self, root: Node, place: KeyPath, shape: Shape) -> Node:
+        """The tree with the value at `place`, which is there, run through as if it had `shape`."""
+
+        def inner(node: Node, rest: KeyPath) -> Node:
+            if not rest:
+                return self.run(node, shape, place)
+            if isinstance(node.value, dict):
+                entry = node.value[str(rest[0])]
+                changed = replace(entry, node=inner(entry.node, rest[1:]))
+                return replace(node, value={**node.value, str(rest[0]): changed})
+            items = list(node.value) if isinstance(node.value, tuple) else []
+            items[int(rest[0])] = inner(items[int(rest[0])], rest[1:])
+            return replace(node, value=tuple(items))
+
+        return inner(root, place)
 
     def _is_path(self, text: str, shape: Shape, path: KeyPath) -> bool:
         looks_like_one = "/" in text or text.startswith((".", "~", "${"))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from medseg.config.document import Entry, Node, merge, parse, read_document, without
+from medseg.config.document import Entry, KeyPath, Node, merge, parse, read_document, without
 from medseg.config.messages import Context, conflict_problems, translate
 from medseg.config.problems import Mark, Problem, SettingsError, SourceText
-from medseg.config.shapes import Walk, dotted, shape_of
+from medseg.config.shapes import Walk, dotted, shape_at, shape_of
 from medseg.provenance import sha256_json
 
 EXTENDS = "extends"
@@ -58,14 +58,83 @@ def load_yaml_model(path: Path, model_class: type[ModelT], overrides: Sequence[s
     for override in overrides:
         root, found = _with_override(root, override, model_class)
         problems += found
-    walk = Walk(resolve_paths=True, name_or_path=getattr(model_class, "name_or_path", frozenset()))
-    root = walk.run(root, shape_of(model_class))
+    root, walk = _written_out(root, model_class)
     context = Context(root=root, models=walk.models, choices=walk.choices)
     config, found = _validate(model_class, context)
     problems += walk.problems + found
     if config is None or problems:
         raise SettingsError(str(path), problems)
     return Loaded(config=config, path=path, digest=sha256_json(config.model_dump(mode="json")))
+
+
+def with_values(config: ModelT, values: Mapping[str, Any]) -> ModelT:
+    """Checked settings with other values at some dotted keys, as `--set` would have set them.
+
+    A value is plain data as JSON knows it; a choice may be its bare name, and paths are absolute. A
+    key is set before the keys below it.
+
+    Raises
+    ------
+    SettingsError
+        The settings do not allow it; `problems` say why, without places in a file.
+    """
+    model_class, source = type(config), SourceText.of("", name="values", folder=Path.cwd())
+    mark = Mark(source=source, line=-1)
+    root = _node_of(config.model_dump(mode="json"), mark)
+    for key, value in sorted(values.items(), key=lambda item: item[0].count(".")):
+        try:
+            root = _set(root, tuple(key.split(".")), 0, _node_of(value, mark), source)
+        except LookupError as err:
+            raise SettingsError(key, [Problem(path=key, text=str(err.args[0]), mark=mark)]) from err
+    walk = Walk(resolve_paths=False)
+    root = walk.run(root, shape_of(model_class))
+    changed, found = _validate(model_class, Context(root=root, models=walk.models, choices=walk.choices))
+    if changed is None:
+        raise SettingsError("values", found)
+    return changed
+
+
+def _node_of(value: Any, mark: Mark) -> Node:
+    """Plain data as a tree that stands nowhere."""
+    if isinstance(value, Mapping):
+        entries = {str(key): Entry(key_mark=mark, node=_node_of(v, mark)) for key, v in value.items()}
+        return Node(value=entries, mark=mark)
+    if isinstance(value, list | tuple):
+        return Node(value=tuple(_node_of(item, mark) for item in value), mark=mark)
+    return Node(value=value, mark=mark)
+
+
+def _written_out(root: Node, model_class: type[BaseModel]) -> tuple[Node, Walk]:
+    """The tree with names written out and paths resolved, and what the walk learned.
+
+    Values that stand for settings elsewhere (`values_of` of the model names their tables) are treated
+    like the settings that they are for.
+    """
+    shape = shape_of(model_class)
+    names: frozenset[KeyPath] = getattr(model_class, "name_or_path", frozenset())
+    values = [
+        (place, key) for table in getattr(model_class, "values_of", ()) for place, key in _values(root, table)
+    ]
+    names |= {place for place, key in values if tuple(key.split(".")) in names}
+    walk = Walk(resolve_paths=True, name_or_path=names)
+    root = walk.run(root, shape)
+    for place, key in values:
+        meant = shape_at(shape, key.split("."))
+        root = root if meant is None else walk.run_at(root, place, meant)
+    return root, walk
+
+
+def _values(root: Node, table: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Place and dotted key of every value in a table of values: the entries, or the `choices` in them."""
+    node: Node | None = root
+    for part in table:
+        node = None if node is None else node.child(part)
+    for key, entry in (node.value if node is not None and isinstance(node.value, dict) else {}).items():
+        choices = entry.node.child("choices") if isinstance(entry.node.value, dict) else None
+        if choices is not None and isinstance(choices.value, tuple):
+            yield from (((*table, key, "choices", index), key) for index in range(len(choices.value)))
+        elif table[-1] == "settings":
+            yield (*table, key), key
 
 
 def _merged(path: Path, model_class: type[BaseModel], above: tuple[Path, ...]) -> tuple[Node, list[Problem]]:

@@ -10,32 +10,21 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.data.dataset import PreparedCase
-from medseg.data.patches import PatchSampler, View
+from medseg.data.patches import PatchSampler
+from medseg.data.samples import Augment, CaseSet, Sample, SampleJob, Sampling
 from medseg.data.worker_pool import Task, WorkerPool
-from medseg.errors import ConfigError, GeometryError, LabelError, ManifestError, MedsegError, WorkerError
+from medseg.errors import ConfigError, GeometryError, ManifestError, WorkerError
 
 _LOG = logging.getLogger(__name__)
-
-Augment = Callable[[Tensor, Tensor, int, View], tuple[Tensor, Tensor]]
-
-
-class CaseSet(Protocol):
-    """What a loader needs of a `PreparedSet`; picklable."""
-
-    @property
-    def case_ids(self) -> tuple[str, ...]: ...
-    def __getitem__(self, index: int, /) -> PreparedCase: ...
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +144,7 @@ class BatchLoader:
         self._rank, self._share = rank, batch_size // world_size
         samples = samples_per_epoch or len(self._case_ids)
         self._steps = -(-samples // batch_size)
-        self._job = _SampleJob(cases=cases, augment=augment, patches=patches)
+        self._job = SampleJob(cases=cases, augment=augment, patches=patches)
         self._timeout_s, self._on_worker_failure, self._note = timeout_s, on_worker_failure, note
         self._pool = WorkerPool(self._job, workers=workers, timeout_s=timeout_s) if workers else None
 
@@ -239,7 +228,7 @@ class BatchLoader:
         for offset in range(self._share):
             position = first + offset
             case_id = self._case_ids[int(order[position])]
-            payload = _Sampling(
+            payload = Sampling(
                 case=int(order[position]),
                 seed=sample_seed(self._seed, epoch, position, case_id),
                 number=epoch * self._steps * self._batch_size + position,
@@ -248,7 +237,7 @@ class BatchLoader:
             tasks.append(Task(index=index, case_id=case_id, payload=payload))
         return tasks
 
-    def _samples(self, tasks: list[Task]) -> Generator[_Sample, None, None]:
+    def _samples(self, tasks: list[Task]) -> Generator[Sample, None, None]:
         done = 0
         if self._pool is not None:
             try:
@@ -293,75 +282,7 @@ class BatchLoader:
             trial.close()
 
 
-_Sample = tuple[str, NDArray[np.float32], NDArray[np.int16]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sampling:
-    """Which case, with which seed, and how manieth sample since the start of the training."""
-
-    case: int
-    seed: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SampleJob:
-    """Makes one sample; the same code in a worker and in the training process."""
-
-    cases: CaseSet
-    augment: Augment
-    patches: PatchSampler | None = None
-
-    def __call__(self, task: Task) -> _Sample:
-        case = self.cases[task.payload.case]
-        if case.label is None:
-            raise LabelError(f"case {case.case_id} has no label and cannot be trained on")
-        view = self._view(case, task.payload)
-        with _one_thread():
-            image, label = self._augmented(case, case.label, task.payload.seed, view)
-        return case.case_id, image.contiguous().numpy(), label.to(torch.int16).contiguous().numpy()
-
-    def _view(self, case: PreparedCase, sampling: _Sampling) -> View:
-        whole = View(spacing_mm=case.spacing_mm, minima=case.minima)
-        if self.patches is None:
-            return whole
-        start = self.patches.start(
-            case.image.shape[1:],
-            case.places,
-            centred=self.patches.is_centred(sampling.number),
-            seed=sampling.seed,
-            case_id=case.case_id,
-        )
-        return replace(whole, size=self.patches.size, start=start)
-
-    def _augmented(
-        self, case: PreparedCase, label: NDArray[np.int16], seed: int, view: View
-    ) -> tuple[Tensor, Tensor]:
-        try:
-            return self.augment(torch.from_numpy(case.image), torch.from_numpy(label), seed, view)
-        except MedsegError:
-            raise
-        except Exception as err:
-            err.add_note(f"while case {case.case_id} was augmented with seed {seed}")
-            raise
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run on one thread: sums over an image depend on how threads split it, and samples must not."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _collate(samples: list[_Sample]) -> Batch:
+def _collate(samples: list[Sample]) -> Batch:
     shapes = {image.shape for _, image, _ in samples} | {label.shape for _, _, label in samples}
     if len({shape[1:] for shape in shapes}) > 1 or len({image.shape[0] for _, image, _ in samples}) > 1:
         found = ", ".join(f"{case_id} {image.shape}" for case_id, image, _ in samples[:4])

@@ -105,15 +105,25 @@ class ManifestSplit(_Options):
 
 
 class FoldSplit(_Options):
-    """Patients are dealt to folds: one fold is tested, the next one validates, the rest trains.
+    """Patients are dealt to folds; one fold at a time, or each in its turn, is kept from the training and tested.
 
     A manifest with a column `fold` is followed; without one the folds are dealt by the seed.
     """
 
-    use: Literal["folds"] = Field(default="folds", description="One fold is tested, the next validates.")
+    use: Literal["folds"] = Field(default="folds", description="Cross-validation: each fold is tested once.")
     by: Literal["patient"] = Field(default="patient", description="What stays together.")
-    count: int = Field(default=5, ge=3, le=100, description="Number of folds.")
-    fold: int = Field(default=0, ge=0, description="Fold that is tested in this run, from 0.")
+    count: int = Field(default=5, ge=2, le=100, description="Number of folds.")
+    fold: Literal["all"] | Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Fold that is tested in this run, from 0. all: every fold is trained, each case is predicted "
+        "by the network that never saw its patient, and the model of the run is the ensemble.",
+    )
+    validation: Literal["next", "none", "tested"] = Field(
+        default="next",
+        description="What is watched while training. next: the fold after the tested one, which is kept from the "
+        "training too and chooses the best epoch. none: nothing, all other folds train. tested: like none, with "
+        "curves of the tested fold, which choose nothing; none and tested need training.keep: last.",
+    )
     seed: Seed = Field(default=1, description="Seed of the deal.")
     stratify: str | None = Field(
         default=None, description="Manifest column whose values every fold gets in the same proportion."
@@ -121,8 +131,14 @@ class FoldSplit(_Options):
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if self.fold >= self.count:
-            raise ValueError(f"fold is 0 to {self.count - 1} for {self.count} folds, found {self.fold}")
+        if self.fold != "all" and self.fold >= self.count:
+            raise ValueError(
+                f"fold is 0 to {self.count - 1} for {self.count} folds, or all; found {self.fold}"
+            )
+        if self.validation == "next" and self.count < 3:
+            raise ValueError(
+                "validation: next needs 3 folds or more, one of which trains; raise count, or validation: none"
+            )
         return self
 
 
@@ -156,6 +172,11 @@ class DataOptions(_Options):
         default=False,
         description="Whether one gray channel is expected: colour images are refused unless a `gray` step "
         "of preprocess converts them.",
+    )
+    fourth_axis: Literal["refuse", "channels"] = Field(
+        default="refuse",
+        description="What the fourth axis of an image file is: refuse (an error, as time points look like "
+        "channels) or channels, as in the Medical Segmentation Decathlon.",
     )
     label_resample: Literal["never", "nearest"] = Field(
         default="never",

@@ -28,7 +28,8 @@ def assign_splits(cases: Sequence[Case], options: SplitOptions) -> dict[str, Spl
     Returns
     -------
     dict of str to str
-        case_id -> train, validation or test, in the order of `cases`.
+        case_id -> train, validation or test, in the order of `cases`. Where every fold is tested in its
+        turn (``fold: all``), all cases are test; `splits_of_fold` says what they are for one fold.
 
     Raises
     ------
@@ -41,9 +42,17 @@ def assign_splits(cases: Sequence[Case], options: SplitOptions) -> dict[str, Spl
     if isinstance(options, HoldoutSplit):
         return _holdout(cases, options)
     folds = assign_folds(cases, options)
-    following = (options.fold + 1) % options.count
-    parts: dict[int, Split] = {options.fold: "test", following: "validation"}
-    return {case_id: parts.get(fold, "train") for case_id, fold in folds.items()}
+    if options.fold == "all":
+        return dict.fromkeys(folds, "test")
+    return splits_of_fold(folds, options, fold=options.fold)
+
+
+def splits_of_fold(folds: Mapping[str, int], options: FoldSplit, *, fold: int) -> dict[str, Split]:
+    """The split of every case where one fold is tested; `folds` are those of `assign_folds`."""
+    parts: dict[int, Split] = {fold: "test"}
+    if options.validation == "next":
+        parts[(fold + 1) % options.count] = "validation"
+    return {case_id: parts.get(number, "train") for case_id, number in folds.items()}
 
 
 def assign_folds(cases: Sequence[Case], options: FoldSplit) -> dict[str, int]:

@@ -139,7 +139,7 @@ def chosen_structures(table: LabelTable, options: EvaluationOptions) -> dict[str
     """
     known = table.region_classes()
     wanted = tuple(known) if options.structures == "all" else options.structures
-    unknown = [name for name in (*wanted, *options.require) if name not in known]
+    unknown = [name for name in (*wanted, *options.require, *options.pooled) if name not in known]
     if unknown:
         raise ConfigError(
             f"evaluation names {', '.join(map(repr, unknown))}, which are neither labels nor regions; "

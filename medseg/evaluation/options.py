@@ -155,6 +155,11 @@ class EvaluationOptions(_Options):
     )
     level: float = Field(default=0.95, gt=0.5, lt=1.0, description="Coverage of the intervals, 0.5..1.")
     seed: int = Field(default=1, ge=0, description="Seed of the bootstrap.")
+    mean_iou: Literal["none", "all"] | tuple[str, ...] = Field(
+        default="none",
+        description="Structures whose IoU, counted over all cases together, is averaged (mIoU); all: every one "
+        "that is evaluated. Structures that occur in no case are left out of the mean and named.",
+    )
     by: tuple[str, ...] = Field(
         default=(), description="Manifest columns; the summary is repeated for each of their values."
     )
@@ -170,6 +175,9 @@ class EvaluationOptions(_Options):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"metrics names {', '.join(doubled)} more than once")
+        left_out = [name for name in self.pooled if self.structures != "all" and name not in self.structures]
+        if left_out:
+            raise ValueError(f"mean_iou names {', '.join(left_out)}, which `structures` leaves out")
         for structure, limits in self.require.items():
             if self.structures != "all" and structure not in self.structures:
                 raise ValueError(f"require names {structure}, which `structures` leaves out")
@@ -179,6 +187,11 @@ class EvaluationOptions(_Options):
                     f"require.{structure} names {', '.join(lacking)}, which `metrics` does not list"
                 )
         return self
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """Structures that `mean_iou` names; empty for none and for all."""
+        return self.mean_iou if isinstance(self.mean_iou, tuple) else ()
 
     @property
     def metric_names(self) -> tuple[MetricName, ...]:

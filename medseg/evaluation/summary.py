@@ -13,6 +13,7 @@ from medseg.evaluation.bootstrap import PatientBootstrap
 from medseg.evaluation.cases import CaseEvaluation, MetricValue
 from medseg.evaluation.definitions import DEFINITIONS
 from medseg.evaluation.options import EvaluationOptions, MetricName
+from medseg.evaluation.pooled import PooledIou, pooled_iou
 
 FEW_PATIENTS = 20
 
@@ -79,6 +80,8 @@ class Summary:
     groups : column -> value -> structure -> metric -> Statistic
     missed, false_positives, both_empty, not_judged : tuple of (case_id, structure)
     requirements : tuple of Requirement
+    mean_iou : PooledIou or None
+        None where the settings do not ask for it.
     """
 
     cases: int
@@ -90,6 +93,7 @@ class Summary:
     both_empty: tuple[tuple[str, str], ...]
     not_judged: tuple[tuple[str, str], ...]
     requirements: tuple[Requirement, ...]
+    mean_iou: PooledIou | None = None
 
     @property
     def unmet(self) -> tuple[Requirement, ...]:
@@ -156,6 +160,21 @@ def summarise(cases: Sequence[CaseEvaluation], options: EvaluationOptions) -> Su
         both_empty=_in_state(cases, "both_empty"),
         not_judged=_in_state(cases, "not_judged"),
         requirements=check_requirements(structures, options),
+        mean_iou=_pooled(cases, tuple(structures), options),
+    )
+
+
+def _pooled(
+    cases: Sequence[CaseEvaluation], structures: Sequence[str], options: EvaluationOptions
+) -> PooledIou | None:
+    if options.mean_iou == "none":
+        return None
+    return pooled_iou(cases, options.pooled or structures, _bootstrap(cases, options))
+
+
+def _bootstrap(cases: Sequence[CaseEvaluation], options: EvaluationOptions) -> PatientBootstrap:
+    return PatientBootstrap.draw(
+        [case.patient_id for case in cases], samples=options.samples, level=options.level, seed=options.seed
     )
 
 
@@ -187,9 +206,7 @@ def _grouped(
 def _statistics(
     cases: Sequence[CaseEvaluation], options: EvaluationOptions
 ) -> dict[str, dict[str, Statistic]]:
-    bootstrap = PatientBootstrap.draw(
-        [case.patient_id for case in cases], samples=options.samples, level=options.level, seed=options.seed
-    )
+    bootstrap = _bootstrap(cases, options)
     names = dict.fromkeys(s.structure for case in cases for s in case.structures)
     table: dict[str, dict[str, Statistic]] = {}
     for name in names:

@@ -84,8 +84,14 @@ def display_directions(volume: Volume) -> tuple[str, str] | None:
     """Patient directions in which i and j grow, as DICOM's Patient Orientation has them; None where unknown."""
     if volume.affine is None:
         return volume.patient_orientation
-    first, second = (_letters(np.asarray(volume.affine)[:3, axis]) for axis in (0, 1))
+    first, second, _ = axis_directions(volume.affine)
     return first, second
+
+
+def axis_directions(affine: NDArray[np.float64]) -> tuple[str, str, str]:
+    """Patient directions in which the axes i, j, k of an affine (RAS+) grow, such as ("L", "P", "H")."""
+    first, second, third = (_letters(np.asarray(affine)[:3, axis]) for axis in range(3))
+    return first, second, third
 
 
 def _letters(step: NDArray[np.float64]) -> str:

@@ -77,6 +77,11 @@ class InferenceSettings(_Options):
         description="tta flip: axes of the prepared image, in every combination; the left-right axis swaps "
         "sides.",
     )
+    ensemble: Literal["probabilities", "logits"] = Field(
+        default="probabilities",
+        description="What is averaged over the networks of an ensemble: the probabilities, or their logarithms "
+        "(then a class that one network excludes is hardly chosen). One network: no difference.",
+    )
     refine: RefineOptions | None = Field(
         default=None, description="Second pass around what the first one found; null: one pass."
     )

@@ -1,4 +1,4 @@
-"""Network and Volume in, label map on the source grid out."""
+"""Network, or ensemble of networks, and Volume in, label map on the source grid out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
 from medseg.inference.confidence import image_entropy, label_confidence
+from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
 from medseg.inference.sliding_window import sliding_window, window_slices
@@ -27,11 +28,13 @@ from medseg.volume import Volume
 
 # A smaller tilt moves the slices of a whole scan by less than a few voxels; networks do not notice.
 _LEAST_TILT_DEGREES = 0.5
+# Probabilities that a softmax in float32 rounds to zero have a logarithm of about -87.
+_LEAST_PROBABILITY = 1e-38
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """What a network makes of one image.
+class Answer:
+    """What is kept of a prediction once its probabilities are gone.
 
     Parameters
     ----------
@@ -43,16 +46,7 @@ class Prediction:
         See `confidence.image_entropy`.
     features : (F,) float32 array or None
         The network's feature vector of the first pass, for the input gate; None where the
-        network has none.
-    prepared : Prepared
-        Image as the network saw it, in the pass that counts.
-    grid : GridMap
-        From the source grid to that of `prepared` and `probabilities`; for a tilted volume from its
-        straight grid.
-    shear : Shear or None
-        The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
-    probabilities : (L, *prepared) float32 array or None
-        Kept where the options say so.
+        network has none. Of an ensemble that of its first member.
     passes : int
         2 where the result is that of the second pass.
     notes : tuple of str
@@ -63,12 +57,31 @@ class Prediction:
     confidence: Mapping[str, Mapping[str, float]]
     entropy: Mapping[str, float]
     features: NDArray[np.float32] | None
+    passes: int = 1
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(Answer):
+    """What a network makes of one image.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        Image as the network saw it, in the pass that counts.
+    grid : GridMap
+        From the source grid to that of `prepared` and `probabilities`; for a tilted volume from its
+        straight grid.
+    shear : Shear or None
+        The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
+    probabilities : (L, *prepared) float32 array or None
+        Kept where the options say so.
+    """
+
     prepared: Prepared
     grid: GridMap
     shear: Shear | None = None
     probabilities: NDArray[np.float32] | None = None
-    passes: int = 1
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +96,10 @@ class Predictor:
 
     Parameters
     ----------
-    network : nn.Module
+    network : nn.Module or Members
         (B, C, *sp) -> (B, L, *sp) logits; moved to `device`. It is put into evaluation mode for
-        each prediction and left in the mode it was in.
+        each prediction and left in the mode it was in. Several are asked one after the other, and
+        their answers averaged as `options.ensemble` says.
     steps : sequence of PreprocessStep
         What the network was trained on.
     table : LabelTable
@@ -106,7 +120,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Members,
         *,
         steps: Sequence[PreprocessStep],
         table: LabelTable,
@@ -121,7 +135,9 @@ class Predictor:
                 "not have; use crop: foreground or border, or leave refine out"
             )
         self.device = torch.device(device)
-        self.network = network.to(self.device)
+        self.members: Members = (
+            SingleNetwork(network, self.device) if isinstance(network, nn.Module) else network
+        )
         self.steps = tuple(steps)
         self.table = table
         self.options = options
@@ -181,10 +197,30 @@ class Predictor:
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
-        with self._evaluating():
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        with torch.inference_mode():
+            return cast("NDArray[np.float32]", self._averaged(tensor).cpu().numpy())
+
+    def _averaged(self, image: Tensor) -> Tensor:
+        """(L, *sp) mean answer of the members, one after the other, in one sum."""
+        count = len(self.members)
+        logarithms = self.options.ensemble == "logits" and count > 1
+        total = torch.zeros(())
+        for position in range(count):
+            found = self._answer(position, image)
+            found = found.clamp_(min=_LEAST_PROBABILITY).log_() if logarithms else found
+            total = found if position == 0 else total.add_(found)
+            del found
+        if count > 1:
+            total.div_(count)
+        return torch.softmax(total, dim=0) if logarithms else total
+
+    def _answer(self, position: int, image: Tensor) -> Tensor:
+        """(L, *sp) probabilities of one member, checked."""
+        with self._evaluating(position) as network:
             found = sliding_window(
-                torch.from_numpy(np.ascontiguousarray(image)).to(self.device),
-                self.network,
+                image,
+                network,
                 window=self.options.window,
                 overlap=self.options.overlap,
                 batch_size=self.options.batch_size,
@@ -193,9 +229,8 @@ class Predictor:
                 side_axis=self._side_axis,
                 mirror_classes=self.table.mirror_classes.tolist(),
             )
-        probabilities = cast("NDArray[np.float32]", found.cpu().numpy())
-        self._check(probabilities)
-        return probabilities
+        self._check(found)
+        return found
 
     def features(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Feature vector of a prepared image: the network's, averaged over windows side by side.
@@ -208,13 +243,13 @@ class Predictor:
         -------
         (F,) float32 array, or None where the network has no `features`
         """
-        read = getattr(self.network, "features", None)
-        if read is None:
-            return None
         size = image.shape[1:]
         window = tuple(min(n, w) for n, w in zip(size, self.options.window or size, strict=True))
         tensor = torch.from_numpy(np.ascontiguousarray(image))
-        with self._evaluating():
+        with self._evaluating(0) as network:
+            read = getattr(network, "features", None)
+            if read is None:
+                return None
             vectors = [
                 read(tensor[(None, slice(None), *place)].to(self.device)).float()
                 for place in window_slices(size, window, 0.0)
@@ -249,25 +284,28 @@ class Predictor:
         return second, 2, ()
 
     @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.network.training
-        self.network.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32),
-            ):
-                yield
-        finally:
-            self.network.train(training)
+    def _evaluating(self, position: int) -> Iterator[nn.Module]:
+        """A member in evaluation mode, in the precision of this predictor."""
+        with self.members.network(position) as network:
+            training = network.training
+            network.eval()
+            try:
+                with (
+                    torch.inference_mode(),
+                    torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32),
+                ):
+                    yield network
+            finally:
+                network.train(training)
+                del network
 
-    def _check(self, probabilities: NDArray[np.float32]) -> None:
+    def _check(self, probabilities: Tensor) -> None:
         if len(probabilities) != self.table.class_count:
             raise BundleError(
                 f"the network gives {len(probabilities)} classes, the label table has "
                 f"{self.table.class_count} with background; weights and labels do not belong together"
             )
-        if not np.isfinite(probabilities).all():
+        if not bool(torch.isfinite(probabilities).all()):
             raise BundleError(
                 "the network gave probabilities that are not finite for a finite image "
                 f"(precision {str(self.dtype).removeprefix('torch.')}); use float32, or check the weights"

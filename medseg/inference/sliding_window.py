@@ -94,8 +94,10 @@ def sliding_window(
     window = _checked_window(size, window)
     flips = _flips(len(size), flip_axes) if "flip" in tta else [()]
     padded, start = _pad_to(image, window)
-    blended = _Accumulator(importance(window, blend=blend).to(image.device), tuple(padded.shape[1:]))
     places = list(window_slices(tuple(padded.shape[1:]), window, overlap))
+    # One window has nothing to blend with.
+    weights = importance(window, blend=blend if len(places) > 1 else "constant")
+    blended = _Accumulator(weights.to(image.device), tuple(padded.shape[1:]))
     for version in _intensities(padded, tta):
         for first in range(0, len(places), batch_size):
             batch_places = places[first : first + batch_size]

@@ -25,6 +25,7 @@ from medseg.io.foreign import foreign_parser
 _LOSSY = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit})
 _LOSSLESS = frozenset({uid.JPEGLossless, uid.JPEGLosslessSV1})
 DEFLATED_FRAME, _ENCAPSULATED = "1.2.840.10008.1.2.8.1", "1.2.840.10008.1.2.1.98"
+_ENDED = _LOSSY | _LOSSLESS | frozenset(uid.JPEGLSTransferSyntaxes)
 _LOSSLESS_PROCESS, _JPEG_LS_PROCESS = 0xC3, 0xF7
 _JPEG_PROCESSES = frozenset({0xC0, 0xC1, 0xC2, _LOSSLESS_PROCESS})
 _MAX_SCANS = 64  # a progressive JPEG pays for each scan with a pass over the whole image
@@ -119,7 +120,11 @@ def _jpeg(task: _Task) -> DecodedFrame:
     container = 8 if not lossless and size.precision <= 8 else form.bits_allocated
     form, notes = _with_bits_of(form, size, container)
     if form.samples != 3:
-        return DecodedFrame(array=_run(task, size, "jpeg8"), form=form, decoder=name, notes=notes)
+        array = _run(task, size, "jpeg8")
+        if form.signed:
+            # JPEG has no signs: no bit above the stored ones is set, whatever the sign (PS3.5 8.2.1).
+            array = _sign_extended(array, form.bits_stored)
+        return DecodedFrame(array=array, form=form, decoder=name, notes=notes)
     colour, colour_notes = _colour_of(form, size)
     # The decoder converts only what it has subsampled itself; lossless samples stay as they are.
     spaces = ("RGB", "RGB") if lossless or colour == "RGB" else ("YCbCr", "RGB")
@@ -176,7 +181,8 @@ def _checked(size: StreamSize | None, task: _Task) -> StreamSize:
     form, where = task.form, task.where
     if size is None:
         raise _not_the_syntax(task)
-    if task.syntax in _LOSSY | _LOSSLESS and _END_OF_IMAGE not in task.stream[-_TAIL:]:
+    # CharLS takes seconds to find out by itself that a stream has been cut.
+    if task.syntax in _ENDED and _END_OF_IMAGE not in task.stream[-_TAIL:]:
         raise ImageReadError(
             f"{where}: the compressed frame of {len(task.stream)} bytes has no end: the file is truncated"
         )

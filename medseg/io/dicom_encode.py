@@ -28,7 +28,7 @@ def encode_frame(frame: NDArray[Any], syntax: str, *, bits_stored: int) -> bytes
     syntax : str
         Transfer Syntax UID.
     bits_stored : int
-        Bits Stored of the header, which the compressed frame has as its precision.
+        Bits Stored of the header, which the compressed frame has as its precision; HTJ2K has 8 or 16.
 
     Returns
     -------

@@ -37,7 +37,13 @@ from medseg.volume import Source, SpacingOrigin, Volume
 _LABEL_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
-def read_nifti(path: Path, *, volume: int | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Volume:
+def read_nifti(
+    path: Path,
+    *,
+    volume: int | None = None,
+    channels: bool = False,
+    limits: ReadLimits = DEFAULT_LIMITS,
+) -> Volume:
     """Read an image or label map from NIfTI or Analyze, to the last byte of its checksum.
 
     Parameters
@@ -47,6 +53,9 @@ def read_nifti(path: Path, *, volume: int | None = None, limits: ReadLimits = DE
         2-D or 3-D, or an RGB picture.
     volume : int, optional
         Which volume of a file with more than three axes, from 0, in the order they are stored.
+    channels : bool, optional
+        Whether the volumes of such a file are channels of one image, as in the Medical Segmentation
+        Decathlon; the header does not tell them from time points.
     limits : ReadLimits, optional
 
     Returns
@@ -64,7 +73,7 @@ def read_nifti(path: Path, *, volume: int | None = None, limits: ReadLimits = DE
     ------
     ImageReadError
         Truncated, damaged, a wrong gzip checksum, too large, NaN or infinity, complex numbers, more
-        than three axes and no `volume`, or a `volume` that is not there.
+        than three axes and neither `volume` nor `channels`, or a `volume` that is not there.
     GeometryError
         A damaged affine.
 
@@ -76,7 +85,7 @@ def read_nifti(path: Path, *, volume: int | None = None, limits: ReadLimits = DE
     header_path = header_beside(path) or path
     header = read_nifti_header(header_path, limits)
     files = (header_path, _image_beside(header_path)) if header.pair else (header_path,)
-    shape = _kept_shape(header, volume, path)
+    shape = _kept_shape(header, volume, path, channels=channels)
     stored, extra = _read_voxels(files[-1], header, shape, volume or 0)
     array = _scaled(_channels_first(stored, header, path), header)
     check_finite(array, path)
@@ -140,15 +149,20 @@ def _image_beside(header_path: Path) -> Path:
     return found
 
 
-def _kept_shape(header: NiftiHeader, volume: int | None, path: Path) -> tuple[int, ...]:
-    """Shape of what is read: as stored, or the first three axes where one volume is taken."""
+def _kept_shape(header: NiftiHeader, volume: int | None, path: Path, *, channels: bool) -> tuple[int, ...]:
+    """Shape of what is read: as stored, the first three axes where one volume is taken, or those and channels."""
     shape = header.shape
     rest = math.prod(shape[3:])
+    if channels and volume is None and rest > 1 and not _is_itk_rgb(shape):
+        if rest not in shape[3:]:
+            raise ImageReadError(f"{path}: expected one axis of channels after three, found shape {shape}")
+        return (*shape[:3], rest)
     if volume is None:
         if rest > 1 and not _is_itk_rgb(shape):
             raise ImageReadError(
-                f"{path}: expected 2 or 3 axes, found shape {shape}; write each channel or time point into "
-                f"a file of its own, or choose one of its volumes, from 0 to {rest - 1}"
+                f"{path}: expected 2 or 3 axes, found shape {shape}; where its volumes are channels, say so "
+                "(data.fourth_axis: channels), else write each time point into a file of its own or "
+                f"choose one volume, from 0 to {rest - 1}"
             )
         return shape
     if not 0 <= volume < rest:
@@ -190,6 +204,9 @@ def _channels_first(stored: NDArray[Any], header: NiftiHeader, path: Path) -> ND
     shape = stored.shape
     if _is_itk_rgb(shape):
         return native(np.moveaxis(stored[:, :, 0, 0, :], -1, 0))
+    if len(shape) == 4 and shape[3] > 1 and stored.dtype.names is None:
+        volumes = native(np.moveaxis(stored, -1, 0))
+        return volumes[..., 0] if shape[2] == 1 else volumes
     kept = shape[:3]
     kept = kept[:2] if len(kept) == 3 and kept[2] == 1 else kept
     if len(kept) < 2:

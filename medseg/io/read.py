@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ from medseg.io.sniff import ITK, sniff
 from medseg.provenance import sha256_file
 from medseg.volume import Source, Volume
 
+FourthAxis = Literal["refuse", "channels"]
+
 
 def read_image(
     paths: Sequence[Path],
@@ -39,6 +41,7 @@ def read_image(
     modality: frozenset[str] | None = None,
     series: str | None = None,
     suv: bool = False,
+    fourth_axis: FourthAxis = "refuse",
     limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Volume:
     """Read one image: a file, a folder or files of a DICOM series, or several files that are its channels.
@@ -59,6 +62,8 @@ def read_image(
         number or a Series Instance UID.
     suv : bool, optional
         Bring PET to body-weight SUV.
+    fourth_axis : {"refuse", "channels"}, optional
+        Whether the volumes of a NIfTI file with four axes are channels, or such a file is refused.
     limits : ReadLimits, optional
 
     Returns
@@ -83,7 +88,10 @@ def read_image(
     chosen = _series_volume([Path(path) for path in paths], series, limits)
     if chosen is not None:
         return read_volume(chosen, gray_only=gray_only, modality=modality, suv=suv, limits=limits)
-    volumes = [_read_one(Path(path), gray_only=gray_only, modality=modality, limits=limits) for path in paths]
+    volumes = [
+        _read_one(Path(path), gray_only=gray_only, modality=modality, fourth_axis=fourth_axis, limits=limits)
+        for path in paths
+    ]
     return volumes[0] if len(volumes) == 1 else _stack(volumes)
 
 
@@ -135,12 +143,19 @@ def _refuse_empty(paths: list[Path], found: Discovery) -> SeriesVolume:
     raise ImageReadError(f"{paths[0]}: no DICOM image in it{f' ({reasons})' if reasons else ''}")
 
 
-def _read_one(path: Path, *, gray_only: bool, modality: frozenset[str] | None, limits: ReadLimits) -> Volume:
+def _read_one(
+    path: Path,
+    *,
+    gray_only: bool,
+    modality: frozenset[str] | None,
+    fourth_axis: FourthAxis,
+    limits: ReadLimits,
+) -> Volume:
     kind = sniff(path)
     if kind == "dicom":
         volume = read_radiograph(path, modality=modality, limits=limits)
     elif kind == "nifti":
-        volume = read_nifti(path, limits=limits)
+        volume = read_nifti(path, channels=fourth_axis == "channels", limits=limits)
     else:
         volume = read_itk(path, limits=limits) if kind in ITK else read_picture(path, limits=limits)
     return _checked(volume, path, gray_only=gray_only)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medseg.models.options import NormName
+from medseg.models.cells import MeanPool
+from medseg.models.option_fields import Activation, ByAxisOptions, NormName
 
-Activation = Literal["relu", "leaky_relu", "none"]
+Axes = int | Sequence[int]
 
 
 def convolution(
@@ -18,14 +20,43 @@ def convolution(
     in_channels: int,
     out_channels: int,
     *,
-    kernel: int = 3,
-    stride: int = 1,
+    kernel: Axes = 3,
+    stride: Axes = 1,
     bias: bool = False,
 ) -> nn.Module:
-    """Convolution with as much padding as keeps the size at stride 1; kernel is odd or equals stride."""
-    layer = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-    padding = kernel // 2 if kernel % 2 else 0
-    return layer(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=bias)
+    """Convolution with as much padding as keeps the size at stride 1; a kernel is odd or equals the stride."""
+    kernels, strides = by_axis(kernel, spatial_dims), by_axis(stride, spatial_dims)
+    padding = tuple(k // 2 if k % 2 else 0 for k in kernels)
+    layer = convolution_layer(spatial_dims)
+    if kernels == strides == (1, 1, 1):
+        layer = Pointwise3d
+    return layer(in_channels, out_channels, kernels, stride=strides, padding=padding, bias=bias)
+
+
+def convolution_layer(spatial_dims: int, *, transposed: bool = False) -> Callable[..., nn.Module]:
+    """The class of torch for convolutions over so many axes."""
+    if transposed:
+        return nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+    return nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+
+
+class Pointwise3d(nn.Conv3d):
+    """Convolution of one voxel, as a matrix product over the channels where they lie last.
+
+    The convolution of torch gives up the channels-last layout here (torch 2.13, CPU), so that every layer
+    around it copies; the product is twice as fast by itself.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *sp) -> (B, C', *sp)."""
+        if not x.is_contiguous(memory_format=torch.channels_last_3d):
+            return super().forward(x)
+        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+def by_axis(numbers: Axes, spatial_dims: int) -> tuple[int, ...]:
+    """A number for each axis, from one for all or from those themselves."""
+    return (numbers,) * spatial_dims if isinstance(numbers, int) else tuple(numbers)
 
 
 def normalisation(spatial_dims: int, channels: int, *, norm: NormName, groups: int) -> nn.Module:
@@ -41,10 +72,20 @@ def normalisation(spatial_dims: int, channels: int, *, norm: NormName, groups: i
     return nn.GroupNorm(channels if norm == "instance" else groups, channels)
 
 
-def _activation(name: Activation) -> nn.Module:
-    if name == "relu":
-        return nn.ReLU(inplace=True)
-    return nn.LeakyReLU(0.01, inplace=True) if name == "leaky_relu" else nn.Identity()
+def activation_layer(name: Activation | Literal["none"]) -> nn.Module:
+    """Activation that works in place where torch can."""
+    match name:
+        case "relu":
+            return nn.ReLU(inplace=True)
+        case "leaky_relu":
+            return nn.LeakyReLU(0.01, inplace=True)
+        case "silu":
+            # In place it would take away what its own gradient needs.
+            return nn.SiLU()
+        case "gelu":
+            return nn.GELU()
+        case "none":
+            return nn.Identity()
 
 
 class ConvNorm(nn.Sequential):
@@ -58,15 +99,43 @@ class ConvNorm(nn.Sequential):
         *,
         norm: NormName,
         groups: int,
-        kernel: int = 3,
-        stride: int = 1,
-        activation: Activation = "leaky_relu",
+        kernel: Axes = 3,
+        stride: Axes = 1,
+        activation: Activation | Literal["none"] = "leaky_relu",
     ) -> None:
         super().__init__(
             convolution(spatial_dims, in_channels, out_channels, kernel=kernel, stride=stride),
             normalisation(spatial_dims, out_channels, norm=norm, groups=groups),
-            _activation(activation),
+            activation_layer(activation),
         )
+
+
+def convolution_stack(
+    options: ByAxisOptions,
+    spatial_dims: int,
+    level: int,
+    *,
+    channels: tuple[int, int],
+    count: int,
+    stride: Axes = 1,
+) -> nn.Sequential:
+    """`count` convolutions in a row as the options have them at a level; the first has the stride."""
+    before, after = channels
+    return nn.Sequential(
+        *(
+            ConvNorm(
+                spatial_dims,
+                before if index == 0 else after,
+                after,
+                norm=options.norm,
+                groups=options.groups,
+                kernel=options.kernel(level, spatial_dims),
+                stride=stride if index == 0 else 1,
+                activation=options.activation,
+            )
+            for index in range(count)
+        )
+    )
 
 
 class ResidualBlock(nn.Module):
@@ -84,7 +153,8 @@ class ResidualBlock(nn.Module):
         *,
         norm: NormName,
         groups: int,
-        stride: int = 1,
+        kernel: Axes = 3,
+        stride: Axes = 1,
         activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
@@ -94,17 +164,23 @@ class ResidualBlock(nn.Module):
             out_channels,
             norm=norm,
             groups=groups,
+            kernel=kernel,
             stride=stride,
             activation=activation,
         )
         self.second = ConvNorm(
-            spatial_dims, out_channels, out_channels, norm=norm, groups=groups, activation="none"
+            spatial_dims,
+            out_channels,
+            out_channels,
+            norm=norm,
+            groups=groups,
+            kernel=kernel,
+            activation="none",
         )
         self.shortcut = nn.Sequential()
-        if stride != 1:
-            # The 3-wide stride-2 convolution centres on even voxels and makes ceil(n / 2) of them.
-            pool = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
-            self.shortcut.append(pool(stride, stride, ceil_mode=True))
+        if max(by_axis(stride, spatial_dims)) > 1:
+            # The strided convolution centres on the first voxel of each cell and makes as many as the pooling.
+            self.shortcut.append(MeanPool(by_axis(stride, spatial_dims)))
         if in_channels != out_channels:
             self.shortcut.append(
                 ConvNorm(
@@ -117,7 +193,7 @@ class ResidualBlock(nn.Module):
                     activation="none",
                 )
             )
-        self.activation = _activation(activation)
+        self.activation = activation_layer(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *sp) -> (B, C', *sp / stride)."""
@@ -154,15 +230,18 @@ class AttentionGate(nn.Module):
     Additive attention (Oktay et al., MIDL 2018, arXiv:1804.03999), computed at the coarser size.
     """
 
-    def __init__(self, spatial_dims: int, skip_channels: int, coarse_channels: int) -> None:
+    def __init__(
+        self, spatial_dims: int, skip_channels: int, coarse_channels: int, *, stride: Axes = 2
+    ) -> None:
         super().__init__()
         inner = max(skip_channels // 2, 1)
-        self.of_skip = convolution(spatial_dims, skip_channels, inner, kernel=2, stride=2)
+        cell = by_axis(stride, spatial_dims)
+        self.of_skip = convolution_layer(spatial_dims)(skip_channels, inner, cell, stride=cell, bias=False)
         self.of_coarse = convolution(spatial_dims, coarse_channels, inner, kernel=1, bias=True)
         self.score = convolution(spatial_dims, inner, 1, kernel=1, bias=True)
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
-        """(B, C, *sp) and (B, C', *sp / 2) -> (B, C, *sp)."""
+        """(B, C, *sp) and (B, C', *sp / stride) -> (B, C, *sp)."""
         score = torch.sigmoid(self.score(F.relu(self.of_skip(skip) + self.of_coarse(coarse))))
         passed: Tensor = skip * resize(score, tuple(skip.shape[2:]))
         return passed
@@ -171,25 +250,6 @@ class AttentionGate(nn.Module):
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, C, *sp) -> (B, C, *size), linear, outer edges of the grids coincide."""
     return F.interpolate(x, size=size, mode="bilinear" if x.ndim == 4 else "trilinear", align_corners=False)
-
-
-def space_to_depth(x: Tensor) -> Tensor:
-    """(B, C, *sp), even sizes -> (B, C * 2^d, *sp / 2): each 2 x 2 (x 2) cell becomes channels."""
-    if x.ndim == 4:
-        return F.pixel_unshuffle(x, 2)
-    batch, channels, i, j, k = x.shape
-    cells = x.reshape(batch, channels, i // 2, 2, j // 2, 2, k // 2, 2)
-    return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, channels * 8, i // 2, j // 2, k // 2)
-
-
-def depth_to_space(x: Tensor) -> Tensor:
-    """(B, C * 2^d, *sp) -> (B, C, 2 * sp); undoes `space_to_depth`."""
-    if x.ndim == 4:
-        shuffled: Tensor = F.pixel_shuffle(x, 2)
-        return shuffled
-    batch, channels, i, j, k = x.shape
-    cells = x.reshape(batch, channels // 8, 2, 2, 2, i, j, k)
-    return cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, channels // 8, 2 * i, 2 * j, 2 * k)
 
 
 def initialise(network: nn.Module) -> None:

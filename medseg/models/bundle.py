@@ -1,7 +1,8 @@
 """Bundle: trained weights and all that is needed to use them, checked before use.
 
-A folder with bundle.json (`bundle_record.BundleRecord`), model.safetensors and CARD.md. There is no pickle
-and no class path in it: the network is named by its options and built by `registry`.
+A folder with bundle.json (`bundle_record.BundleRecord`), model.safetensors and CARD.md; an ensemble has
+model-0.safetensors, model-1.safetensors and so on. There is no pickle and no class path in it: the network is
+named by its options and built by `registry`.
 
 torch and safetensors are imported by the functions that touch weights, so that listing models takes no time.
 """
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,8 +25,9 @@ from pydantic import ValidationError
 
 from medseg.errors import BundleError, LabelError
 from medseg.labels import LabelTable
-from medseg.models.bundle_record import FORMAT_VERSION, WEIGHTS, BundleRecord, MetricRecord
+from medseg.models.bundle_record import FORMAT_VERSIONS, BundleRecord, MemberRecord, MetricRecord
 from medseg.models.options import NetworkOptions
+from medseg.provenance import sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,9 +108,50 @@ class Bundle:
         return self.record.licence
 
     @property
+    def members(self) -> tuple[MemberRecord, ...]:
+        """The networks of an ensemble; empty for a bundle of one."""
+        return self.record.members
+
+    @property
+    def member_count(self) -> int:
+        """Number of networks, at least 1."""
+        return len(self.record.weight_files)
+
+    @property
     def weights_sha256(self) -> str:
-        """What the weights must hash to."""
-        return self.record.files[WEIGHTS]
+        """What the weights must hash to; for an ensemble the hash of its members' hashes, in their order."""
+        hashes = [self.record.files[name] for name in self.record.weight_files]
+        return hashes[0] if len(hashes) == 1 else sha256_json(hashes)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of one member in memory, float32, as its file tells; 0 where the file is missing."""
+        path = self.folder / self.record.weight_files[0]
+        size = path.stat().st_size if path.is_file() else 0
+        return size * (2 if self.record.weights_precision == "fp16" else 1)
+
+    def member(self, fold: int) -> Bundle:
+        """The bundle with the one network that never saw a fold.
+
+        Raises
+        ------
+        BundleError
+            It is no ensemble, or has no such member.
+        """
+        found = next((member for member in self.members if member.fold == fold), None)
+        if found is None:
+            folds = ", ".join(str(member.fold) for member in self.members)
+            self._refuse(
+                f"there is no member of fold {fold}; "
+                + (f"it has the folds {folds}" if folds else "it is a single network, leave out --fold")
+            )
+        gate = self.record.gate
+        if gate is not None and found is not self.members[0]:
+            # Its arrays describe the features of the first member.
+            gate = gate.model_copy(update={"tensors": ()})
+        files = {found.file: self.record.files[found.file]}
+        changes = {"members": (found,), "files": files, "gate": gate}
+        return replace(self, record=self.record.model_copy(update=changes))
 
     @property
     def card(self) -> str:
@@ -130,14 +173,15 @@ class Bundle:
             "licence": record.licence,
             "intended_use": record.intended_use,
             "network": record.network.use,
+            "members": self.member_count,
             "spatial_dims": record.spatial_dims,
             "structures": list(self.table.names[1:]),
             "metrics": [metric.model_dump(mode="json") for metric in record.metrics],
             "weights_sha256": self.weights_sha256,
         }
 
-    def load_network(self) -> SegmentationNetwork:
-        """The trained network, float32, in evaluation mode, on the CPU.
+    def load_network(self, member: int = 0) -> SegmentationNetwork:
+        """The trained network, float32, in evaluation mode, on the CPU; of an ensemble one member by position.
 
         Raises
         ------
@@ -153,17 +197,18 @@ class Bundle:
             class_count=self.table.class_count,
             seed=0,
         )
-        state = self.load_state()
-        self._check_fit(network, state)
+        state = self.load_state(member)
+        self._check_fit(network, state, self.record.weight_files[member])
         network.load_state_dict(state, strict=True)
         return network.eval()
 
-    def load_state(self) -> dict[str, Tensor]:
+    def load_state(self, member: int = 0) -> dict[str, Tensor]:
         """Weights by name, floating-point ones as float32; digest and finiteness are checked."""
         import torch
         from safetensors.torch import load
 
-        tensors = {n: t for n, t in self._tensors(load).items() if not n.startswith(GATE_PREFIX)}
+        name = self.record.weight_files[member]
+        tensors = {n: t for n, t in self._tensors(load, name).items() if not n.startswith(GATE_PREFIX)}
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
         if broken:
             self._refuse(f"{len(broken)} of {len(tensors)} tensors hold NaN or infinity, first {broken[0]}")
@@ -171,6 +216,8 @@ class Bundle:
 
     def load_gate(self) -> dict[str, NDArray[Any]]:
         """Arrays of the input gate by name, such as mean (F,) and precision (F, F); empty without a gate.
+
+        Those of an ensemble lie beside the weights of its first member, whose features they describe.
 
         Raises
         ------
@@ -181,25 +228,26 @@ class Bundle:
             return {}
         from safetensors.numpy import load
 
-        tensors = self._tensors(load).items()
+        name = self.record.weight_files[0]
+        tensors = self._tensors(load, name).items()
         found = {n.removeprefix(GATE_PREFIX): array for n, array in tensors if n.startswith(GATE_PREFIX)}
         named = set(self.record.gate.tensors)
         if set(found) != named:
-            self._refuse(f"gate names the arrays {sorted(named)}, {WEIGHTS} holds {sorted(found)}")
+            self._refuse(f"gate names the arrays {sorted(named)}, {name} holds {sorted(found)}")
         if not all(np.isfinite(array).all() for array in found.values()):
             self._refuse("the arrays of the gate hold NaN or infinity")
         return found
 
-    def _tensors(self, load: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+    def _tensors(self, load: Callable[[bytes], dict[str, Any]], name: str) -> dict[str, Any]:
         from safetensors import SafetensorError
 
         try:
-            return load(self._weights())
+            return load(self._weights(name))
         except SafetensorError as err:
-            self._refuse(f"{WEIGHTS} is not a safetensors file: {err}")
+            self._refuse(f"{name} is not a safetensors file: {err}")
 
-    def _weights(self) -> bytes:
-        path = self.folder / WEIGHTS
+    def _weights(self, name: str) -> bytes:
+        path = self.folder / name
         try:
             data = path.read_bytes()
         except OSError as err:
@@ -207,14 +255,15 @@ class Bundle:
                 f"{path} cannot be read: {err.strerror or err}; fetch the bundle again"
             ) from err
         found = hashlib.sha256(data).hexdigest()
-        if found != self.weights_sha256:
+        expected = self.record.files[name]
+        if found != expected:
             self._refuse(
-                f"{WEIGHTS} has SHA-256 {found[:12]}..., the record says {self.weights_sha256[:12]}...; "
+                f"{name} has SHA-256 {found[:12]}..., the record says {expected[:12]}...; "
                 "the file was changed or cut off, fetch the bundle again"
             )
         return data
 
-    def _check_fit(self, network: SegmentationNetwork, state: Mapping[str, Tensor]) -> None:
+    def _check_fit(self, network: SegmentationNetwork, state: Mapping[str, Tensor], file: str) -> None:
         expected = network.state_dict()
         labels = f"{self.table.class_count} classes ({', '.join(self.table.names)})"
         for head in network.head_names:
@@ -222,18 +271,18 @@ class Bundle:
             if name in state and state[name].shape != expected[name].shape:
                 cell = expected[name].shape[0] // network.class_count
                 self._refuse(
-                    f"the label table has {labels}, {WEIGHTS} has {state[name].shape[0] / cell:g} in {name}"
+                    f"the label table has {labels}, {file} has {state[name].shape[0] / cell:g} in {name}"
                 )
         missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
         if missing or extra:
             self._refuse(
-                f"{WEIGHTS} does not fit network {self.network.use}: the network needs {_some(missing)} that "
+                f"{file} does not fit network {self.network.use}: the network needs {_some(missing)} that "
                 f"the file lacks, the file has {_some(extra)} that the network lacks"
             )
         for name, tensor in sorted(state.items()):
             if tensor.shape != expected[name].shape:
                 self._refuse(
-                    f"{WEIGHTS} does not fit network {self.network.use}: {name} is {tuple(tensor.shape)} in "
+                    f"{file} does not fit network {self.network.use}: {name} is {tuple(tensor.shape)} in "
                     f"the file, {tuple(expected[name].shape)} in the network"
                 )
 
@@ -310,9 +359,9 @@ def _read(folder: Path) -> Bundle:
     except (ValueError, RecursionError) as err:
         raise BundleError(f"{path} is not valid JSON: {err}; fetch the bundle again") from err
     version = value.get("format_version") if isinstance(value, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise BundleError(
-            f"{path} has format_version {version!r}, this medseg reads {FORMAT_VERSION}; "
+            f"{path} has format_version {version!r}, this medseg reads {' and '.join(map(str, FORMAT_VERSIONS))}; "
             "update medseg or convert the bundle"
         )
     try:

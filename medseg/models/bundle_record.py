@@ -11,6 +11,10 @@ from medseg.labels import LabelTable
 from medseg.models.options import NetworkOptions
 
 FORMAT_VERSION = 1
+"""Of a bundle with one set of weights."""
+ENSEMBLE_VERSION = 2
+"""Of a bundle with several members, which a medseg that reads version 1 alone must refuse."""
+FORMAT_VERSIONS = (FORMAT_VERSION, ENSEMBLE_VERSION)
 WEIGHTS = "model.safetensors"
 WeightsPrecision = Literal["fp32", "fp16"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -95,10 +99,23 @@ class GateRecord(_Strict):
     )
 
 
+class MemberRecord(_Strict):
+    """One network of an ensemble: where its weights lie, and what it was trained on."""
+
+    file: str = Field(pattern=r"^model-\d{1,3}\.safetensors$", description="File of its weights.")
+    fold: int = Field(ge=0, description="Fold that it never saw.")
+    cases: int = Field(ge=0, description="Training images.")
+    patients: int | None = Field(default=None, ge=0, description="Patients behind them; null where unknown.")
+    epochs: int = Field(ge=0, description="Passes over the training cases.")
+    seconds: Finite = Field(ge=0, description="Wall time of the training.")
+
+
 class BundleRecord(BundleAbout):
     """The whole of bundle.json."""
 
-    format_version: Literal[1] = Field(default=1, description="Version of this schema.")
+    format_version: Literal[1, 2] = Field(
+        default=1, description="Version of this schema: 1 for one set of weights, 2 for an ensemble."
+    )
     network: NetworkOptions = Field(description="Which network, and its arguments.")
     spatial_dims: Literal[2, 3] = Field(description="Axes of the images.")
     in_channels: int = Field(ge=1, description="Channels of the images.")
@@ -115,16 +132,36 @@ class BundleRecord(BundleAbout):
     training: TrainingRecord = Field(description="Where the weights come from.")
     gate: GateRecord | None = Field(default=None, description="Input gate; null where there is none.")
     metrics: tuple[MetricRecord, ...] = Field(default=(), description="Results on held-out cases.")
+    members: tuple[MemberRecord, ...] = Field(
+        default=(), description="Networks whose answers are averaged; empty for a bundle of one."
+    )
     files: dict[str, Sha256] = Field(description="SHA-256 of each file of the bundle that is checked.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if set(self.files) != {WEIGHTS}:
-            raise ValueError(f"files must name {WEIGHTS} and nothing else, found {sorted(self.files)}")
+        if set(self.files) != set(self.weight_files):
+            wanted = ", ".join(self.weight_files)
+            raise ValueError(f"files must name {wanted} and nothing else, found {sorted(self.files)}")
+        if bool(self.members) != (self.format_version == ENSEMBLE_VERSION):
+            raise ValueError(
+                f"format_version {self.format_version} does not go with {len(self.members)} members"
+            )
+        folds = [member.fold for member in self.members]
+        if len(set(folds)) != len(folds) or len(self.files) != len(self.weight_files):
+            raise ValueError(f"members must have a fold and a file each, found the folds {folds}")
         if self.window is not None and len(self.window) != self.spatial_dims:
             raise ValueError(f"window has {len(self.window)} edges for {self.spatial_dims} axes")
         self.table()
         return self
+
+    def to_json(self) -> dict[str, Any]:
+        """As bundle.json holds it; a record of one network is what older versions of medseg read."""
+        return self.model_dump(mode="json", exclude=None if self.members else {"members"})
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """Files of the weights, in the order of the members."""
+        return tuple(member.file for member in self.members) or (WEIGHTS,)
 
     def table(self) -> LabelTable:
         """The label table.

@@ -89,8 +89,8 @@ def write_bundle(
             f"bundle {about.name}: the network has {network.class_count} classes, "
             f"the label table {table.class_count} ({', '.join(table.names)})"
         )
-    weights = _weights(network.state_dict() if state is None else state, about.name, weights_precision)
-    arrays = {GATE_PREFIX + name: _tensor(array) for name, array in sorted((gate or {}).items())}
+    weights = stored_weights(network.state_dict() if state is None else state, about.name, weights_precision)
+    arrays = {GATE_PREFIX + name: tensor for name, tensor in gate_tensors(gate or {}).items()}
     data = save(weights | arrays)
     record = BundleRecord(
         **about.model_dump(),
@@ -108,17 +108,45 @@ def write_bundle(
         metrics=tuple(metrics),
         files={WEIGHTS: hashlib.sha256(data).hexdigest()},
     )
-    with _whole_folder(folder) as part:
+    with whole_folder(folder) as part:
         with whole_file(part / WEIGHTS) as path:
             path.write_bytes(data)
-        write_json(part / RECORD, record.model_dump(mode="json"))
+        write_json(part / RECORD, record.to_json())
         write_text(part / CARD, model_card(record))
         # Nothing is published that cannot be loaded again.
         read_bundle(part).load_network()
     return read_bundle(folder)
 
 
-def _weights(state: Mapping[str, Tensor], name: str, precision: WeightsPrecision) -> dict[str, Tensor]:
+def update_bundle(
+    bundle: Bundle,
+    *,
+    metrics: Sequence[MetricRecord] | None = None,
+    postprocess: Sequence[Mapping[str, Any]] | None = None,
+) -> Bundle:
+    """Write other results or clean-up steps into a bundle; its weights stay as they are, byte for byte."""
+    value = bundle.record.to_json()
+    if metrics is not None:
+        value["metrics"] = [metric.model_dump(mode="json") for metric in metrics]
+    if postprocess is not None:
+        value["postprocess"] = [dict(step) for step in postprocess]
+    record = BundleRecord.model_validate(value)
+    with whole_folder(bundle.folder) as part:
+        for name in record.files:
+            shutil.copyfile(bundle.folder / name, part / name)
+        write_json(part / RECORD, record.to_json())
+        write_text(part / CARD, model_card(record))
+    return read_bundle(bundle.folder)
+
+
+def stored_weights(state: Mapping[str, Tensor], name: str, precision: WeightsPrecision) -> dict[str, Tensor]:
+    """Weights as a bundle called `name` stores them.
+
+    Raises
+    ------
+    BundleError
+        A value is not finite, or beyond the range of the precision.
+    """
     kind = torch.float16 if precision == "fp16" else torch.float32
     stored = {}
     for key in sorted(state):
@@ -132,6 +160,11 @@ def _weights(state: Mapping[str, Tensor], name: str, precision: WeightsPrecision
     return stored
 
 
+def gate_tensors(gate: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """Arrays of the input gate as tensors, by name, sorted."""
+    return {name: _tensor(array) for name, array in sorted(gate.items())}
+
+
 def _tensor(array: NDArray[Any]) -> Tensor:
     if not np.isfinite(array).all():
         raise BundleError("the arrays of the input gate must be finite")
@@ -143,7 +176,7 @@ def _gate(arrays: Mapping[str, NDArray[Any]], limits: Mapping[str, Any]) -> Gate
 
 
 @contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder` that takes its place when the block ends well."""
     part = folder.with_name(f".{folder.name}{TEMPORARY_SUFFIX}")
     old = folder.with_name(f".{folder.name}.old{TEMPORARY_SUFFIX}")

@@ -85,9 +85,31 @@ def _training(record: BundleRecord) -> str:
     )
     effort = f"{training.epochs} epochs, {training.seconds / 60:.0f} minutes"
     lines = [_line(training.data), f"{training.cases} images of {patients}; {effort}."]
+    if record.members:
+        lines.append(
+            f"An ensemble of {len(record.members)} networks of the same kind, whose answers are averaged; each was "
+            "trained without the patients of one fold, and the results are those of the networks on the folds that "
+            "they never saw."
+        )
+        lines.append(_members(record))
     if training.started_from:
         lines.append(f"Started from the weights of {_line(training.started_from)}.")
     return "\n\n".join(lines)
+
+
+def _members(record: BundleRecord) -> str:
+    rows = [
+        (
+            str(member.fold),
+            str(member.cases),
+            "unknown" if member.patients is None else str(member.patients),
+            str(member.epochs),
+            f"{member.seconds / 60:.0f}",
+            member.file,
+        )
+        for member in record.members
+    ]
+    return _table(("without fold", "images", "patients", "epochs", "minutes", "file"), rows)
 
 
 def _input(record: BundleRecord) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from medseg.models.blocks import ConvNorm, convolution, resize
+from medseg.models.blocks import convolution, convolution_stack, resize
 from medseg.models.network import SegmentationNetwork
 from medseg.models.options import FCNOptions
 
@@ -14,7 +15,7 @@ from medseg.models.options import FCNOptions
 class FCN(SegmentationNetwork):
     """An encoder, a score map from each of its coarsest levels, and linear interpolation between them.
 
-    The coarsest score map is enlarged twofold and added to the next finer one, and so on; the last sum is
+    The coarsest score map is enlarged and added to the next finer one, and so on; the last sum is
     enlarged to the size of the image. With three score levels this is the scheme of FCN-8s.
 
     References
@@ -27,9 +28,11 @@ class FCN(SegmentationNetwork):
     def __init__(self, options: FCNOptions, *, spatial_dims: int, in_channels: int, class_count: int) -> None:
         super().__init__(options, spatial_dims=spatial_dims, in_channels=in_channels, class_count=class_count)
         self.encoder = nn.ModuleList(
-            self._level(before, after, stride=1 if level == 0 else 2)
-            for level, (before, after) in enumerate(
-                zip((in_channels, *options.channels), options.channels, strict=False)
+            convolution_stack(
+                options, spatial_dims, level, channels=pair, count=options.convolutions, stride=step
+            )
+            for level, (pair, step) in enumerate(
+                zip(pairwise((in_channels, *options.channels)), options.steps(spatial_dims), strict=True)
             )
         )
         self.dropout = (nn.Dropout2d if spatial_dims == 2 else nn.Dropout3d)(options.dropout)
@@ -57,23 +60,14 @@ class FCN(SegmentationNetwork):
         return maps
 
     def decode(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The fused score map at the size of the image."""
+        """The fused score map at the size of the image; in training with deep supervision the coarser sums too."""
         total: Tensor = self.scores[-1](self.dropout(maps[-1]))
+        logits = [total]
         for score, fine in zip(reversed(self.scores[:-1]), reversed(maps[:-1]), strict=False):
             total = score(fine) + resize(total, tuple(fine.shape[2:]))
-        return [resize(total, tuple(maps[0].shape[2:]))]
-
-    def _level(self, before: int, after: int, *, stride: int) -> nn.Sequential:
-        return nn.Sequential(
-            *(
-                ConvNorm(
-                    self.spatial_dims,
-                    before if index == 0 else after,
-                    after,
-                    norm=self.options.norm,
-                    groups=self.options.groups,
-                    stride=stride if index == 0 else 1,
-                )
-                for index in range(self.options.convolutions)
-            )
-        )
+            logits.insert(0, total)
+        size = tuple(maps[0].shape[2:])
+        if tuple(total.shape[2:]) == size:
+            logits.pop(0)
+        coarser = logits if self.training and self.options.deep_supervision else []
+        return [resize(total, size), *coarser]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg.errors import ConfigError
+from medseg.models.blocks import initialise
 from medseg.models.options import NetworkOptions, minimum_window
 
 
@@ -34,6 +35,8 @@ class SegmentationNetwork(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.options = options
+        self.stride = options.total_stride(spatial_dims)
+        self.least = minimum_window(options, spatial_dims)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.class_count = class_count
@@ -47,6 +50,23 @@ class SegmentationNetwork(nn.Module, ABC):
     @abstractmethod
     def head_names(self) -> tuple[str, ...]:
         """Names of the modules whose outputs are classes, for transfer to another label table."""
+
+    @property
+    def input_cells(self) -> dict[str, tuple[int, ...]]:
+        """Convolutions that read the image -> edges of the cells of voxels that reach them as channels."""
+        first = next(
+            name for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.Conv3d)
+        )
+        return {first: (1,) * self.spatial_dims}
+
+    @property
+    def head_cells(self) -> dict[str, tuple[int, ...]]:
+        """Heads -> edges of the cells of voxels that they give as channels (class slowest)."""
+        return dict.fromkeys(self.head_names, (1,) * self.spatial_dims)
+
+    def initialise(self) -> None:
+        """Fresh weights for every convolution, drawn from torch's random state."""
+        initialise(self)
 
     @abstractmethod
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -69,7 +89,7 @@ class SegmentationNetwork(nn.Module, ABC):
         -------
         (B, L, *sp) tensor, or list of tensors
             In training mode with deep supervision a list, finest first; a coarser entry has the size
-            of `x` divided by the stride of its level, rounded up.
+            of `x` divided by the stride of its level along each axis, rounded up.
 
         Raises
         ------
@@ -80,7 +100,8 @@ class SegmentationNetwork(nn.Module, ABC):
         fitted = self._fit(x)
         logits = self.decode(self.encode(fitted))
         if self.training and len(logits) > 1:
-            return [_cut(part, size, scale=int(fitted.shape[2] // part.shape[2])) for part in logits]
+            whole = tuple(fitted.shape[2:])
+            return [_cut(part, _divided(size, _scale(whole, part))) for part in logits]
         return _cut(logits[0], size)
 
     def features(self, x: Tensor) -> Tensor:
@@ -108,8 +129,10 @@ class SegmentationNetwork(nn.Module, ABC):
         return tuple(int(n) for n in x.shape[2:])
 
     def _fit(self, x: Tensor) -> Tensor:
-        stride, least = self.options.stride, minimum_window(self.options)
-        missing = [max(-(-n // stride) * stride, least) - n for n in x.shape[2:]]
+        missing = [
+            max(-(-n // stride) * stride, least) - n
+            for n, stride, least in zip(x.shape[2:], self.stride, self.least, strict=True)
+        ]
         if any(missing):
             # Padding at the end keeps voxel 0 of every level over voxel 0 of the image.
             x = F.pad(x, [part for n in reversed(missing) for part in (0, n)], mode="replicate")
@@ -130,5 +153,13 @@ def as_channels_last(network: SegmentationNetwork) -> SegmentationNetwork:
     return network
 
 
-def _cut(x: Tensor, size: tuple[int, ...], *, scale: int = 1) -> Tensor:
-    return x[(slice(None), slice(None), *(slice(0, -(-n // scale)) for n in size))]
+def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
+    return x[(slice(None), slice(None), *(slice(0, n) for n in size))]
+
+
+def _scale(whole: Sequence[int], part: Tensor) -> tuple[int, ...]:
+    return tuple(n // m for n, m in zip(whole, part.shape[2:], strict=True))
+
+
+def _divided(size: Sequence[int], scale: Sequence[int]) -> tuple[int, ...]:
+    return tuple(-(-n // s) for n, s in zip(size, scale, strict=True))

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 
 from medseg.errors import ConfigError
-from medseg.models.blocks import initialise
 from medseg.models.fcn import FCN
 from medseg.models.network import SegmentationNetwork, as_channels_last
-from medseg.models.options import NetworkOptions
+from medseg.models.options import MedNeXtOptions, NetworkOptions, SwinUNETROptions
 from medseg.models.small_unet import SmallUNet
 from medseg.models.unet import UNet
+
+
+def _mednext(options: NetworkOptions, **shape: int) -> SegmentationNetwork:
+    # MONAI takes seconds to import.
+    from medseg.models.mednext import MedNeXtNetwork
+
+    return MedNeXtNetwork(cast(MedNeXtOptions, options), **shape)
+
+
+def _swin_unetr(options: NetworkOptions, **shape: int) -> SegmentationNetwork:
+    from medseg.models.swin_unetr import SwinUNETRNetwork
+
+    return SwinUNETRNetwork(cast(SwinUNETROptions, options), **shape)
+
 
 NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "unet": UNet,
@@ -21,6 +35,8 @@ NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "attention_unet": UNet,
     "fcn": FCN,
     "small_unet": SmallUNet,
+    "mednext": _mednext,
+    "swin_unetr": _swin_unetr,
 }
 
 
@@ -45,7 +61,7 @@ def build_network(
     Raises
     ------
     ConfigError
-        A number that no network can have.
+        A number that no network can have, or strides and kernels for another number of axes.
     """
     if spatial_dims not in (2, 3):
         raise ConfigError(f"model {options.use} can be built in 2 or 3 dimensions, found {spatial_dims}")
@@ -60,7 +76,7 @@ def build_network(
         network = NETWORKS[options.use](
             options, spatial_dims=spatial_dims, in_channels=in_channels, class_count=class_count
         )
-        initialise(network)
+        network.initialise()
     return as_channels_last(network)
 
 

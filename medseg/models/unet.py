@@ -8,7 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from medseg.models.blocks import AttentionGate, ConvNorm, ResidualBlock, convolution
+from medseg.models.blocks import (
+    AttentionGate,
+    ResidualBlock,
+    convolution,
+    convolution_layer,
+    convolution_stack,
+)
 from medseg.models.network import SegmentationNetwork
 from medseg.models.options import AttentionUNetOptions, ResidualUNetOptions, UNetOptions
 
@@ -41,15 +47,22 @@ class UNet(SegmentationNetwork):
             for level, (before, after) in enumerate(zip((in_channels, *channels), channels, strict=False))
         )
         self.dropout = (nn.Dropout2d if spatial_dims == 2 else nn.Dropout3d)(options.dropout)
-        transposed = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+        transposed = convolution_layer(spatial_dims, transposed=True)
         pairs = list(pairwise(channels))
-        self.up = nn.ModuleList(transposed(coarse, fine, 2, stride=2) for fine, coarse in pairs)
+        steps = options.steps(spatial_dims)[1:]
+        self.up = nn.ModuleList(
+            transposed(coarse, fine, step, stride=step)
+            for (fine, coarse), step in zip(pairs, steps, strict=True)
+        )
+        gated = isinstance(options, AttentionUNetOptions)
         self.gates = nn.ModuleList(
-            AttentionGate(spatial_dims, fine, coarse)
-            for fine, coarse in (pairs if isinstance(options, AttentionUNetOptions) else [])
+            AttentionGate(spatial_dims, fine, coarse, stride=step)
+            for (fine, coarse), step in (zip(pairs, steps, strict=True) if gated else ())
         )
         depth = 1 if isinstance(options, ResidualUNetOptions) else options.convolutions
-        self.decoder = nn.ModuleList(self._stack(2 * fine, fine, depth) for fine, _ in pairs)
+        self.decoder = nn.ModuleList(
+            self._stack(level, 2 * fine, fine, depth) for level, (fine, _) in enumerate(pairs)
+        )
         heads = pairs if options.deep_supervision else pairs[:1]
         self.heads = nn.ModuleList(
             convolution(spatial_dims, fine, class_count, kernel=1, bias=True) for fine, _ in heads
@@ -87,13 +100,13 @@ class UNet(SegmentationNetwork):
         return logits
 
     def _encoder_level(self, level: int, before: int, after: int) -> nn.Module:
-        options, stride = self.options, 1 if level == 0 else 2
+        options, stride = self.options, self.options.steps(self.spatial_dims)[level]
         if not isinstance(options, ResidualUNetOptions):
-            return self._stack(before, after, options.convolutions, stride=stride)
+            return self._stack(level, before, after, options.convolutions, stride=stride)
         count = options.blocks[level] if options.blocks is not None else min(level + 1, 4)
         stack = nn.Sequential()
         if level == 0:
-            stack.append(self._stack(before, after, 1))
+            stack.append(self._stack(level, before, after, 1))
             before = after
         for block in range(count):
             stack.append(
@@ -103,22 +116,16 @@ class UNet(SegmentationNetwork):
                     after,
                     norm=options.norm,
                     groups=options.groups,
+                    kernel=options.kernel(level, self.spatial_dims),
                     stride=stride if block == 0 else 1,
+                    activation=options.activation,
                 )
             )
         return stack
 
-    def _stack(self, before: int, after: int, count: int, *, stride: int = 1) -> nn.Sequential:
-        return nn.Sequential(
-            *(
-                ConvNorm(
-                    self.spatial_dims,
-                    before if index == 0 else after,
-                    after,
-                    norm=self.options.norm,
-                    groups=self.options.groups,
-                    stride=stride if index == 0 else 1,
-                )
-                for index in range(count)
-            )
+    def _stack(
+        self, level: int, before: int, after: int, count: int, *, stride: tuple[int, ...] | int = 1
+    ) -> nn.Sequential:
+        return convolution_stack(
+            self.options, self.spatial_dims, level, channels=(before, after), count=count, stride=stride
         )

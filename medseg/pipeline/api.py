@@ -7,15 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.config.load import find_pipeline, load_run_config, resolved_yaml
-from medseg.config.schema import decided
+from medseg.config.load import LoadedConfig, find_pipeline, load_run_config, resolved_yaml
+from medseg.config.schema import PipelineConfig, decided
 from medseg.errors import MedsegError, QualityError
-from medseg.pipeline import check, evaluate, export, plan, predict, report, train
+from medseg.pipeline import check, evaluate, export, folds, plan, predict, report, search, train
 from medseg.pipeline.context import Context
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
-from medseg.pipeline.run_folder import RunFolder, find_or_new
-from medseg.pipeline.runner import Stage, describe, run_stages
+from medseg.pipeline.run_folder import RunFolder, find_or_new, only_one
+from medseg.pipeline.runner import Stage, check_stages, describe, key_of, run_stages
+from medseg.planning.plan import Plan, read_plan
 
 STAGE_TABLE: tuple[Stage, ...] = (
     Stage(
@@ -33,6 +34,14 @@ STAGE_TABLE: tuple[Stage, ...] = (
         wanted=lambda _: True,
         plan=plan.plan,
         recall=plan.recall,
+    ),
+    Stage(
+        name="search",
+        settings=search.SETTINGS,
+        run=search.run,
+        wanted=lambda context: context.settings.search is not None,
+        plan=search.plan,
+        recall=search.recall,
     ),
     Stage(
         name="train",
@@ -77,6 +86,7 @@ def run_pipeline(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     until: str | None = None,
+    parallel_folds: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Run a pipeline file, or go on with the run of the same settings.
@@ -95,6 +105,8 @@ def run_pipeline(
         Stages to repeat.
     until : str or None
         Last stage to run.
+    parallel_folds : int or None
+        Folds trained at the same time, instead of those of the settings.
     reporter : Reporter or None
         Who is told; nobody unless given.
 
@@ -108,15 +120,15 @@ def run_pipeline(
         What ended the run; finished stages stay and are used by the next attempt.
     """
     if not _one_of_several():
-        return _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+        return _run(pipeline, output, overrides, only, until, parallel_folds, reporter or SilentReporter())
     from medseg.pipeline import ranks
-    from medseg.pipeline.fit import train_part
+    from medseg.pipeline.fit import train_once
 
     with ranks.joined() as team:
         if team.rank > 0:
-            ranks.follow(team, train_part)
+            ranks.follow(team, train_once)
             return Result(silent=True)
-        result = _run(pipeline, output, overrides, only, until, reporter or SilentReporter())
+        result = _run(pipeline, output, overrides, only, until, parallel_folds, reporter or SilentReporter())
         ranks.dismiss()
         return result
 
@@ -132,23 +144,103 @@ def _run(
     overrides: Sequence[str],
     only: Sequence[str],
     until: str | None,
+    parallel_folds: int | None,
     reporter: Reporter,
 ) -> Result:
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
     with run.locked():
-        run = RunFolder(run.path)
-        run.start(
-            pipeline=loaded.config.name,
-            digest=loaded.digest,
-            settings=resolved_yaml(loaded.config),
-            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-        )
-        reporter.title(f"{loaded.config.name} · {run.path}")
-        context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
-        os.environ.setdefault("OMP_NUM_THREADS", str(context.threads))
+        context = _started(run, loaded, reporter)
+        context.parallel_folds = parallel_folds
+        until = _last_stage(loaded.config, until)
         ran = run_stages(context, _until(until), only=only)
         return _result(context, ran=ran, until=until)
+
+
+def run_fold(
+    pipeline: Path,
+    fold: int,
+    *,
+    output: Path = Path("runs"),
+    overrides: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> Result:
+    """Train one fold of a cross-validation, for instance on one of several machines that share `output`.
+
+    All of them work in the run folder of the same settings. One after the other they look at the data
+    and prepare the cases; then each trains its fold, under a lock of that fold. A plain run uses what is
+    done and makes the ensemble, the evaluation and the report of it.
+
+    Parameters
+    ----------
+    pipeline, output, overrides, reporter
+        As for `run_pipeline`.
+    fold : int
+        From 0.
+
+    Raises
+    ------
+    ConfigError
+        The settings do not test every fold, or have no such fold.
+    StorageError
+        The run, or this fold, is in use by another process.
+    """
+    reporter = reporter or SilentReporter()
+    loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
+    folds.checked_fold(loaded.config.data.split, fold)
+    name = loaded.config.name
+    with only_one(
+        output, pipeline=name, waits=lambda: reporter.note("waits for another process: it prepares the data")
+    ):
+        run = find_or_new(output, pipeline=name, digest=loaded.digest)
+        with run.locked():
+            context = _started(run, loaded, reporter)
+            run_stages(context, _until("plan"))
+            context.stage_key = key_of(context, STAGE_TABLE, "train")
+            folds.prepare_all(context)
+    state = folds.train_fold(context, fold)
+    failed = [{"case_id": f.case_id, "stage": f.stage, "error": f.text} for f in context.failures]
+    return Result(
+        exit_code=MedsegError.exit_code if failed else 0,
+        path=folds.FoldFolder(run.path, fold).path,
+        lines=(f"fold {fold} is trained; run the pipeline without --fold when all are, to gather them",),
+        facts={"run": str(run.path), "fold": fold, "failed": failed, "trained": state.summary},
+    )
+
+
+def _started(run: RunFolder, loaded: LoadedConfig, reporter: Reporter) -> Context:
+    """The context of a run whose folder is locked; its record says that it was begun."""
+    # What another process wrote until it let go of the lock.
+    run = RunFolder(run.path)
+    run.start(
+        pipeline=loaded.config.name,
+        digest=loaded.digest,
+        settings=resolved_yaml(loaded.config),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+    )
+    reporter.title(f"{loaded.config.name} · {run.path}")
+    context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
+    os.environ.setdefault("OMP_NUM_THREADS", str(context.threads))
+    return context
+
+
+def plan_pipeline(
+    pipeline: Path,
+    *,
+    output: Path = Path("runs"),
+    overrides: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> tuple[Result, Plan, str]:
+    """Run the stages `check` and `plan`: the result, the plan, and the decided settings as YAML.
+
+    Parameters
+    ----------
+    pipeline, output, overrides, reporter
+        As for `run_pipeline`; a later run of the same settings goes on with this plan.
+    """
+    result = run_pipeline(pipeline, output=output, overrides=overrides, until="plan", reporter=reporter)
+    folder = Path(result.facts["run"])
+    return result, read_plan(folder), (folder / plan.RESOLVED_FILE).read_text(encoding="utf-8")
 
 
 def dry_run_pipeline(
@@ -163,13 +255,21 @@ def dry_run_pipeline(
     loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
     run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
     context = Context(settings=decided(loaded.config), run=run, reporter=reporter)
-    lines = describe(context, STAGE_TABLE)
+    lines = describe(context, _until(_last_stage(loaded.config, None)))
     reporter.title(f"{loaded.config.name} · {run.path}")
     reporter.table("", ("stage", "would do", "because"), lines)
     return Result(
         lines=("Nothing was written. Run it without --dry-run.",),
         facts={"stages": [{"stage": s, "action": a, "reason": r} for s, a, r in lines], "run": str(run.path)},
     )
+
+
+def _last_stage(config: PipelineConfig, until: str | None) -> str | None:
+    """Last stage to run, None for all; a search may say that the run ends with it."""
+    check_stages([] if until is None else [until])
+    order = [stage.name for stage in STAGE_TABLE]
+    ends = config.search is not None and config.search.then == "stop"
+    return "search" if ends and (until is None or until not in order[: order.index("search")]) else until
 
 
 def _until(until: str | None) -> tuple[Stage, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.config.schema import RunConfig
 from medseg.data.dataset import PreparedSet
+from medseg.inference.options import PostprocessStep
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.models.bundle_record import BundleAbout, MetricRecord, TrainingRecord
 
@@ -60,7 +61,9 @@ def write_trained(
             settings_sha256=context.run.record["settings_sha256"],
         ),
         inference=config.inference.model_dump(mode="json"),
-        postprocess=[step.model_dump(mode="json") for step in config.postprocess],
+        postprocess=[]
+        if config.postprocess == "auto"
+        else [s.model_dump(mode="json") for s in config.postprocess],
         window=config.inference.window or image_size(config),
         gate=calibration.arrays,
         gate_limits=calibration.limits,
@@ -69,26 +72,17 @@ def write_trained(
 
 def with_metrics(context: Context, metrics: Sequence[MetricRecord]) -> None:
     """Write the results on held-out cases into the bundle of the run."""
-    from medseg.models.bundle_writer import write_bundle
+    from medseg.models.bundle_writer import update_bundle
 
-    bundle = read_bundle(context.model_folder)
-    network = bundle.load_network()
-    gate = bundle.load_gate()
-    write_bundle(
-        context.model_folder,
-        about=BundleAbout.model_validate(bundle.record.model_dump(include=set(BundleAbout.model_fields))),
-        network=network,
-        table=bundle.table,
-        preprocess=bundle.preprocess,
-        training=bundle.record.training,
-        inference=bundle.inference,
-        postprocess=bundle.postprocess,
-        window=bundle.record.window,
-        metrics=metrics,
-        gate=gate or None,
-        gate_limits=None if bundle.record.gate is None else bundle.record.gate.limits,
-        weights_precision=bundle.record.weights_precision,
-    )
+    update_bundle(read_bundle(context.model_folder), metrics=metrics)
+
+
+def with_cleaning(context: Context, steps: Sequence[PostprocessStep]) -> None:
+    """Write the clean-up steps that were tuned into the bundle of the run."""
+    from medseg.models.bundle_writer import update_bundle
+
+    values = [step.model_dump(mode="json") for step in steps]
+    update_bundle(read_bundle(context.model_folder), postprocess=values)
 
 
 def _unnamed(config: RunConfig) -> BundleAbout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Prediction, Predictor
 from medseg.memory import return_free_memory
 from medseg.models.bundle import Bundle
+from medseg.pipeline import bundling
 from medseg.pipeline.readers import image_reader
+from medseg.provenance import sha256_json
 from medseg.quality.gate import GateStatistics, fit_gate
 from medseg.quality.ranges import fit_ranges, plausibility_record
 from medseg.transforms.augment import compile_augment
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
     from medseg.pipeline.context import Context
 
 LEAST_IMAGES = 50
-VARIANTS = 3
+MOST_IMAGES = {2: 1000, 3: 60}
+"""Training images that are predicted, by their number of axes; as many validation images again."""
+VARIANTS = {2: 3, 3: 1}
+"""Versions of a training image that are looked at: as it is, and augmented."""
 _RANGE = "range "
 
 
@@ -52,6 +58,8 @@ class _Seen:
 def calibrate(context: Context, network: nn.Module) -> Calibration:
     """Predict every labelled training and validation image, and keep what is usual.
 
+    Of many images a part is looked at that does not depend on their order.
+
     Features of training images, as they are and as augmentation varies them, make the gate: what the
     network was trained to bear is not unusual. Those of validation images set its limits beside the
     left-out training images. Sizes, places and confidences of all results make the ranges.
@@ -65,6 +73,8 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
             f"(at least {LEAST_IMAGES})"
         )
         return Calibration()
+    dims = bundling.spatial_dims(config, context.facts)
+    training, validation = (_sample(cases, MOST_IMAGES[dims]) for cases in (training, validation))
     predictor = Predictor(
         network,
         steps=config.preprocess,
@@ -78,7 +88,7 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
         found, record = _one(context, predictor, case)
         records.append(record)
         part = seen["validation" if case.split == "validation" else "train"]
-        for variant in range(VARIANTS if case.split == "train" else 1):
+        for variant in range(VARIANTS[dims] if case.split == "train" else 1):
             part.add(_features(context, predictor, found.prepared.array, variant), case.patient_id)
         return_free_memory()
         context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
@@ -90,6 +100,14 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
     )
     gate = fit_gate(np.array(seen["train"].features), held_out, groups=seen["train"].patients)
     return Calibration(arrays=gate.arrays(), limits=limits | gate.to_json())
+
+
+def _sample(cases: Sequence[Case], most: int) -> tuple[Case, ...]:
+    """At most so many cases, chosen by the hash of their names, in their order."""
+    if len(cases) <= most:
+        return tuple(cases)
+    kept = {case.case_id for case in sorted(cases, key=lambda case: sha256_json(case.case_id))[:most]}
+    return tuple(case for case in cases if case.case_id in kept)
 
 
 def _features(
@@ -108,9 +126,9 @@ def _one(context: Context, predictor: Predictor, case: Case) -> tuple[Prediction
     volume = image_reader(context.config)(case.images)
     found = predictor.predict(volume)
     try:
-        label_map = postprocess(
-            found.label_map, context.config.postprocess, table=context.table, spacing_mm=volume.spacing_mm
-        )
+        # Steps that are still to be tuned are not known yet.
+        steps = () if context.config.postprocess == "auto" else context.config.postprocess
+        label_map = postprocess(found.label_map, steps, table=context.table, spacing_mm=volume.spacing_mm)
     except InputError:
         # A step in mm cannot be applied to a picture without spacing; its raw mask still tells what is usual.
         label_map = found.label_map

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from medseg import provenance
 from medseg.data.checks import CheckReport, check_cases
 from medseg.data.manifest import Case, Split, manifest_error
-from medseg.data.splits import assign_splits
+from medseg.data.options import FoldSplit
+from medseg.data.splits import assign_folds, assign_splits
 from medseg.data.tables import write_csv
 from medseg.errors import ManifestError
 from medseg.export.encapsulated_pdf import require_pdf
@@ -54,7 +56,7 @@ def run(context: Context) -> dict[str, Any]:
     hashes = {case.case_id: _hashes(case) for case in cases}
     inputs = provenance.sha256_json(hashes)
     context.run.note("inputs", hashes)
-    context.splits = dict(_splits(context, cases))
+    context.splits, context.folds = dict(_splits(context, cases)), _folds(context, cases)
     cases = tuple(replace(case, split=context.splits[case.case_id]) for case in cases)
     report = _known_report(context, inputs) or _look(context, cases, inputs, skipped)
     _take(context, cases, report)
@@ -77,6 +79,14 @@ def _splits(context: Context, cases: tuple[Case, ...]) -> dict[str, Split]:
     return dict(assign_splits(cases, context.settings.data.split))
 
 
+def _folds(context: Context, cases: tuple[Case, ...]) -> dict[str, int]:
+    """Case id -> fold, where every fold is tested in its turn."""
+    split = context.settings.data.split
+    if context.settings.training is None or not isinstance(split, FoldSplit) or split.fold != "all":
+        return {}
+    return assign_folds(cases, split)
+
+
 def _known_report(context: Context, inputs: str) -> dict[str, Any] | None:
     """What an earlier attempt found out about the very same files."""
     path = context.run.path / _FACTS
@@ -94,7 +104,7 @@ def _look(context: Context, cases: tuple[Case, ...], inputs: str, skipped: tuple
         read_label=mask_reader(context.settings),
         options=context.settings.data,
         gray_only=context.settings.refuses_colour,
-        splits=context.splits,
+        splits={case: f"fold {fold}" for case, fold in context.folds.items()} or context.splits,
         progress=lambda done, total: context.reporter.advanced(STAGE, done, total, "looking at every file"),
     )
     value = _report_json(found, inputs, skipped)
@@ -143,6 +153,7 @@ def _take(context: Context, cases: tuple[Case, ...], report: dict[str, Any]) -> 
                 "case_id": c.case_id,
                 "patient_id": c.patient_id,
                 "split": c.split or "",
+                **({"fold": context.folds[c.case_id]} if context.folds else {}),
                 "labelled": c.label is not None,
             }
             for c in context.cases
@@ -151,7 +162,11 @@ def _take(context: Context, cases: tuple[Case, ...], report: dict[str, Any]) -> 
 
 
 def _text(context: Context) -> str:
+    left = f", {len(context.failures)} refused" if context.failures else ""
+    if context.every_fold:
+        sizes = Counter(context.folds[case.case_id] for case in context.cases)
+        split = f"folds of {', '.join(str(sizes[fold]) for fold in sorted(set(context.folds.values())))}"
+        return f"{len(context.cases)} cases{left}: {split}"
     counts = {name: len(context.in_split(name)) for name in ("train", "validation", "test")}
     split = " / ".join(f"{count} {name}" for name, count in counts.items() if count)
-    left = f", {len(context.failures)} refused" if context.failures else ""
     return f"{len(context.cases)} cases{left}: {split}"

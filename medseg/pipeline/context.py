@@ -53,6 +53,16 @@ class Context:
         What the stage `plan` expects the training to take.
     on_progress : callable (Progress) or None
         Told of every update of the training, besides the reporter.
+    stage_key : str
+        Key of the stage that runs; set by the runner.
+    folds : dict
+        Case id -> fold, in a run that tests every fold in its turn; set by the stage `check`. Empty otherwise.
+    fold : int or None
+        In the part of such a run that trains one fold, that fold.
+    parallel_folds : int or None
+        Folds trained at the same time, instead of those of the settings.
+    core_share : int
+        Processes that the threads of the settings are divided among.
     """
 
     settings: PipelineConfig
@@ -65,6 +75,11 @@ class Context:
     resuming: bool = False
     prediction: Prediction | None = None
     on_progress: Callable[[TrainingProgress], None] | None = None
+    stage_key: str = ""
+    folds: dict[str, int] = field(default_factory=dict)
+    fold: int | None = None
+    parallel_folds: int | None = None
+    core_share: int = 1
 
     @property
     def config(self) -> RunConfig:
@@ -82,15 +97,23 @@ class Context:
     def threads(self) -> int:
         """Processor threads for the numeric libraries."""
         wanted = self.settings.compute.threads
-        return len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
+        found = len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
+        return max(1, found // self.core_share)
 
     def section(self, name: str) -> Any:
         """One section of the settings as JSON, for keys and records."""
         return self.settings.model_dump(mode="json", include={name})[name]
 
     def in_split(self, *splits: str) -> tuple[Case, ...]:
-        """Usable cases of the named splits."""
+        """Usable cases of the named splits; where every fold is tested in its turn, all train and are tested."""
+        if self.every_fold:
+            return self.cases if {"train", "test"} & set(splits) else ()
         return tuple(case for case in self.cases if self.splits.get(case.case_id) in splits)
+
+    @property
+    def every_fold(self) -> bool:
+        """Whether this is the whole of a run that tests every fold in its turn, not the part of one fold."""
+        return bool(self.folds) and self.fold is None
 
     def labelled(self, cases: Sequence[Case]) -> tuple[Case, ...]:
         """Those that name a mask."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medseg.data.manifest import Case
 from medseg.data.tables import write_csv
 from medseg.errors import MedsegError, StorageError
 from medseg.evaluation.cases import CaseEvaluation, evaluate_case
+from medseg.evaluation.options import EvaluationOptions
 from medseg.evaluation.summary import Statistic, Summary, summarise
 from medseg.models.bundle_record import MetricRecord
 from medseg.pipeline import bundling, case_files
@@ -15,6 +18,8 @@ from medseg.pipeline.readers import image_reader, read_reference
 from medseg.provenance import write_json
 
 STAGE = "evaluate"
+FOLD = "fold"
+Groups = Mapping[str, Mapping[str, Mapping[str, Statistic]]]
 
 
 def plan(context: Context) -> str:
@@ -24,7 +29,7 @@ def plan(context: Context) -> str:
 
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation/cases.csv, cases.json, summary.csv and summary.json; show the table."""
-    options = context.config.evaluation
+    options = _options(context)
     cases = context.labelled(context.chosen(options.cases))
     read = image_reader(context.config)
     found: list[CaseEvaluation] = []
@@ -41,7 +46,7 @@ def run(context: Context) -> dict[str, Any]:
                     patient_id=case.patient_id,
                     spacing_mm=volume.spacing_mm,
                     options=options,
-                    columns={name: case.columns.get(name, "") for name in options.by},
+                    columns=_columns(context, case, options),
                 )
             )
         except StorageError:
@@ -54,15 +59,29 @@ def run(context: Context) -> dict[str, Any]:
     summary = summarise(found, options)
     _write(context, found, summary)
     _show(context, summary)
+    what = "out-of-fold" if context.every_fold else options.cases
     if context.config.training is not None:
-        bundling.with_metrics(
-            context, metric_records(summary, data=f"{options.cases} split of {context.config.name}")
-        )
+        data = f"{what} predictions" if context.every_fold else f"{what} split"
+        bundling.with_metrics(context, metric_records(summary, data=f"{data} of {context.config.name}"))
+    pooled = f", {summary.mean_iou.text}" if summary.mean_iou is not None else ""
     return {
-        "text": f"{len(found)} {options.cases} cases of {summary.patients} patients",
+        "text": f"{len(found)} {what} cases of {summary.patients} patients{pooled}",
         "cases": len(found),
         "unmet": [requirement.text for requirement in summary.unmet],
     }
+
+
+def _options(context: Context) -> EvaluationOptions:
+    """The settings; a cross-validation is summed up fold by fold too."""
+    options = context.config.evaluation
+    if not context.every_fold or FOLD in options.by:
+        return options
+    return options.model_copy(update={"by": (FOLD, *options.by)})
+
+
+def _columns(context: Context, case: Case, options: EvaluationOptions) -> dict[str, str]:
+    columns = {name: case.columns.get(name, "") for name in options.by}
+    return columns | ({FOLD: str(context.folds[case.case_id])} if context.every_fold else {})
 
 
 def _write(context: Context, found: list[CaseEvaluation], summary: Summary) -> None:
@@ -88,9 +107,22 @@ def _show(context: Context, summary: Summary) -> None:
         for structure, metrics in summary.structures.items()
     ]
     context.reporter.table("", columns, rows)
+    folds = summary.groups.get(FOLD, {}) if context.every_fold else {}
+    if folds and "dice" in main:
+        _show_folds(context, folds, list(summary.structures))
 
 
-def _cell(metrics: Any, name: str) -> str:
+def _show_folds(context: Context, folds: Groups, structures: Sequence[str]) -> None:
+    """One row for each fold: the mean Dice of each structure; the other metrics are in summary.csv."""
+    rows = []
+    for fold, found in folds.items():
+        count = max((s.count for metrics in found.values() for s in metrics.values()), default=0)
+        cells = [_cell(found.get(s, {}), "dice", interval=False) for s in structures]
+        rows.append((fold, str(count), *cells))
+    context.reporter.table("", ["fold", "cases", *(f"dice {s}" for s in structures)], rows)
+
+
+def _cell(metrics: Any, name: str, *, interval: bool = True) -> str:
     statistic: Statistic | None = next(
         (
             metrics[key]
@@ -104,7 +136,7 @@ def _cell(metrics: Any, name: str) -> str:
     digits = 3 if statistic.unit.startswith("1") else 1
     unit = "" if statistic.unit.startswith("1") else f" {statistic.unit}"
     text = f"{statistic.mean:.{digits}f}{unit}"
-    if statistic.mean_interval is not None:
+    if interval and statistic.mean_interval is not None:
         low, high = statistic.mean_interval
         text += f" ({low:.{digits}f}-{high:.{digits}f})"
     return text

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ from medseg.models.registry import build_network
 from medseg.models.transfer import load_matching
 from medseg.pipeline import bundling, ranks
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import watched_split
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.validation import dice_validation
 from medseg.planning.cost import compare
-from medseg.provenance import sha256_json
+from medseg.provenance import sha256_json, write_json
 from medseg.training import distributed
 from medseg.training.losses import build_loss
 from medseg.training.options import TrainingOptions
@@ -39,11 +41,22 @@ from medseg.volume import Volume
 STAGE = "train"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finished training: the network with its weights, what it started from, its cases."""
+
+    network: SegmentationNetwork
+    result: TrainingResult
+    transfer: dict[str, Any]
+    train_set: PreparedSet
+    seconds_before: float
+
+
 def fit(context: Context) -> dict[str, Any]:
     """Train and write the bundle of the run; a killed training goes on where it stood."""
     begin = time.monotonic()
     with PeakMemory() as peak:
-        trained = train_part(context)
+        trained = train_once(context, folder=context.run.path / "training", resume=context.resuming)
         return_free_memory()
         bundle = bundling.write_trained(
             context, network=trained.network, result=trained.result, train_set=trained.train_set
@@ -53,29 +66,48 @@ def fit(context: Context) -> dict[str, Any]:
     found = compare(context.prediction, ram_bytes=peak.total_bytes, seconds=seconds)
     if found is not None:
         context.reporter.note(f"the training {found.text}")
-    summary = _summary(trained.result, bundle_sha256=bundle.weights_sha256, transfer=trained.transfer)
+    summary = _summary(
+        trained.result,
+        bundle_sha256=bundle.weights_sha256,
+        transfer=trained.transfer,
+        keep=_options(context).keep,
+    )
     return summary | {
         "ram_bytes": peak.total_bytes,
         "comparison": None if found is None else found.to_json(),
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """A trained network, how it came about, and what on."""
+def train_once(
+    context: Context,
+    *,
+    folder: Path,
+    resume: bool,
+    sets: tuple[PreparedSet, PreparedSet] | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Trained:
+    """Train the network of the settings on the cases of the context, in a folder of its own.
 
-    network: SegmentationNetwork
-    result: TrainingResult
-    transfer: dict[str, Any]
-    train_set: PreparedSet
-    seconds_before: float
+    Of several processes, process 0 prepares the cases and lets the others call this with what it was given.
 
-
-def train_part(context: Context) -> Trained:
-    """Prepare the cases and train on them; of several processes each calls this, process 0 first."""
+    Parameters
+    ----------
+    context : Context
+    folder : Path
+        Checkpoints, curves and weights.
+    resume : bool
+        Whether a checkpoint of the folder is used; else it is removed.
+    sets : (PreparedSet, PreparedSet), optional
+        Training and validation cases, where they are prepared already.
+    on_validation : callable (epoch, values), optional
+        Called in process 0 after each validation; what it raises ends the training.
+    """
     training = _options(context)
-    train_set, validation_set = prepare(context, "train"), prepare(context, "validation")
-    ranks.lead(context)
+    train_set, validation_set = sets or (
+        prepare(context, "train"),
+        prepare(context, watched_split(context.config.data.split)),
+    )
+    ranks.lead(context, folder=folder, resume=resume)
     place = distributed.processes()
     torch.set_num_threads(max(1, context.threads // place.local_size))
     network, transfer = start_network(context, in_channels=train_set[0].image.shape[0])
@@ -92,10 +124,11 @@ def train_part(context: Context) -> Trained:
             validate=validate if len(validation_set) else None,
             options=training,
             loss=loss,
-            folder=context.run.path / "training",
+            folder=folder,
             progress=_progress(context),
             tell=context.reporter.note,
-            resume=context.resuming,
+            on_validation=on_validation,
+            resume=resume,
             device=device,
             settings={
                 "start_from": transfer,
@@ -156,7 +189,9 @@ def start_network(context: Context, *, in_channels: int) -> tuple[SegmentationNe
         return network, {"from": None}
     bundle = read_bundle(options.start_from)
     report = load_matching(network, bundle, table=context.table)
+    write_json(context.run.path / "transfer.json", report.to_json())
     context.reporter.note(f"starts from {bundle.name} {bundle.version}: {report.text}")
+    context.reporter.table("Weights at the start", ("", "tensors", "which"), report.rows)
     return network, {"from": bundle.name, "weights_sha256": bundle.weights_sha256, "report": report.text}
 
 
@@ -217,16 +252,23 @@ def _progress(context: Context) -> Any:
     return show
 
 
-def _summary(result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    result: TrainingResult, *, bundle_sha256: str, transfer: dict[str, Any], keep: str
+) -> dict[str, Any]:
     best = f", best Dice {result.best_metric:.4f} in epoch {result.best_epoch}" if result.best_metric else ""
+    last = next((row["dice"] for row in reversed(result.history) if "dice" in row), None)
+    if keep == "last":
+        # The best epoch of cases that choose nothing is no result.
+        best = "" if last is None else f", Dice {last:.4f} in the last epoch"
     text = f"{result.epochs_run} epochs{best}, {result.images_per_second:.1f} samples/s"
     text += f", network at work {result.shares.get('network', 0):.0%} of the time"
     return {
         "text": text + (f"; {result.refit}" if result.refit else ""),
         "weights_sha256": result.weights_sha256,
         "bundle_weights_sha256": bundle_sha256,
-        "best_metric": result.best_metric,
-        "best_epoch": result.best_epoch,
+        "best_metric": result.best_metric if keep == "best" else None,
+        "best_epoch": result.best_epoch if keep == "best" else None,
+        "last_dice": last,
         "epochs": result.epochs_run,
         "updates": result.updates,
         "seconds": result.seconds,

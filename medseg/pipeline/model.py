@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -14,9 +15,10 @@ from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
+from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
 from medseg.inference.options import InferenceOptions, PostprocessStep
 from medseg.inference.postprocess import postprocess
-from medseg.inference.predictor import Prediction, Predictor
+from medseg.inference.predictor import Answer, Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
 from medseg.pipeline.calibration import read_gate, read_ranges
@@ -31,6 +33,9 @@ from medseg.quality.verdict import GateVerdict, judge_input
 from medseg.transforms.options import PreprocessStep
 from medseg.volume import Volume
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _STEPS: TypeAdapter[tuple[PreprocessStep, ...]] = TypeAdapter(tuple[PreprocessStep, ...])
 _CLEANING: TypeAdapter[tuple[PostprocessStep, ...]] = TypeAdapter(tuple[PostprocessStep, ...])
 
@@ -44,14 +49,14 @@ class CaseResult:
     label_map : (*source) integer array
         Class indices after clean-up, on the grid of the image.
     measures : CaseMeasures
-    prediction : Prediction
+    prediction : Answer
     gate : GateVerdict
     flags : CaseFlags
     """
 
     label_map: NDArray[Any]
     measures: CaseMeasures
-    prediction: Prediction
+    prediction: Answer
     gate: GateVerdict
     flags: CaseFlags
 
@@ -68,6 +73,8 @@ class LoadedModel:
     measures : sequence of MeasureName
     inference, cleaning : optional
         Instead of those of the bundle.
+    fold : int, optional
+        In a cross-validation, the fold that the bundle never saw; results say so.
     """
 
     def __init__(
@@ -80,15 +87,17 @@ class LoadedModel:
         measures: Sequence[MeasureName] = (),
         inference: InferenceOptions | None = None,
         cleaning: Sequence[PostprocessStep] | None = None,
+        fold: int | None = None,
     ) -> None:
         self.bundle = bundle
+        self.fold = fold
         self.table: LabelTable = bundle.table
         self.gate_options = gate_options or GateOptions()
         self.flag_options = flag_options or FlagOptions()
         self.measures = tuple(measures)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
         self.predictor = Predictor(
-            bundle.load_network(),
+            networks_of(bundle, device=device),
             steps=_STEPS.validate_python(bundle.preprocess),
             table=self.table,
             options=inference or InferenceOptions.model_validate(bundle.inference),
@@ -116,9 +125,28 @@ class LoadedModel:
         InputRefusedError
             The image is not of the kind that the model was trained on, and the settings refuse those.
         """
-        image = check_image(volume.array, in_channels=self.bundle.in_channels, options=self.gate_options)
-        self._refuse(judge_input(image=image, options=self.gate_options))
-        prediction = self.predictor.predict(volume)
+        return self.judge(volume, self.answer(volume), case_id=case_id)
+
+    def answer(self, volume: Volume) -> Answer:
+        """What the network makes of one image, before clean-up.
+
+        Raises
+        ------
+        InputRefusedError
+            The image by itself is not one that the model can be shown, and the settings refuse those.
+        """
+        self._refuse(judge_input(image=self._look(volume), options=self.gate_options))
+        return self.predictor.predict(volume)
+
+    def judge(self, volume: Volume, prediction: Answer, *, case_id: str) -> CaseResult:
+        """Clean up, measure and judge an answer.
+
+        Raises
+        ------
+        InputRefusedError
+            The image is not of the kind that the model was trained on, and the settings refuse those.
+        """
+        image = self._look(volume)
         label_map = postprocess(
             prediction.label_map, self.cleaning, table=self.table, spacing_mm=volume.spacing_mm
         )
@@ -159,8 +187,11 @@ class LoadedModel:
             flags=judge_result(facts, self.flag_options),
         )
 
+    def _look(self, volume: Volume) -> Sequence[Finding]:
+        return check_image(volume.array, in_channels=self.bundle.in_channels, options=self.gate_options)
+
     def _judge(
-        self, image: Sequence[Finding], prediction: Prediction, record: Mapping[str, float]
+        self, image: Sequence[Finding], prediction: Answer, record: Mapping[str, float]
     ) -> GateVerdict:
         distance = None
         if self.gate is not None and prediction.features is not None:
@@ -180,3 +211,19 @@ class LoadedModel:
                 f"{verdict.sentence}; model {self.bundle.name} is not used on it "
                 "(--accept-unlike, or gate.refuse: false, segments it all the same)"
             )
+
+
+def networks_of(bundle: Bundle, *, device: str) -> nn.Module | Members:
+    """The network of a bundle, or the members of an ensemble.
+
+    Small members stay in memory from one image to the next; larger ones are there one at a time.
+    """
+    import torch
+
+    if bundle.member_count == 1:
+        return bundle.load_network()
+    return LoadedMembers(
+        [partial(bundle.load_network, position) for position in range(bundle.member_count)],
+        device=torch.device(device),
+        keep=bundle.member_count * bundle.weights_bytes <= KEEP_BYTES,
+    )

@@ -49,6 +49,8 @@ def run(context: Context) -> dict[str, Any]:
     # The settings first: where the plan is, they are.
     write_text(context.run.path / RESOLVED_FILE, resolved_yaml(config))
     write_json(context.run.path / PLAN_FILE, found.to_json())
+    for note in found.notes:
+        context.reporter.note(note)
     _take(context, found, config)
     return {"text": _text(found, config), **_summary(found)}
 
@@ -67,14 +69,11 @@ def recall(context: Context) -> None:
     found = read_plan(folder)
     if not (folder / RESOLVED_FILE).is_file():
         raise StorageError(f"{folder / RESOLVED_FILE} is missing; repeat the plan with --only plan")
-    config = load_run_config(folder / RESOLVED_FILE).config
-    decided = RunConfig.model_validate(config.model_dump())
+    decided = RunConfig.model_validate(load_run_config(folder / RESOLVED_FILE).config.model_dump())
     _take(context, found, decided)
 
 
 def _take(context: Context, found: Plan, config: RunConfig) -> None:
-    for note in found.notes:
-        context.reporter.note(note)
     context.settings, context.prediction = config, found.prediction
 
 

@@ -17,8 +17,9 @@ from medseg.memory import peak_memory_bytes
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.models.options import AutoNetworkOptions, NetworkOptions
 from medseg.pipeline import plan_checks, probe
-from medseg.pipeline.calibration import LEAST_IMAGES, VARIANTS
+from medseg.pipeline.calibration import LEAST_IMAGES, MOST_IMAGES, VARIANTS
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import fold_context, watched_split
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.planning.cost import Prediction, ProbeResult, Work, fitting_epochs, predict
@@ -125,8 +126,12 @@ class _Planner:
     def __post_init__(self) -> None:
         context, settings = self.context, self.context.settings
         self.settings = settings
+        # Where every fold is tested in its turn, all cases train; one training has those of one fold.
         self.train_cases = context.labelled(context.in_split("train"))
-        self.validation_cases = context.labelled(context.in_split("validation"))
+        part = fold_context(context, 0) if context.every_fold else context
+        self.folds = len(set(context.folds.values())) if context.every_fold else 1
+        self.fit_cases = part.labelled(part.in_split("train"))
+        self.validation_cases = part.labelled(part.in_split(watched_split(settings.data.split)))
         self.machine: Machine = this_machine(
             settings.budget, device=context.device(), threads=context.threads
         )
@@ -200,9 +205,10 @@ class _Planner:
     ) -> tuple[list[Grid], list[Grid]]:
         """Prepared grids of the training and of the validation cases."""
         facts, like = self.context.facts, fingerprint.cases[0]
+        fitted = {case.case_id for case in self.fit_cases}
         unseen = [unseen_case(c.case_id, facts[c.case_id], like=like) for c in self.validation_cases]
         return (
-            [prepared_grid(case, steps) for case in fingerprint.cases],
+            [prepared_grid(case, steps) for case in fingerprint.cases if case.case_id in fitted],
             [prepared_grid(case, steps) for case in unseen],
         )
 
@@ -277,11 +283,7 @@ class _Planner:
         return found
 
     def _work(
-        self,
-        config: RunConfig,
-        fingerprint: Fingerprint,
-        train: Sequence[Grid],
-        validation: Sequence[Grid],
+        self, config: RunConfig, fingerprint: Fingerprint, train: Sequence[Grid], validation: Sequence[Grid]
     ) -> Work:
         training = _training(config)
         samples = training.samples_per_epoch or len(train)
@@ -297,11 +299,16 @@ class _Planner:
         )
 
     def _calibrated(self, config: RunConfig, train: Sequence[Grid], validation: Sequence[Grid]) -> float:
-        """Voxels shown for the input gate: each image once, each training image three times more, halved."""
+        """Voxels shown for the input gate: images of a part of the cases, and variants of it, halved."""
         if len(train) < LEAST_IMAGES:
             return 0.0
-        features = sum(grid.voxels for grid in train) * VARIANTS / 2
-        return self._shown(config, [*train, *validation]) + features
+        dims = len(train[0].shape)
+        parts = [min(1.0, MOST_IMAGES[dims] / max(1, len(grids))) for grids in (train, validation)]
+        features = parts[0] * sum(grid.voxels for grid in train) * VARIANTS[dims] / 2
+        shown = [
+            part * self._shown(config, grids) for part, grids in zip(parts, (train, validation), strict=True)
+        ]
+        return sum(shown) + features
 
     def _shown(self, config: RunConfig, grids: Sequence[Grid]) -> float:
         inference, training = config.inference, _training(config)
@@ -321,7 +328,7 @@ class _Planner:
         context = self.context
         by_id = {grid.case_id: grid for grid in (*train, *validation)}
         sizes: dict[Split, list[tuple[Case, int]]] = {
-            "train": [(c, by_id[c.case_id].voxels) for c in self.train_cases],
+            "train": [(c, by_id[c.case_id].voxels) for c in self.fit_cases],
             "validation": [(c, by_id[c.case_id].voxels) for c in self.validation_cases],
         }
         cases = probe.choose_cases(sizes)
@@ -370,31 +377,37 @@ class _Planner:
         training = self.training
         if training.epochs != "auto" or result is None:
             return given("training.epochs", training.epochs)
-        seconds = float(config.budget.time if training.time is None else training.time)
-        most = self._most_epochs(config, work)
         epochs = self._fitting(config, result, work)
-        reason = f"fills {time_text(seconds)} at {result.step_s:.3g} s a step (measured)"
-        if epochs == most:
+        each = " for each fold" if self.folds > 1 else ""
+        reason = f"fills {time_text(self._seconds())}{each} at {result.step_s:.3g} s a step (measured)"
+        if epochs == self._most_epochs(config, work):
             reason = f"{MOST_SAMPLES} samples are enough; the time would allow more"
         return chosen("training.epochs", epochs, reason)
+
+    def _seconds(self) -> float:
+        """Time of one training: training.time for its epochs alone, or its share of the budget for all of it."""
+        if self.training.time is not None:
+            return float(self.training.time)
+        return float(self.settings.budget.time / self.folds)
 
     def _most_epochs(self, config: RunConfig, work: Work) -> int:
         return max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
 
     def _fitting(self, config: RunConfig, result: ProbeResult, work: Work) -> int:
-        """Epochs that the time allows: training.time for the epochs alone, or the budget for all of it."""
-        limit = self.training.time
-        seconds = float(config.budget.time if limit is None else limit)
+        """Epochs that the time allows."""
+        whole, seconds = self.training.time is None, self._seconds()
         epochs, least = fitting_epochs(
-            result, work, seconds=seconds, most=self._most_epochs(config, work), whole=limit is None
+            result, work, seconds=seconds, most=self._most_epochs(config, work), whole=whole
         )
         if epochs:
             return epochs
-        name = "budget.time" if limit is None else "training.time"
+        name = "budget.time" if whole else "training.time"
+        folds = self.folds if whole else 1
+        each = f" for each of {folds} folds" if folds > 1 else ""
         raise ConfigError(
-            f"{name} is {time_text(seconds)}, but one epoch with all that belongs to it takes about "
-            f"{time_text(least)} here; set {name} to {math.ceil(1.1 * least / 10) * 10}s or more, or "
-            "training.samples_per_epoch lower"
+            f"{name} is {time_text(seconds * folds)}, but one epoch with all that belongs to it takes about "
+            f"{time_text(least)}{each} here; set {name} to {math.ceil(1.1 * least * folds / 10) * 10}s or more, "
+            "or training.samples_per_epoch lower"
         )
 
     def _finished(
@@ -408,11 +421,10 @@ class _Planner:
     ) -> Plan:
         prediction: Prediction | None = None
         if result is not None:
-            epochs = _training(config).target_epochs or self._fitting(config, result, work)
             prediction = predict(
                 result,
                 work,
-                epochs=epochs,
+                epochs=_training(config).target_epochs or self._fitting(config, result, work),
                 program_bytes=peak_memory_bytes(),
                 limit_s=_training(config).time,
             )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
+from medseg.data.manifest import Case
 from medseg.errors import ConfigError, MedsegError, StorageError
+from medseg.inference.options import PostprocessStep
 from medseg.models.bundle import Bundle, read_bundle
-from medseg.pipeline import case_files
+from medseg.pipeline import bundling, case_files
 from medseg.pipeline.context import Context
+from medseg.pipeline.folds import member_of
 from medseg.pipeline.readers import image_reader
 from medseg.provenance import sha256_json
+
+if TYPE_CHECKING:
+    from medseg.pipeline.model import LoadedModel
 
 STAGE = "predict"
 
@@ -30,47 +39,121 @@ def _model_name(context: Context) -> str:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Predict each case that has no result of this very model, settings and image."""
+    """Predict each case that has no result of this very model, settings and image.
+
+    Where every fold is tested in its turn, each case is predicted by the network that never saw its patient.
+    """
     import torch
 
+    torch.set_num_threads(context.threads)
+    cases = context.chosen(which(context))
+    cleaning = _cleaning(context)
+    work = _Work(context=context, cleaning=cleaning, total=len(cases))
+    for bundle, group in _groups(context, cases):
+        work.predict(bundle, group)
+    said = ", ".join(f"{count} {name}" for name, count in work.verdicts.items() if count and name != "pass")
+    return {
+        "text": f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}",
+        "verdicts": work.verdicts,
+        "cleaning": None if cleaning is None else [step.model_dump(mode="json") for step in cleaning],
+        "device": context.device(),
+        "threads": context.threads,
+    }
+
+
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """The cases of a run, bundle by bundle."""
+
+    context: Context
+    cleaning: tuple[PostprocessStep, ...] | None
+    total: int
+    done: int = 0
+    verdicts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("pass", "note", "review", "fail"), 0)
+    )
+
+    def predict(self, bundle: Bundle, cases: Sequence[Case]) -> None:
+        """Write the results of the cases of one bundle; it is loaded when the first case needs it."""
+        context = self.context
+        fold = context.folds[cases[0].case_id] if context.every_fold else None
+        load = cache(partial(load_model, context, bundle, cleaning=self.cleaning, fold=fold))
+        for case in cases:
+            try:
+                self._one(bundle, case, load)
+            except StorageError:
+                raise
+            except MedsegError as err:
+                context.fail(case.case_id, STAGE, str(err))
+            self.done += 1
+            context.reporter.advanced(STAGE, self.done, self.total, case.case_id)
+
+    def _one(self, bundle: Bundle, case: Case, load: Callable[[], LoadedModel]) -> None:
+        from medseg.pipeline.cleaning import answer_key, answers
+
+        context = self.context
+        folder = context.run.case_folder(case.case_id)
+        key = case_key(context, bundle, case.case_id, cleaning=self.cleaning)
+        if not case_files.is_done(folder, key):
+            model, volume = load(), image_reader(context.config)(case.images)
+            raw = answers(context).read(case.case_id, answer_key(context, bundle, case.case_id))
+            answer = model.answer(volume) if raw is None else raw
+            result = model.judge(volume, answer, case_id=case.case_id)
+            case_files.write_result(
+                folder, case_id=case.case_id, key=key, volume=volume, result=result, model=model
+            )
+        record = case_files.read_record(folder) or {}
+        self.verdicts[str(record["verdict"])] += 1
+
+
+def load_model(
+    context: Context,
+    bundle: Bundle,
+    *,
+    cleaning: tuple[PostprocessStep, ...] | None = (),
+    fold: int | None = None,
+) -> LoadedModel:
+    """A bundle in memory, with the limits of the settings."""
     from medseg.pipeline.model import LoadedModel
 
-    torch.set_num_threads(context.threads)
-    config, bundle = context.config, model_bundle(context)
-    model = LoadedModel(
+    config = context.config
+    return LoadedModel(
         bundle,
         device=context.device(),
         gate_options=config.gate,
         flag_options=config.flags,
         measures=config.measure,
         inference=config.inference,
-        cleaning=config.postprocess,
+        cleaning=cleaning,
+        fold=fold,
     )
-    read, verdicts = image_reader(config), {"pass": 0, "note": 0, "review": 0, "fail": 0}
-    cases = context.chosen(which(context))
-    for done, case in enumerate(cases, start=1):
-        folder, key = context.run.case_folder(case.case_id), case_key(context, bundle, case.case_id)
-        try:
-            if not case_files.is_done(folder, key):
-                volume = read(case.images)
-                result = model.segment(volume, case_id=case.case_id)
-                case_files.write_result(
-                    folder, case_id=case.case_id, key=key, volume=volume, result=result, model=model
-                )
-            record = case_files.read_record(folder) or {}
-            verdicts[str(record["verdict"])] += 1
-        except StorageError:
-            raise
-        except MedsegError as err:
-            context.fail(case.case_id, STAGE, str(err))
-        context.reporter.advanced(STAGE, done, len(cases), case.case_id)
-    said = ", ".join(f"{count} {name}" for name, count in verdicts.items() if count and name != "pass")
-    return {
-        "text": f"{sum(verdicts.values())} cases{f': {said}' if said else ''}",
-        "verdicts": verdicts,
-        "device": context.device(),
-        "threads": context.threads,
-    }
+
+
+def _cleaning(context: Context) -> tuple[PostprocessStep, ...] | None:
+    """The clean-up steps of the settings; tuned ones go into the bundle. None: those of the bundle."""
+    steps = context.config.postprocess
+    if steps != "auto":
+        return steps
+    if context.config.training is None:
+        return None
+    from medseg.pipeline.cleaning import tuned, tuning_cases
+
+    chosen = tuned(
+        context, _groups(context, tuning_cases(context)), lambda bundle: load_model(context, bundle)
+    )
+    bundling.with_cleaning(context, chosen)
+    return chosen
+
+
+def _groups(context: Context, cases: Sequence[Case]) -> list[tuple[Bundle, Sequence[Case]]]:
+    """Cases by the bundle that predicts them."""
+    if not cases:
+        return []
+    if not context.every_fold:
+        return [(model_bundle(context), cases)]
+    folds = sorted({context.folds[case.case_id] for case in cases})
+    by_fold = {fold: [c for c in cases if context.folds[c.case_id] == fold] for fold in folds}
+    return [(read_bundle(member_of(context, members[0].case_id)), members) for members in by_fold.values()]
 
 
 def model_bundle(context: Context) -> Bundle:
@@ -82,14 +165,19 @@ def model_bundle(context: Context) -> Bundle:
     return read_bundle(context.config.model.start_from)
 
 
-def case_key(context: Context, bundle: Bundle, case_id: str) -> str:
+def case_key(
+    context: Context, bundle: Bundle, case_id: str, *, cleaning: Sequence[PostprocessStep] | None
+) -> str:
     """What the result of one case depends on."""
-    sections = ("preprocess", "inference", "postprocess", "measure", "gate", "flags")
+    sections: dict[str, Any] = {
+        name: context.section(name) for name in ("preprocess", "inference", "measure", "gate", "flags")
+    }
+    steps = bundle.postprocess if cleaning is None else [step.model_dump(mode="json") for step in cleaning]
     return sha256_json(
         [
             context.run.record["versions"].get("medseg"),
             bundle.weights_sha256,
-            {name: context.section(name) for name in sections},
+            sections | {"postprocess": list(steps)},
             list(context.facts[case_id]["image_sha256"]),
         ]
     )

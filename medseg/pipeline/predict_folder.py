@@ -58,6 +58,7 @@ def predict_folder(
     overwrite: bool = False,
     accept_unlike: bool = False,
     series: str | None = None,
+    fold: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -79,6 +80,8 @@ def predict_folder(
     series : str or None
         Which DICOM volume, where a study holds several: key of `medseg inspect`, series number or UID;
         "all" takes each as a case of its own.
+    fold : int or None
+        Of an ensemble, the one network that never saw this fold; all of them unless given.
     accept_unlike : bool
         Whether images that the input gate refuses are segmented all the same.
     reporter : Reporter or None
@@ -90,6 +93,7 @@ def predict_folder(
     """
     reporter = reporter or SilentReporter()
     kinds, bundle = _kinds(formats), read_bundle(model)
+    bundle = bundle if fold is None else bundle.member(fold)
     missing = [path for path in inputs if not path.exists()]
     if missing:
         raise StorageError(f"{missing[0]} does not exist; correct the path")
@@ -193,7 +197,7 @@ def _one(
         )
         if overwrite or not case_files.is_done(folder, key):
             # The extra files come first: the record that says "done" is written last.
-            volume = _read(image, _modalities(model))
+            volume = _read(image, model)
             result = model.segment(volume, case_id=image.case_id)
             record = case_files.case_record(
                 case_id=image.case_id, key=key, volume=volume, result=result, model=model
@@ -225,10 +229,13 @@ def _one(
     return case
 
 
-def _read(image: Found, modality: frozenset[str] | None) -> Volume:
+def _read(image: Found, model: LoadedModel) -> Volume:
+    modality = _modalities(model)
     if image.volume is not None and len(image.volume.grid.shape) == 3:
         return read_volume(image.volume, modality=modality)
-    return read_image(image.paths, modality=modality)
+    # For a model of several channels the volumes of a file with four axes can be nothing else.
+    several = model.bundle.in_channels > 1
+    return read_image(image.paths, modality=modality, fourth_axis="channels" if several else "refuse")
 
 
 def _modalities(model: LoadedModel) -> frozenset[str] | None:

@@ -70,8 +70,9 @@ def spread(cases: Sequence[tuple[Case, int]], count: int) -> list[Case]:
 
 def choose_cases(sizes: Mapping[Split, Sequence[tuple[Case, int]]]) -> tuple[Case, ...]:
     """The cases of the probe, of (case, prepared voxels) by split."""
-    training = spread(sizes["train"], _TRAINING_CASES)
-    return (*training, *spread(sizes["validation"], _VALIDATION_CASES))
+    training = [with_split(case, "train") for case in spread(sizes["train"], _TRAINING_CASES)]
+    validation = [with_split(case, "validation") for case in spread(sizes["validation"], _VALIDATION_CASES)]
+    return (*training, *validation)
 
 
 def measure(
@@ -134,7 +135,8 @@ def _shortened(config: RunConfig, steps: int, *, validated: bool) -> RunConfig:
     }
     # A structure that the few cases lack gives no metric to choose by.
     changed |= {"keep": "last"}
-    return RunConfig.model_validate(config.model_dump() | {"training": changed})
+    data = config.data.model_dump() | {"split": {"use": "manifest"}}
+    return RunConfig.model_validate(config.model_dump() | {"training": changed, "data": data})
 
 
 @dataclass(slots=True)

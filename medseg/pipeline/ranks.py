@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 from medseg.pipeline.context import Context
 from medseg.pipeline.progress import SilentReporter
 from medseg.training.process_group import Team, process_group
+from medseg.training.records import EndedByFirst
 
 _DISMISSED = b"dismissed"
 _team = Team()
@@ -37,10 +40,14 @@ def joined() -> Iterator[Team]:
             _team = Team()
 
 
-def lead(context: Context) -> None:
+def lead(context: Context, *, folder: Path, resume: bool) -> None:
     """Let the other processes begin with the training that process 0 is about to do."""
-    if _team.rank == 0 and _team.world_size > 1:
-        _team.post(pickle.dumps(replace(context, reporter=SilentReporter())))
+    if _team.rank > 0 or _team.world_size == 1:
+        return
+    # Whoever listens to the run listens to process 0.
+    alone: dict[str, Any] = {f.name: None for f in fields(context) if callable(getattr(context, f.name))}
+    quiet = replace(context, **{**alone, "reporter": SilentReporter()})
+    _team.post(pickle.dumps({"context": quiet, "folder": folder, "resume": resume}))
 
 
 def dismiss() -> None:
@@ -50,15 +57,17 @@ def dismiss() -> None:
         _team.dismiss()
 
 
-def follow(team: Team, train: Callable[[Context], object]) -> None:
+def follow(team: Team, train: Callable[..., object]) -> None:
     """Train whenever process 0 does, until it has dismissed this process.
 
     Parameters
     ----------
     team : Team
-    train : callable (Context)
-        What process 0 does after `lead`.
+    train : callable (Context, folder, resume)
+        What process 0 does when it calls `lead`.
     """
     while (content := team.receive()) != _DISMISSED:
         # Made by process 0 of this run, not by any input.
-        train(pickle.loads(content))
+        asked = pickle.loads(content)
+        with contextlib.suppress(EndedByFirst):
+            train(asked.pop("context"), **asked)

@@ -23,7 +23,7 @@ def image_reader(config: PipelineConfig) -> Callable[[Sequence[Path]], Volume]:
     modality = frozenset(config.data.modality) or None
 
     def read(paths: Sequence[Path]) -> Volume:
-        return read_image(paths, gray_only=gray_only, modality=modality)
+        return read_image(paths, gray_only=gray_only, modality=modality, fourth_axis=config.data.fourth_axis)
 
     return read
 

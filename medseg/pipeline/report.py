@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,21 @@ from medseg import __version__
 from medseg.config.load import resolved_yaml
 from medseg.data.manifest import Case
 from medseg.errors import MedsegError, StorageError
+from medseg.export.display import axis_directions, window_of
 from medseg.export.picture import display_gray
 from medseg.labels import LabelTable
 from medseg.pipeline import case_files
 from medseg.pipeline.context import Context
 from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader, read_reference
-from medseg.privacy import pseudonym
+from medseg.pipeline.run_folder import FOLDS
+from medseg.pipeline.search import read_search
+from medseg.privacy import pseudonym, without_folders
 from medseg.provenance import write_text
 from medseg.report.case import draw_picture
 from medseg.report.cohort import render
 from medseg.report.page import Card, CaseReport, CohortReport, Picture, Refusal, Structure
+from medseg.report.planes import draw_planes
 from medseg.report.text import methods_text
 from medseg.volume import Volume
 
@@ -35,8 +39,6 @@ STAGE = "report"
 PAGE = "report.html"
 MAX_SECTIONS = 200
 _REGION_COLOUR = "#8a97a5"
-# A folder path inside a sentence; the name after its last separator stays.
-_FOLDERS = re.compile(r"(?<![\w.<])(?:[A-Za-z]:)?[/\\](?:[^/\\:;,\n'\"]+[/\\])+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ def build(context: Context) -> CohortReport:
     StorageError
         A file of the run is damaged.
     """
+    config = context.config
     found, refused = _results(context)
     wanted = {case.case_id for case in context.chosen(context.config.report.cases)}
     order = sorted(found, key=lambda f: _draft(f).rank)
@@ -90,8 +93,13 @@ def build(context: Context) -> CohortReport:
         context.reporter.advanced(STAGE, done, len(order), case_id)
     summary = _read_json(context.run.path / "evaluation" / "summary.json")
     curve = _curve(context.run.path / "training" / "metrics.csv")
+    fold_curves = _fold_curves(context)
+    cleaning = _read_json(context.run.path / "postprocess.json") if config.postprocess == "auto" else None
     said = _missing(
-        context, wanted=wanted & {c.case_id for c in cases}, sections=len(sections), curve=bool(curve)
+        context,
+        wanted=wanted & {c.case_id for c in cases},
+        sections=len(sections),
+        curve=bool(curve or fold_curves),
     )
     return CohortReport(
         title=context.config.report.title or context.config.name.replace("_", " "),
@@ -107,14 +115,18 @@ def build(context: Context) -> CohortReport:
         notes=_check_notes(context),
         said=said,
         curve=curve,
+        fold_curves=fold_curves,
+        cleaning=cleaning,
+        search=read_search(context.run.path),
         methods=methods_text(
-            context.config.model_dump(mode="json"),
+            config.model_dump(mode="json") | ({} if cleaning is None else {"postprocess": cleaning["steps"]}),
             version=__version__,
             splits=_splits(context),
             parameters=context.run.stage("plan").summary.get("parameters"),
             trained=context.run.stage("train").summary or None,
+            tuned_on="" if cleaning is None else cleaning["data"],
         ),
-        settings=_without_folders(resolved_yaml(context.config)),
+        settings=without_folders(resolved_yaml(context.config)),
         versions={"medseg": __version__, **context.run.record["versions"]},
         stages=_stages(context),
         signoff=context.config.report.signoff,
@@ -126,7 +138,7 @@ def _results(context: Context) -> tuple[list[_Found], list[Refusal]]:
     evaluated = _read_json(context.run.path / "evaluation" / "cases.json") or []
     by_case = {item["case_id"]: item for item in evaluated}
     refused = [
-        Refusal(case_id=f.case_id, stage=f.stage, text=_without_folders(f.text)) for f in context.failures
+        Refusal(case_id=f.case_id, stage=f.stage, text=without_folders(f.text)) for f in context.failures
     ]
     found = []
     for case in context.chosen(which(context)):
@@ -147,7 +159,7 @@ def _draft(found: _Found) -> CaseReport:
     return CaseReport(
         case_id=case.case_id,
         patient=pseudonym(case.patient_id),
-        split=case.split or "",
+        split=f"fold {found.record['fold']}" if "fold" in found.record else case.split or "",
         record=found.record,
         evaluation=found.evaluation,
     )
@@ -157,7 +169,7 @@ def _case(
     context: Context, found: _Found, *, exports: Mapping[str, Any], section: bool, side: int
 ) -> CaseReport:
     case, draft = found.case, _draft(found)
-    picture, why = _picture(context, case, side=side) if section else (None, "")
+    pictures, why = _pictures(context, case, side=side) if section else ((), "")
     problems = [text for case_id, text in _check_notes(context) if case_id == case.case_id]
     return CaseReport(
         case_id=draft.case_id,
@@ -165,7 +177,7 @@ def _case(
         split=draft.split,
         record=draft.record,
         evaluation=draft.evaluation,
-        picture=picture,
+        planes=pictures,
         no_picture=why,
         files=exports["files"].get(case.case_id, {}),
         notes=(*problems, *exports["notes"].get(case.case_id, ())),
@@ -173,12 +185,10 @@ def _case(
     )
 
 
-def _picture(context: Context, case: Case, *, side: int) -> tuple[Picture | None, str]:
-    """The picture, or why there is none."""
+def _pictures(context: Context, case: Case, *, side: int) -> tuple[tuple[Picture, ...], str]:
+    """The picture of a radiograph or those of a volume, or why there is none."""
     try:
         volume = image_reader(context.config)(case.images)
-        if volume.spatial_dims != 2:
-            return None, "No picture: the image is a volume, and this page shows pictures of two axes only."
         label_map = case_files.read_mask_file(context.run.case_folder(case.case_id), context.table)
         label_map = label_map.reshape(volume.spatial_shape)
         reference = {} if case.label is None else _reference_masks(case, volume, context)
@@ -186,17 +196,41 @@ def _picture(context: Context, case: Case, *, side: int) -> tuple[Picture | None
         raise
     except MedsegError as err:
         context.fail(case.case_id, STAGE, str(err))
-        return None, f"No picture: {_without_folders(str(err))}"
-    return draw_picture(
-        display_gray(volume),
-        predicted={
-            label.name: label_map == index for index, label in enumerate(context.table.labels, start=1)
-        },
+        return (), f"No picture: {without_folders(str(err))}"
+    predicted = {label.name: label_map == index for index, label in enumerate(context.table.labels, start=1)}
+    return draw_case(volume, predicted=predicted, reference=reference, side=side), ""
+
+
+def draw_case(
+    volume: Volume,
+    *,
+    predicted: Mapping[str, NDArray[np.bool_]],
+    reference: Mapping[str, NDArray[np.bool_]],
+    side: int,
+) -> tuple[Picture, ...]:
+    """The picture of a radiograph, or slices of a volume along each axis, with the contours of masks."""
+    if volume.spatial_dims == 2:
+        return (
+            draw_picture(
+                display_gray(volume),
+                predicted=predicted,
+                reference=reference,
+                spacing_mm=volume.spacing_mm,
+                orientation=volume.patient_orientation,
+                max_side=side,
+            ),
+        )
+    window = window_of(volume)
+    i, j, k = volume.spatial_shape
+    return draw_planes(
+        lambda axis, index: window.gray(volume.array.take(index, axis + 1).mean(axis=0, dtype=np.float32)),
+        predicted=predicted,
         reference=reference,
+        shape=(i, j, k),
         spacing_mm=volume.spacing_mm,
-        orientation=volume.patient_orientation,
-        max_side=side,
-    ), ""
+        directions=None if volume.affine is None else axis_directions(volume.affine),
+        max_side=round(0.7 * side),
+    )
 
 
 def _reference_masks(case: Case, volume: Volume, context: Context) -> dict[str, NDArray[np.bool_]]:
@@ -247,7 +281,23 @@ def _cards(context: Context, cases: Sequence[CaseReport], *, refused: int) -> tu
         Card(title="Run", rows=run),
         Card(title="Model", rows=_model_rows(context, cases)),
         Card(title="Data", rows=data),
+        *_mean_iou_card(context),
     )
+
+
+def _mean_iou_card(context: Context) -> tuple[Card, ...]:
+    """IoU over all cases together, where the settings ask for its mean."""
+    found = (_read_json(context.run.path / "evaluation" / "summary.json") or {}).get("mean_iou")
+    if not found:
+        return ()
+    mean = "not defined" if found["mean"] is None else f"{found['mean']:.3f}"
+    if found["mean_interval"]:
+        low, high = found["mean_interval"]
+        mean += f" ({low:.3f}-{high:.3f}, {found['level']:.0%} over {found['patients']} patients)"
+    rows = [
+        (name, "occurs nowhere" if iou is None else f"{iou:.3f}") for name, iou in found["structures"].items()
+    ]
+    return (Card(title="IoU over all cases", rows=[("Mean", mean), *rows]),)
 
 
 def _device(context: Context) -> str:
@@ -277,16 +327,26 @@ def _model_rows(context: Context, cases: Sequence[CaseReport]) -> list[tuple[str
     if trained:
         rows += [
             ("Trained", f"{trained.get('epochs', '?')} epochs in {trained.get('seconds', 0):.0f} s"),
-            ("Best validation", f"{trained['best_metric']:.3f} in epoch {trained['best_epoch']}")
-            if trained.get("best_metric") is not None
-            else ("Best validation", "not validated"),
+            ("Best validation", _best(trained)),
         ]
+        if "folds" in trained:
+            rows.append(("Members", f"{len(trained['folds'])} networks, one for each fold"))
     if bundle is not None:
         rows.append(("Intended use", bundle["intended_use"]))
-    return [(name, _without_folders(str(value))) for name, value in rows]
+    return [(name, without_folders(str(value))) for name, value in rows]
+
+
+def _best(trained: Mapping[str, Any]) -> str:
+    value, epoch = trained.get("best_metric"), trained.get("best_epoch")
+    if value is None:
+        return "no epoch was chosen; the last one is kept"
+    return f"{value:.3f} in epoch {epoch}" if epoch is not None else f"{value:.3f}, mean of the folds"
 
 
 def _splits(context: Context) -> dict[str, int]:
+    if context.every_fold:
+        sizes = Counter(context.folds[case.case_id] for case in context.cases)
+        return {f"fold {fold}": count for fold, count in sorted(sizes.items())}
     return {name: len(context.in_split(name)) for name in ("train", "validation", "test")}
 
 
@@ -297,7 +357,7 @@ def _skipped(context: Context) -> str:
 
 def _check_notes(context: Context) -> tuple[tuple[str, str], ...]:
     problems = (_read_json(context.run.path / "check.json") or {}).get("problems", ())
-    return tuple((p["case_id"], _without_folders(p["text"])) for p in problems if p["level"] != "error")
+    return tuple((p["case_id"], without_folders(p["text"])) for p in problems if p["level"] != "error")
 
 
 def _missing(context: Context, *, wanted: set[str], sections: int, curve: bool) -> tuple[str, ...]:
@@ -322,12 +382,21 @@ def _stages(context: Context) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "name": name,
-            "text": _without_folders(str(state.summary.get("text", "" if state.done else "not finished"))),
+            "text": without_folders(str(state.summary.get("text", "" if state.done else "not finished"))),
             "seconds": state.seconds,
             "peak_ram_mb": state.peak_ram_mb,
         }
         for name, state in states.items()
     )
+
+
+def _fold_curves(context: Context) -> dict[str, tuple[dict[str, float | None], ...]]:
+    """Curves of the folds of a cross-validation, by name."""
+    found = {
+        fold: _curve(context.run.path / FOLDS / str(fold) / "training" / "metrics.csv")
+        for fold in sorted(set(context.folds.values()))
+    }
+    return {f"fold {fold}": rows for fold, rows in found.items() if rows}
 
 
 def _curve(path: Path) -> tuple[dict[str, float | None], ...]:
@@ -348,8 +417,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise StorageError(f"{path} is damaged: {err}; remove it and run again") from err
-
-
-def _without_folders(text: str) -> str:
-    """Folder names may tell who a patient is; a page that leaves the machine does not carry them."""
-    return _FOLDERS.sub("…/", text)

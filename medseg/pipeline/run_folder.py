@@ -11,7 +11,9 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,8 @@ from medseg.privacy import safe_name
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+FOLDS = "folds"
+_POLL_S = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,10 +125,45 @@ class RunFolder:
                     "wait for it to end, or choose another --output"
                 ) from err
             stream.truncate(0)
-            stream.write(f"process {os.getpid()} since {now()}")
+            stream.write(f"process {os.getpid()} on {platform.node() or 'this machine'} since {now()}")
             stream.flush()
-            provenance.sweep_parts(self.path)
+            self.sweep()
             yield
+
+    def sweep(self) -> None:
+        """Remove what a killed process left; folds have locks of their own and are not touched."""
+        for path in self.path.iterdir():
+            if path.is_dir() and path.name != FOLDS:
+                provenance.sweep_parts(path)
+        provenance.sweep_parts(self.path, deep=False)
+
+
+@contextlib.contextmanager
+def only_one(output: Path, *, pipeline: str, waits: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time look for the run of a pipeline and make it; others wait, and say so once.
+
+    Parameters
+    ----------
+    output : Path
+        Folder that runs are kept in.
+    pipeline : str
+    waits : callable
+        Called where another process is first.
+    """
+    home = output / safe_name(pipeline)
+    home.mkdir(parents=True, exist_ok=True)
+    said = False
+    with (home / LOCK_FILE).open("a+") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    waits()
+                said = True
+                time.sleep(_POLL_S)
+        yield
 
 
 def find_or_new(output: Path, *, pipeline: str, digest: str) -> RunFolder:

@@ -12,7 +12,7 @@ from medseg.errors import ConfigError
 from medseg.pipeline.context import Context
 from medseg.pipeline.run_folder import StageState, now, stage_key
 
-StageName = Literal["check", "plan", "train", "predict", "evaluate", "export", "report"]
+StageName = Literal["check", "plan", "search", "train", "predict", "evaluate", "export", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -47,7 +47,9 @@ class Stage:
     recall: Callable[[Context], None] = lambda _: None
 
 
-def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str] = ()) -> bool:
+def run_stages(
+    context: Context, stages: Sequence[Stage], *, only: Sequence[str] = (), upstream: str = ""
+) -> bool:
     """Run what is not up to date; whether anything was run.
 
     Parameters
@@ -57,9 +59,11 @@ def run_stages(context: Context, stages: Sequence[Stage], *, only: Sequence[str]
         In order; each depends on those before it.
     only : sequence of str
         Stages to repeat whatever their state; the ones before them must be done.
+    upstream : str
+        What the first stage depends on besides its settings.
     """
-    _check_names(only)
-    upstream, ran = "", False
+    check_stages(only)
+    ran = False
     for stage in stages:
         if not stage.wanted(context):
             continue
@@ -99,6 +103,18 @@ def describe(context: Context, stages: Sequence[Stage]) -> list[tuple[str, str, 
     return lines
 
 
+def key_of(context: Context, stages: Sequence[Stage], name: str) -> str:
+    """The key that a stage has now, all stages before it being done."""
+    upstream = ""
+    for stage in stages:
+        if stage.wanted(context):
+            key = _key(context, stage, upstream)
+            if stage.name == name:
+                return key
+            upstream = context.upstream_of(key, context.run.stage(stage.name))
+    raise ConfigError(f"this pipeline has no stage {name}")
+
+
 def _why(state: StageState, key: str, stale: bool) -> str:
     if not state.key:
         return "never done"
@@ -107,7 +123,13 @@ def _why(state: StageState, key: str, stale: bool) -> str:
     return "its settings or inputs changed" if state.key != key else "a stage before it runs again"
 
 
-def _check_names(only: Sequence[str]) -> None:
+def check_stages(only: Sequence[str]) -> None:
+    """Refuse names that are no stages.
+
+    Raises
+    ------
+    ConfigError
+    """
     unknown = [name for name in only if name not in STAGES]
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}; stages: {', '.join(STAGES)}")
@@ -128,7 +150,7 @@ def _key(context: Context, stage: Stage, upstream: str) -> str:
 
 def _run_one(context: Context, stage: Stage, key: str) -> StageState:
     before = context.run.stage(stage.name)
-    context.resuming = before.key == key and not before.done
+    context.resuming, context.stage_key = before.key == key and not before.done, key
     context.reporter.stage_started(stage.name, stage.plan(context))
     state = StageState(key=key, started=now())
     context.run.set_stage(stage.name, state)

@@ -23,6 +23,11 @@ def find_cases(source: SourceOptions, *, made_folder: Path) -> tuple[tuple[Case,
     if isinstance(source, PhantomSource):
         return read_manifest(make_phantoms(source, made_folder)), ()
     if isinstance(source, ManifestSource):
+        if source.root is not None and not source.root.is_dir():
+            raise StorageError(
+                f"data.source.root: there is no folder {source.root}; get the files that {source.path.name} names "
+                f"(a card beside it may say where: {source.path.with_suffix('.md').name}) or correct the path"
+            )
         # Missing files are found by `check`, case by case, so that one of them does not stop the others.
         return read_manifest(source.path, root=source.root, check_files=False), ()
     return _folder_cases(source)

@@ -83,7 +83,7 @@ def weigh_network(
         options, spatial_dims=spatial_dims, in_channels=in_channels, class_count=class_count, seed=0
     )
     # The smallest that needs no padding. Torch's "meta" device would need none at all, but loads 150 MB of code.
-    window = tuple(2 * stride for stride in axis_strides(options, spatial_dims))
+    window = tuple(2 * stride for stride in options.total_stride(spatial_dims))
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # Named, so that what it refers to lives until the count is made.
@@ -96,11 +96,3 @@ def weigh_network(
         class_count=class_count,
         in_channels=in_channels,
     )
-
-
-def axis_strides(options: NetworkOptions, dims: int) -> tuple[int, ...]:
-    """Voxels of the window along each axis per voxel of the coarsest level."""
-    strides = getattr(options, "strides", None)
-    if strides is None:
-        return (int(options.stride),) * dims
-    return tuple(math.prod(int(stride[axis]) for stride in strides) for axis in range(dims))

@@ -223,7 +223,10 @@ def network_options(
         features = _FEATURES_CPU_RICH if rich else _FEATURES_CPU[dims]
         options = {"use": "small_unet", "channels": list(features[: topology.levels])}
     if per_axis and not topology.isotropic:
-        options["strides"] = [list(stride) for stride in topology.strides]
+        strides = [list(stride) for stride in topology.strides]
+        if options["use"] == "small_unet":
+            options["cell"] = strides.pop(0)
+        options["strides"] = strides
         options["kernels"] = [list(kernel) for kernel in topology.kernels]
     return options
 

@@ -13,7 +13,6 @@ from medseg.planning.cost import Prediction
 from medseg.planning.decision import Decision
 
 PLAN_FILE = "plan.json"
-_LONG = 120
 PLAN_FORMAT = 2
 BASIS = (
     "Choices follow from the training cases, the budget and the device alone; the number of epochs also from the "
@@ -46,8 +45,8 @@ class Plan:
         return next(decision.value for decision in self.decisions if decision.name == name)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Decision, value and reason for a table."""
-        return [(d.name, _short(d.value), d.reason) for d in self.decisions]
+        """Decision, value and reason for a table; a list of steps has a row for each."""
+        return [row for decision in self.decisions for row in _rows(decision)]
 
     def to_json(self) -> dict[str, Any]:
         """As plan.json holds it."""
@@ -84,18 +83,17 @@ def read_plan(folder: Path) -> Plan:
     path = folder / PLAN_FILE
     try:
         return Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise StorageError(
             f"the plan {path} cannot be read ({type(err).__name__}: {err}); repeat it with --only plan"
         ) from err
 
 
-def _short(value: Any) -> str:
-    """A value for a table: of long lists of steps the names alone."""
-    text = value_text(value)
-    if len(text) <= _LONG or not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
-        return text
-    return ", ".join(str(step.get("use")) for step in value)
+def _rows(decision: Decision) -> list[tuple[str, str, str]]:
+    value = decision.value
+    steps = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
+    names, reasons = [decision.name, *[""] * len(steps)], [decision.reason, *[""] * len(steps)]
+    return [(n, value_text(v), r) for n, v, r in zip(names, steps, reasons, strict=False)]
 
 
 def value_text(value: Any) -> str:

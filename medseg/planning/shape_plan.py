@@ -14,7 +14,7 @@ from medseg.models.options import NETWORK_OPTIONS, NetworkOptions, ResidualUNetO
 from medseg.planning.decision import Decision, chosen, given
 from medseg.planning.grids import Grid, median_shape, median_spacing
 from medseg.planning.machine import Machine
-from medseg.planning.network_memory import NetworkMemory, axis_strides, weigh_network
+from medseg.planning.network_memory import NetworkMemory, weigh_network
 from medseg.planning.network_plan import (
     Sampling,
     check_patch,
@@ -180,7 +180,7 @@ class ShapePlanner:
             most_voxels=most_voxels,
         )
         model = self.network(rough)
-        stride = axis_strides(model, self.dims)
+        stride = model.total_stride(self.dims)
         return model, plan_patch(self.shape, self.spacing_mm, stride=stride, most_voxels=most_voxels)
 
     def network(self, shown: Sequence[int]) -> NetworkOptions:
@@ -276,7 +276,7 @@ class ShapePlanner:
             if self.machine.device == "cpu"
             else "for a GPU: residual encoder, deep supervision"
         )
-        stride = " x ".join(map(str, axis_strides(candidate.model, self.dims)))
+        stride = " x ".join(map(str, candidate.model.total_stride(self.dims)))
         return chosen(
             "model", value, f"{kind}; {candidate.model.levels} levels shrink {stride} times; {size}"
         )
@@ -287,7 +287,7 @@ class ShapePlanner:
             return given(name, _listed(candidate.patch))
         if candidate.patch is None:
             return chosen(name, None, "whole images: all have one size")
-        typical, stride = " x ".join(map(str, self.shape)), axis_strides(candidate.model, self.dims)
+        typical, stride = " x ".join(map(str, self.shape)), candidate.model.total_stride(self.dims)
         full = tuple(-(-n // s) * s for n, s in zip(self.shape, stride, strict=True))
         if all(p >= f for p, f in zip(candidate.patch, full, strict=True)):
             reason = f"the typical image of {typical} voxels, rounded up to the network's strides"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from medseg.quality.finding import Finding
 from medseg.quality.options import GateOptions
 
+_SMALLEST_SIDE = {2: 64, 3: 8}
 _SAMPLE = 1 << 20
 _TAILS = (0.5, 99.5)
 
@@ -58,17 +59,16 @@ def _sample(array: NDArray[Any]) -> NDArray[np.float64]:
 def _check_shape(shape: tuple[int, ...], options: GateOptions) -> tuple[Finding, ...]:
     """Only i and j count: a volume may have few slices."""
     short, long = min(shape[:2]), max(shape[:2])
-    if short < options.smallest_side:
-        text = (
-            f"the image is {shape[0]} x {shape[1]} voxels; at least {options.smallest_side} a side are needed"
-        )
+    least = options.smallest_side or _SMALLEST_SIDE[len(shape)]
+    if short < least:
+        text = f"the image is {shape[0]} x {shape[1]} voxels; at least {least} a side are needed"
         return (
             Finding(
                 check="size",
                 level="refuse",
                 text=text,
                 measured=float(short),
-                limit=float(options.smallest_side),
+                limit=float(least),
             ),
         )
     aspect = long / short

@@ -25,8 +25,10 @@ class GateOptions(_Options):
         description="Refuse images that fail the gate (exit code 3; nothing is written for the case). "
         "False: segment them all the same and flag them Q402, level fail.",
     )
-    smallest_side: int = Field(
-        default=64, ge=1, le=4096, description="Images with fewer voxels than this along i or j are refused."
+    smallest_side: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None,
+        description="Images with fewer voxels than this along i or j are refused. null: 64 for pictures, 8 for "
+        "volumes, which are cut out around an organ.",
     )
     largest_aspect: float = Field(
         default=3.0, ge=1.0, le=100.0, description="Images longer than this times their width are refused."

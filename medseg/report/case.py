@@ -35,6 +35,8 @@ def draw_picture(
     spacing_mm: Sequence[float] | None,
     orientation: Sequence[str] | None,
     max_side: int = 420,
+    magnify: int = 2,
+    title: str = "",
 ) -> Picture:
     """Picture of one image with the contours of its masks.
 
@@ -50,12 +52,16 @@ def draw_picture(
         Patient direction in which i and j grow; the picture is turned for display where it is known.
     max_side : int
         Longer side, pixels.
+    magnify : int
+        A small image is drawn with no more than so many pixels for each of its own.
+    title : str
+        What it shows.
     """
     turned = _Display.of(orientation)
     shape = turned.apply(gray).shape
     step = turned.pair(spacing_mm or (1.0, 1.0))
     lengths = [n * s for n, s in zip(shape, step, strict=True)]
-    side = min(max_side, max(shape) * 2)
+    side = min(max_side, max(shape) * magnify)
     width, height = (max(round(side * length / max(lengths)), 1) for length in lengths)
     picture = Image.fromarray(np.ascontiguousarray(turned.apply(gray).T))
     stream = io.BytesIO()
@@ -77,6 +83,7 @@ def draw_picture(
         bar_px=bar,
         bar_text=text,
         notes=(*notes, *turned.notes),
+        title=title,
     )
 
 

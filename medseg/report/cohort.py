@@ -24,7 +24,8 @@ from medseg.evaluation.rows import rows_to_csv
 from medseg.privacy import safe_name
 from medseg.report import figures
 from medseg.report.page import VERDICTS, CaseReport, CohortReport, Json, Structure
-from medseg.report.text import metric_text, number, quantity_text, statistic_cell
+from medseg.report.search import search_part
+from medseg.report.text import metric_text, number, quantity_text, statistic_cell, step_text
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
 RESEARCH = "For research use only. Not a medical device; not for diagnosis or treatment."
@@ -75,7 +76,9 @@ def render(report: CohortReport) -> str:
         dice=_dice_plot(report),
         areas=_area_plots(report),
         curves=_curves(report),
+        search=search_part(report.search) if report.search is not None else None,
         measured=_measured(report.cases),
+        cleaned=_cleaned(report.cleaning),
     )
 
 
@@ -261,9 +264,10 @@ def _area_plots(report: CohortReport) -> dict[str, Any]:
 
 
 def _curves(report: CohortReport) -> list[Markup]:
+    series = report.fold_curves or {"": report.curve}
     drawn = (
-        figures.curve(report.curve, column="loss", title="Training loss", style="loss"),
-        figures.curve(report.curve, column="dice", title="Validation Dice", style="dice"),
+        figures.curves(series, column="loss", title="Training loss", style="loss"),
+        figures.curves(series, column="dice", title="Validation Dice", style="dice"),
     )
     return [figure for figure in drawn if figure is not None]
 
@@ -277,3 +281,18 @@ def _measured(cases: Sequence[CaseReport]) -> list[str]:
         if quantity["value"] is not None
     )
     return list(ratios)
+
+
+def _cleaned(cleaning: Json | None) -> Json | None:
+    """What the table of the tuned clean-up says: the steps in words, Dice before and after."""
+    if cleaning is None:
+        return None
+    return {
+        "data": cleaning["data"],
+        "tried": len(cleaning["tried"]),
+        "steps": [step_text(step) for step in cleaning["steps"]],
+        "rows": [
+            (name, item["cases"], f"{item['before']:.4f}", f"{item['after']:.4f}")
+            for name, item in cleaning["structures"].items()
+        ],
+    }

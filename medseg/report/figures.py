@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from medseg.report import svg
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
@@ -32,37 +34,6 @@ class Strip:
     required: float | None = None
 
 
-def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Round numbers that cover low..high, about `count` of them and two at least."""
-    span = high - low or abs(high) or 1.0
-    raw = span / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    if first == last:
-        first, last = first - 1, last + 1
-    return tuple(round(k * step, 10) for k in range(first, last + 1))
-
-
-def _svg(width: int, height: int, label: str, parts: Sequence[Markup]) -> Markup:
-    head = Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-        width, height, label
-    )
-    return head + Markup("").join(parts) + Markup("</svg>")
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "middle", style: str = "") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(
-        x, y, anchor, style, text
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
-    return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>').format(
-        x1, y1, x2, y2, style
-    )
-
-
 def _dot(x: float, y: float, dot: Dot, style: str) -> Markup:
     circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" class="dot {}"><title>{}</title></circle>').format(
         x, y, style, dot.name
@@ -83,7 +54,7 @@ def strip_plot(strips: Sequence[Strip], *, title: str, best: float = 1.0) -> Mar
         Value that ends the axis, such as 1 for Dice.
     """
     lowest = min((d.value for s in strips for d in s.dots), default=0.0)
-    marks = ticks(min(lowest, *(s.required for s in strips if s.required is not None), best - 0.1), best)
+    marks = svg.ticks(min(lowest, *(s.required for s in strips if s.required is not None), best - 0.1), best)
     left, right, row, top = 118, 690, 58, 8
     bottom = top + row * len(strips)
 
@@ -93,26 +64,28 @@ def strip_plot(strips: Sequence[Strip], *, title: str, best: float = 1.0) -> Mar
     parts = []
     for mark in marks:
         parts += [
-            _line(x(mark), top, x(mark), bottom, "grid"),
-            _text(x(mark), bottom + 16, f"{mark:g}", style="tick"),
+            svg.line(x(mark), top, x(mark), bottom, "grid"),
+            svg.text(x(mark), bottom + 16, f"{mark:g}", style="tick"),
         ]
     for index, strip in enumerate(strips):
         middle = top + row * (index + 0.5)
-        parts.append(_text(left - 12, middle + 4, strip.name.replace("_", " "), anchor="end", style="name"))
+        parts.append(
+            svg.text(left - 12, middle + 4, strip.name.replace("_", " "), anchor="end", style="name")
+        )
         if index:
-            parts.append(_line(left, top + row * index, right, top + row * index, "grid"))
+            parts.append(svg.line(left, top + row * index, right, top + row * index, "grid"))
         if strip.required is not None:
-            parts.append(_line(x(strip.required), middle - 22, x(strip.required), middle + 22, "limit"))
+            parts.append(svg.line(x(strip.required), middle - 22, x(strip.required), middle + 22, "limit"))
         if not strip.dots:
-            parts.append(_text(left + 10, middle + 4, "no case has a value", anchor="start", style="tick"))
+            parts.append(svg.text(left + 10, middle + 4, "no case has a value", anchor="start", style="tick"))
         places = _swarm([x(d.value) for d in strip.dots])
         for dot, up in zip(strip.dots, places, strict=True):
             parts.append(_dot(x(dot.value), middle - 4 - up, dot, strip.style))
         if strip.mean is not None:
             low, high = strip.interval or (strip.mean, strip.mean)
-            parts.append(_line(x(low), middle + 15, x(high), middle + 15, "interval"))
-            parts.append(_line(x(strip.mean), middle + 9, x(strip.mean), middle + 21, "mean"))
-    return _svg(710, bottom + 24, f"{title} of each case by structure", parts)
+            parts.append(svg.line(x(low), middle + 15, x(high), middle + 15, "interval"))
+            parts.append(svg.line(x(strip.mean), middle + 9, x(strip.mean), middle + 21, "mean"))
+    return svg.drawing(710, bottom + 24, f"{title} of each case by structure", parts)
 
 
 def _swarm(xs: Sequence[float]) -> list[float]:
@@ -136,8 +109,8 @@ def bland_altman(dots: Sequence[Dot], *, title: str, style: str, unit: str) -> M
     mean = float(values.mean())
     spread = 1.96 * float(values.std(ddof=1)) if len(values) > 2 else None
     edges = [*values.tolist(), 0.0, *([mean - spread, mean + spread] if spread is not None else [])]
-    down = ticks(min(edges), max(edges), 4)
-    along = ticks(min(d.across for d in dots), max(d.across for d in dots), 3)
+    down = svg.ticks(min(edges), max(edges), 4)
+    along = svg.ticks(min(d.across for d in dots), max(d.across for d in dots), 3)
     left, right, top, bottom = 52, 322, 26, 176
 
     def x(value: float) -> float:
@@ -146,36 +119,53 @@ def bland_altman(dots: Sequence[Dot], *, title: str, style: str, unit: str) -> M
     def y(value: float) -> float:
         return bottom - (bottom - top) * (value - down[0]) / (down[-1] - down[0])
 
-    parts = [_text(left, 14, title.replace("_", " "), anchor="start", style="name")]
+    parts = [svg.text(left, 14, title.replace("_", " "), anchor="start", style="name")]
     for mark in down:
         parts += [
-            _line(left, y(mark), right, y(mark), "grid"),
-            _text(left - 6, y(mark) + 4, f"{mark:g}", anchor="end", style="tick"),
+            svg.line(left, y(mark), right, y(mark), "grid"),
+            svg.text(left - 6, y(mark) + 4, f"{mark:g}", anchor="end", style="tick"),
         ]
-    parts += [_text(x(mark), bottom + 16, f"{mark:g}", style="tick") for mark in along]
-    parts.append(_line(left, y(0), right, y(0), "zero"))
-    parts.append(_line(left, y(mean), right, y(mean), "mean"))
+    parts += [svg.text(x(mark), bottom + 16, f"{mark:g}", style="tick") for mark in along]
+    parts.append(svg.line(left, y(0), right, y(0), "zero"))
+    parts.append(svg.line(left, y(mean), right, y(mean), "mean"))
     if spread is not None:
-        parts += [_line(left, y(v), right, y(v), "limit") for v in (mean - spread, mean + spread)]
+        parts += [svg.line(left, y(v), right, y(v), "limit") for v in (mean - spread, mean + spread)]
     parts += [_dot(x(d.across), y(d.value), d, style) for d in dots]
-    parts.append(_text((left + right) / 2, bottom + 33, f"mean of both, {unit}", style="tick"))
+    parts.append(svg.text((left + right) / 2, bottom + 33, f"mean of both, {unit}", style="tick"))
     said = f"{title}: predicted minus reference area, mean {mean:.2f} {unit}"
-    return _svg(334, 214, said, parts)
+    return svg.drawing(334, 214, said, parts)
 
 
 def curve(
     rows: Sequence[Mapping[str, float | None]], *, column: str, title: str, style: str
 ) -> Markup | None:
     """A column of the training's metrics over epochs; None where it has no value."""
-    points = [
-        (float(row["epoch"] or 0), float(value))
-        for row in rows
-        if (value := row.get(column)) is not None and math.isfinite(value)
-    ]
-    if not points:
+    return curves({"": rows}, column=column, title=title, style=style)
+
+
+def curves(
+    series: Mapping[str, Sequence[Mapping[str, float | None]]], *, column: str, title: str, style: str
+) -> Markup | None:
+    """A column of the metrics of several trainings over epochs, each with its name at its end.
+
+    Parameters
+    ----------
+    series : mapping of str to sequence of mapping
+        Name -> rows with `epoch` and the column; "" for no name.
+    column, title, style : str
+
+    Returns
+    -------
+    Markup or None
+        None where no row has a value.
+    """
+    lines = {name: points for name, rows in series.items() if (points := _points(rows, column))}
+    if not lines:
         return None
-    down = ticks(min(v for _, v in points), max(v for _, v in points), 3)
-    first, last = points[0][0], max(points[-1][0], points[0][0] + 1)
+    values = [v for points in lines.values() for _, v in points]
+    down = svg.ticks(min(values), max(values), 3)
+    first = min(points[0][0] for points in lines.values())
+    last = max(first + 1, *(points[-1][0] for points in lines.values()))
     left, right, top, bottom = 46, 322, 26, 136
 
     def place(epoch: float, value: float) -> tuple[float, float]:
@@ -184,20 +174,38 @@ def curve(
             bottom - (bottom - top) * (value - down[0]) / (down[-1] - down[0]),
         )
 
-    parts = [_text(left, 14, title, anchor="start", style="name")]
+    parts = [svg.text(left, 14, title, anchor="start", style="name")]
     for mark in down:
         height = place(first, mark)[1]
         parts += [
-            _line(left, height, right, height, "grid"),
-            _text(left - 6, height + 4, f"{mark:g}", anchor="end", style="tick"),
+            svg.line(left, height, right, height, "grid"),
+            svg.text(left - 6, height + 4, f"{mark:g}", anchor="end", style="tick"),
         ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
-    parts.append(Markup('<polyline points="{}" class="curve {}"/>').format(line, style))
-    end = place(*points[-1])
-    parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot {}"/>').format(*end, style))
+    for name, points in lines.items():
+        parts += _drawn_line([place(*point) for point in points], name=name, style=style)
     parts += [
-        _text(left, bottom + 16, f"{first:g}", style="tick"),
-        _text(right, bottom + 16, f"{last:g}", style="tick"),
+        svg.text(left, bottom + 16, f"{first:g}", style="tick"),
+        svg.text(right, bottom + 16, f"{last:g}", style="tick"),
+        svg.text((left + right) / 2, bottom + 16, "epoch", style="tick"),
     ]
-    parts.append(_text((left + right) / 2, bottom + 16, "epoch", style="tick"))
-    return _svg(334, 160, f"{title} over epochs, last {points[-1][1]:.4g}", parts)
+    ends = ", ".join(f"{name} {points[-1][1]:.4g}".strip() for name, points in lines.items())
+    return svg.drawing(334, 160, f"{title} over epochs, last {ends}", parts)
+
+
+def _points(rows: Sequence[Mapping[str, float | None]], column: str) -> list[tuple[float, float]]:
+    return [
+        (float(row["epoch"] or 0), float(value))
+        for row in rows
+        if (value := row.get(column)) is not None and math.isfinite(value)
+    ]
+
+
+def _drawn_line(places: Sequence[tuple[float, float]], *, name: str, style: str) -> list[Markup]:
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    said = Markup("<title>{}</title>").format(name) if name else ""
+    return [
+        Markup('<polyline points="{}" class="curve {}">{}</polyline>').format(line, style, said),
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot {}">{}</circle>').format(
+            *places[-1], style, said
+        ),
+    ]

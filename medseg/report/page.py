@@ -51,6 +51,8 @@ class Picture:
         Length of the scale bar in pixels of the picture and its legend; 0 where the spacing is unknown.
     notes : tuple of str
         What a reader must know of the picture.
+    title : str
+        What it shows; empty where there is one picture only.
     """
 
     width: int
@@ -61,6 +63,7 @@ class Picture:
     bar_px: float = 0.0
     bar_text: str = ""
     notes: tuple[str, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,9 @@ class CaseReport:
     evaluation : mapping or None
         Its entry of evaluation/cases.json, the patient as a pseudonym; None without a reference.
     picture : Picture or None
+        Of an image with two axes.
+    planes : tuple of Picture
+        Of a volume: slices along each axis.
     no_picture : str
         Why there is none.
     files : mapping of str to str
@@ -93,10 +99,16 @@ class CaseReport:
     record: Json
     evaluation: Json | None = None
     picture: Picture | None = None
+    planes: tuple[Picture, ...] = ()
     no_picture: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     section: bool = True
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The picture of a radiograph, or those of a volume."""
+        return self.planes if self.picture is None else (self.picture,)
 
     @property
     def verdict(self) -> Verdict:
@@ -156,6 +168,12 @@ class CohortReport:
         What is missing on the page, and why.
     curve : tuple of mapping
         Rows of training/metrics.csv.
+    fold_curves : mapping of str to tuple of mapping
+        The same for each fold of a cross-validation, by its name.
+    cleaning : mapping or None
+        postprocess.json, where the clean-up was tuned.
+    search : mapping or None
+        search/search.json; None where nothing was searched.
     methods : str
         Paragraph for a paper.
     settings : str
@@ -179,6 +197,9 @@ class CohortReport:
     notes: tuple[tuple[str, str], ...] = ()
     said: tuple[str, ...] = ()
     curve: tuple[Mapping[str, float | None], ...] = ()
+    fold_curves: Mapping[str, tuple[Mapping[str, float | None], ...]] = field(default_factory=dict)
+    cleaning: Json | None = None
+    search: Json | None = None
     methods: str = ""
     settings: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -76,6 +76,7 @@ def methods_text(
     splits: Mapping[str, int],
     parameters: int | None,
     trained: Mapping[str, Any] | None,
+    tuned_on: str = "",
 ) -> str:
     """A paragraph for a paper, made from what the run did; free to copy.
 
@@ -91,8 +92,10 @@ def methods_text(
         Of the network.
     trained : mapping or None
         Summary of the training stage; None where a finished model was used.
+    tuned_on : str
+        Predictions that the clean-up was tuned on; empty where the settings name its steps.
     """
-    steps = "; ".join(_step(step) for step in settings["preprocess"]) or "none"
+    steps = "; ".join(step_text(step) for step in settings["preprocess"]) or "none"
     size = f", {parameters / 1e6:.2f} million parameters" if parameters else ""
     parts = [f"Images were prepared by these steps: {steps}."]
     network = settings["model"]["use"]
@@ -102,39 +105,57 @@ def methods_text(
         parts.append(f"The model {settings['model']['start_from']} ({network}{size}) was used as it is.")
     inference = settings["inference"]
     tta = inference["tta"]
-    clean = "; ".join(_step(step) for step in settings["postprocess"]) or "none"
+    clean = "; ".join(step_text(step) for step in settings["postprocess"]) or "none"
     parts.append(
         f"Probabilities were brought back to the grid of the image before the largest was taken"
-        f"{'' if tta in ('none', None) else f', with test-time augmentation ({tta})'}; clean-up: {clean}."
+        f"{'' if tta in ('none', None) else f', with test-time augmentation ({tta})'}; clean-up"
+        f"{f', chosen by Dice on {tuned_on}' if tuned_on else ''}: {clean}."
     )
     options = settings["evaluation"]
     names = ", ".join(metric["use"] for metric in options["metrics"])
     parts.append(
-        f"Agreement ({names}) was computed on the grid of the image over the {options['cases']} cases; "
+        f"Agreement ({names}) was computed on the grid of the image over {_evaluated(settings)}; "
         f"intervals are {options['level']:.0%} bootstrap intervals over patients ({options['samples']} resamples)."
     )
     parts.append(f"Software: medseg {version}.")
     return " ".join(parts)
 
 
+def _evaluated(settings: Mapping[str, Any]) -> str:
+    split = settings["data"]["split"]
+    if split.get("fold") == "all":
+        return f"all cases, each predicted by the network of its fold ({split['count']} folds)"
+    return f"the {settings['evaluation']['cases']} cases"
+
+
 def _training(
     settings: Mapping[str, Any], trained: Mapping[str, Any], splits: Mapping[str, int], *, network: str
 ) -> str:
-    options = settings["training"]
+    options, split = settings["training"], settings["data"]["split"]
     start = settings["model"]["start_from"]
     begin = f"starting from the weights of {start}" if start else "from random weights"
-    by = settings["data"]["split"].get("by")
+    by = split.get("by")
+    folds = split.get("fold") == "all"
+    images = (
+        f"the images of all but one of {split['count']} folds in turn"
+        if folds
+        else f"{splits.get('train', 0)} images"
+    )
+    kept = "the weights of the last epoch were kept."
+    if options["keep"] == "best":
+        chosen = "of the following fold" if folds else f"{splits.get('validation', 0)} images"
+        kept = f"the weights with the best validation {options['metric']} ({chosen}) were kept."
     return (
-        f"A network ({network}) was trained {begin} on {splits.get('train', 0)} images for "
+        f"A network ({network}) was trained {begin} on {images} for "
         f"{trained.get('epochs', options['epochs'])} epochs with batches of {options['batch_size']}, "
         f"{options['optimiser']['use']} at a learning rate of {options['learning_rate']:g} "
         f"({options['schedule']['use']} schedule) and the loss {options['loss']['use']}; "
-        f"the weights with the best validation {options['metric']} "
-        f"({splits.get('validation', 0)} images) were kept.{f' Splits are by {by}.' if by else ''}"
+        f"{kept}{f' Splits are by {by}.' if by else ''}"
     )
 
 
-def _step(step: Mapping[str, Any]) -> str:
+def step_text(step: Mapping[str, Any]) -> str:
+    """A step of preparation or clean-up with its numbers, in words."""
     said = [
         f"{k} {_plain(v)}"
         for k, v in step.items()

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from medseg import errors
 from medseg.errors import Interrupted, MedsegError, TrainingError
 
 BEAT_S = 1.0
@@ -80,11 +81,11 @@ class Team:
         try:
             while not self._store.check([key]):
                 if self._watch is not None and self._watch.trouble is not None:
-                    raise TrainingError(self._watch.trouble)
+                    raise self._watch.trouble
                 time.sleep(0.05)
             content: bytes = self._store.get(key)
         except RuntimeError as err:
-            raise TrainingError(_store_gone_text(self.rank, self.world_size)) from err
+            raise _store_gone(self.rank, self.world_size) from err
         return content
 
     def dismiss(self) -> None:
@@ -151,23 +152,23 @@ def _explained(store: _Store, watch: _Watch) -> Iterator[None]:
         yield
     except Interrupted:
         # All processes stop at the same update; those that wait are told.
-        _leave_reason(store, rank, world_size, "it was stopped")
+        _leave_reason(store, rank, world_size, "it was stopped", Interrupted)
         raise
     except MedsegError as err:
         if watch.trouble is None:
-            _leave_reason(store, rank, world_size, str(err))
+            _leave_reason(store, rank, world_size, str(err), type(err))
         raise
     except KeyboardInterrupt as err:
         if watch.trouble is not None:
-            raise TrainingError(watch.trouble) from err
-        _leave_reason(store, rank, world_size, "it was stopped")
+            raise watch.trouble from err
+        _leave_reason(store, rank, world_size, "it was stopped", Interrupted)
         raise
     except RuntimeError as err:
         if not _is_connection_error(err):
             _leave_reason(store, rank, world_size, f"{type(err).__name__}: {err}")
             raise
         reason = watch.trouble or _reason_of_others(store, rank)
-        raise TrainingError(reason or _lost_text(rank, world_size, None)) from err
+        raise reason or TrainingError(_lost_text(rank, world_size, None)) from err
     except Exception as err:
         _leave_reason(store, rank, world_size, f"{type(err).__name__}: {err}")
         raise
@@ -201,13 +202,13 @@ def _part(store: _Store, watch: _Watch) -> None:
 class _Watch:
     """The thread that beats and listens.
 
-    `trouble` is the sentence about what happened to another process, once something has.
+    `trouble` is what happened to another process, once something has.
     """
 
     store: _Store
     rank: int
     world_size: int
-    trouble: str | None = None
+    trouble: MedsegError | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _heard: dict[int, tuple[bytes, float]] = field(default_factory=dict)
@@ -237,13 +238,13 @@ class _Watch:
                 self.store.set(_beat_key(self.rank), str(number))
                 self.trouble = _reason(self.store, self.rank) or self._silent()
             except RuntimeError:
-                self.trouble = _store_gone_text(self.rank, self.world_size)
+                self.trouble = _store_gone(self.rank, self.world_size)
             if self.trouble is not None and not self._stopping.is_set():
                 self._end_main_thread()
                 return
 
-    def _silent(self) -> str | None:
-        """The sentence about a process that has not beaten for long, left for the others as well."""
+    def _silent(self) -> MedsegError | None:
+        """The error about a process that has not beaten for long, left for the others as well."""
         others = range(1, self.world_size) if self.rank == 0 else (0,)
         present = [number for number in others if not self.store.check([_left_key(number)])]
         beats = self.store.multi_get([_beat_key(number) for number in present]) if present else []
@@ -253,8 +254,8 @@ class _Watch:
             self._heard[number] = (beat, since if beat == before else now)
             if beat == before and now - since > SILENCE_S:
                 text = _lost_text(self.rank, self.world_size, number)
-                self.store.compare_set(_FAILED, "", f"{self.rank}\n{text}")
-                return text
+                self.store.compare_set(_FAILED, "", f"{self.rank}\nTrainingError\n{text}")
+                return TrainingError(text)
         return None
 
     def _end_main_thread(self) -> None:
@@ -267,7 +268,7 @@ class _Watch:
             return
         sys.stderr.write(f"error: {self.trouble}\n")
         sys.stderr.flush()
-        os._exit(TrainingError.exit_code)
+        os._exit(self.trouble.exit_code if self.trouble is not None else TrainingError.exit_code)
 
 
 def _beat_key(rank: int) -> str:
@@ -285,22 +286,29 @@ def _is_connection_error(err: RuntimeError) -> bool:
     )
 
 
-def _leave_reason(store: _Store, rank: int, world_size: int, text: str) -> None:
+def _leave_reason(
+    store: _Store, rank: int, world_size: int, text: str, kind: type[MedsegError] = TrainingError
+) -> None:
     """Leave the first reason; later ones follow from it."""
+    # The nearest of the kinds that every process knows.
+    name = next(base.__name__ for base in kind.__mro__ if base.__module__ == errors.__name__)
     sentence = f"training process {rank} of {world_size} failed: {text}"
     with contextlib.suppress(RuntimeError):
-        store.compare_set(_FAILED, "", f"{rank}\n{sentence}")
+        store.compare_set(_FAILED, "", f"{rank}\n{name}\n{sentence}")
 
 
-def _reason(store: _Store, rank: int) -> str | None:
-    """The sentence that another process left, if one did."""
+def _reason(store: _Store, rank: int) -> MedsegError | None:
+    """What another process failed with, if one did: the same kind of error, so the same exit code."""
     if not store.check([_FAILED]):
         return None
-    by, _, text = store.get(_FAILED).decode("utf-8", "replace").partition("\n")
-    return None if by == str(rank) else text
+    by, name, text = store.get(_FAILED).decode("utf-8", "replace").split("\n", 2)
+    if by == str(rank):
+        return None
+    kind = getattr(errors, name, TrainingError)
+    return cast("MedsegError", kind(text))
 
 
-def _reason_of_others(store: _Store, rank: int) -> str | None:
+def _reason_of_others(store: _Store, rank: int) -> MedsegError | None:
     """What another process left in the store, waited for a moment; None where the store is gone too."""
     end = time.monotonic() + _REASON_WAIT_S
     with contextlib.suppress(RuntimeError):
@@ -321,8 +329,8 @@ def _lost_text(rank: int, world_size: int, lost: int | None) -> str:
     )
 
 
-def _store_gone_text(rank: int, world_size: int) -> str:
-    return (
+def _store_gone(rank: int, world_size: int) -> TrainingError:
+    return TrainingError(
         f"training process {rank} of {world_size} lost process 0 or the launcher that joined them; look at its "
         "log, and give the same command again to go on from the last checkpoint"
     )

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from medseg.errors import TrainingError
 from medseg.training.options import TrainingOptions
 from medseg.training.timetable import Timetable
 
 StopReason = Literal["epochs", "early_stop", "time"]
 Part = Literal["network", "samples", "validation", "saving"]
 PARTS: tuple[Part, ...] = ("network", "samples", "validation", "saving")
+
+
+class EndedByFirst(TrainingError):
+    """Process 0 ended a training from `on_validation`; the other processes are free for the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,11 +59,13 @@ class Session:
         folder: Path,
         progress: Callable[[Progress], None] | None,
         tell: Callable[[str], None] | None,
+        on_validation: Callable[[int, Mapping[str, float]], None] | None,
         device: torch.device,
         settings: Mapping[str, Any],
     ) -> None:
         self.options, self.loader, self.validate = options, loader, validate
         self.device, self.progress, self._tell = device, progress, tell
+        self.on_validation = on_validation
         self.state = RunState(timetable=Timetable.of(options.target_epochs))
         self.watch = Stopwatch(self.state)
         self.processes = distributed.processes()

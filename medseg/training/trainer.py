@@ -24,7 +24,7 @@ from medseg.training.loop import explained_errors, grouped
 from medseg.training.losses import SegmentationLoss
 from medseg.training.optim import set_frozen
 from medseg.training.options import TrainingOptions
-from medseg.training.records import Progress, TrainingResult
+from medseg.training.records import EndedByFirst, Progress, TrainingResult
 from medseg.training.run_files import FINAL_WEIGHTS, clear
 from medseg.training.session import Loader, Session, Validate
 from medseg.training.surroundings import StopRequest, determinism, stop_request
@@ -41,6 +41,7 @@ def train(
     folder: Path,
     progress: Callable[[Progress], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
     resume: bool = True,
     device: torch.device | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -70,6 +71,10 @@ def train(
     tell : callable (str), optional
         Called with sentences that the user should know: where it goes on, that a checkpoint was
         damaged, that the number of epochs was fitted to the time.
+    on_validation : callable (epoch, values), optional
+        Called in process 0 after each validation, before its checkpoint is written, with the epoch
+        counted from 1; after a kill perhaps twice for one epoch. What it raises ends the training, in
+        the other processes with `EndedByFirst`.
     resume : bool, optional
         False removes the checkpoints of the folder first.
     device : torch.device, optional
@@ -110,6 +115,7 @@ def train(
             folder=folder,
             progress=progress,
             tell=tell,
+            on_validation=on_validation,
             device=device,
             settings=settings or {},
         )
@@ -271,11 +277,24 @@ class _Run(Session):
         self.state.metrics = metrics
         row |= metrics
         epoch = int(row["epoch"])
+        self._ask(epoch)
         value = metrics.get(self.options.metric, math.nan)
         if self.state.judge(value, self.options, epoch=epoch) and self.options.keep == "best":
             self.check_weights()
             with self.watch.part("saving"):
                 self.state.best_file = self._save_best(epoch)
+
+    def _ask(self, epoch: int) -> None:
+        """Let whoever listens end the training, in all processes alike."""
+        ends = True
+        try:
+            if self.on_validation is not None and self.processes.rank == 0:
+                self.on_validation(epoch, dict(self.state.metrics))
+            ends = False
+        finally:
+            ends = distributed.any_of(ends)
+        if ends:
+            raise EndedByFirst(f"process 0 ended the training after epoch {epoch}")
 
     def _validated(self, validate: Validate) -> dict[str, float]:
         with torch.no_grad(), explained_errors(f"the validation of epoch {self.state.epoch + 1}"):

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from medseg.inference.options import InferenceOptions
 from medseg.inference.predictor import Predictor
 from medseg.labels import Label, LabelTable
 from medseg.models.options import SmallUNetOptions
 from medseg.models.registry import build_network
-from medseg.training.loss_options import DiceCrossEntropyOptions
+from medseg.training.loss_options import DiceCrossEntropyOptions, LossOptions
 from medseg.training.losses import build_loss
 from medseg.training.precision import choose_precision
 
@@ -63,3 +64,41 @@ def test_predictions_agree_with_the_cpu():
         for device in ("cpu", "cuda")
     ]
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "dice_ce",
+        "dice_focal",
+        "focal_tversky",
+        "top_k_ce",
+        "dice_top_k",
+        "dice_ce_boundary",
+        "generalised_dice",
+    ],
+)
+def test_losses_and_their_slopes_agree_with_the_cpu_and_repeat_to_the_bit(use):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 20, 24, 16, generator=generator)
+    label = torch.randint(0, 5, (2, 1, 20, 24, 16), generator=generator)
+    sets = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=np.bool_)
+    loss = build_loss(
+        TypeAdapter(LossOptions).validate_python({"use": use}),
+        set_matrix=sets,
+        regions={"a": (1,), "b": (2,), "both": (1, 2)},
+    )
+    loss.set_progress(1.0)
+    found = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for device in ("cpu", "cuda", "cuda"):
+            there = logits.to(device).requires_grad_()
+            value = loss.to(device)(there, label.to(device))
+            value.backward()
+            found.append((value.detach().cpu(), there.grad.cpu()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(found[0], found[1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert all(torch.equal(one, other) for one, other in zip(found[1], found[2], strict=True))

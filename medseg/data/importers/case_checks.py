@@ -70,7 +70,7 @@ def check_cases(listing: Listing, options: ImportOptions, progress: Progress) ->
             owners[path].append(case.case_id)
         missing = _check_files(listing, case, options.root)
         if options.check and not missing:
-            for text in grid_problems(case):
+            for text in grid_problems(case, channels=listing.channels_in_one_file):
                 listing.add(text, case_id=case.case_id)
     _check_doubles(listing, ids, owners)
     broken = listing.broken()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from medseg.io.limits import DEFAULT_LIMITS, open_regular
 from medseg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_nifti_header
 
 
-def grid_problems(case: Case) -> list[str]:
+def grid_problems(case: Case, *, channels: int = 1) -> list[str]:
     """What is wrong with the grids of a case's NIfTI files; files of other formats are not opened.
+
+    Parameters
+    ----------
+    case : Case
+    channels : int, optional
+        Channels that the data set names: an image in one file may hold as many along a fourth axis.
 
     Returns
     -------
@@ -39,7 +46,15 @@ def grid_problems(case: Case) -> list[str]:
         except (InputError, StorageError) as err:
             problems.append(str(err))
             continue
-        if len(_axes(header.shape)) > 3:
+        axes = _axes(header.shape)
+        in_one_file = role == "image" and len(case.images) == 1 and channels > 1
+        if in_one_file and len(axes) == 4 and axes[3] == channels:
+            headers.append((role, path, replace(header, shape=axes[:3])))
+        elif in_one_file:
+            problems.append(
+                f"image {path} has the shape {header.shape}; expected a fourth axis of {channels} channels"
+            )
+        elif len(axes) > 3:
             problems.append(
                 f"{role} {path} has {len(_axes(header.shape))} axes, shape {header.shape}; medseg reads 2 or 3: "
                 "write each channel or time point into a file of its own"

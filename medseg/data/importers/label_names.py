@@ -149,7 +149,8 @@ def labels_yaml(listing: Listing, *, manifest: Path, root: Path | None = None) -
         fit[item.value] = fit_name(item.name, value=item.value, taken=tuple(fit.values()))
     lines = [
         f"# Labels of {_plain(listing.title)}, to paste into a pipeline beside",
-        f"# data: {{source: {{use: manifest, path: {_quoted(manifest.name)}{_root(root)}}}}}",
+        f"# data: {{source: {{use: manifest, path: {_quoted(manifest.name)}{_root(root)}}}"
+        f"{', fourth_axis: channels' if listing.in_one_file else ''}}}",
     ]
     if listing.channels:
         lines.append(f"# Channels in this order: {', '.join(_plain(c) for c in listing.channels)}")

@@ -37,7 +37,7 @@ def list_msd(folder: Path, options: ImportOptions) -> Listing:
     Listing
         An entry is `{"image": file, "label": file}`, `image` also a list of one file per channel; test
         images may be bare names. A case of a data set that names several modalities and gives one
-        file is a problem: it has four axes, which medseg does not read.
+        file has them along a fourth axis; a note says which setting reads them.
 
     Raises
     ------
@@ -65,6 +65,11 @@ def list_msd(folder: Path, options: ImportOptions) -> Listing:
     check_count(listing, about, "numTraining", counts["train"], "training case")
     check_count(listing, about, "numTest", counts["test"], "test case")
     _unlisted(listing, folder, about, options)
+    if listing.in_one_file:
+        listing.notes.append(
+            f"images hold {counted(len(listing.channels), 'channel')} ({shown(listing.channels)}) along a fourth "
+            "axis; the pipeline needs data.fourth_axis: channels"
+        )
     return listing
 
 
@@ -96,13 +101,7 @@ def _entry(
 
 def _check_channels(listing: Listing, case_id: str, files: int) -> None:
     expected = len(listing.channels)
-    if expected > 1 and files == 1:
-        text = (
-            f"the image holds {expected} channels ({shown(listing.channels)}) in one file of four axes, "
-            "which medseg does not read; write each channel into a file of its own"
-        )
-        listing.add(text, case_id=case_id)
-    elif expected and files != expected:
+    if expected and files not in (1, expected):
         listing.add(
             f"expected {counted(expected, 'channel')}, found {counted(files, 'file')}", case_id=case_id
         )

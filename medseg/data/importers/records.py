@@ -153,6 +153,16 @@ class Listing:
         """Note a problem."""
         self.problems.append(Problem(text=text, case_id=case_id, fatal=fatal))
 
+    @property
+    def channels_in_one_file(self) -> int:
+        """Channels that an image in one file holds along a fourth axis, as the Decathlon has them; else 1."""
+        return len(self.channels) if self.kind == "msd" and len(self.channels) > 1 else 1
+
+    @property
+    def in_one_file(self) -> bool:
+        """Whether some image holds several channels along a fourth axis."""
+        return self.channels_in_one_file > 1 and any(len(case.images) == 1 for case in self.cases)
+
     def broken(self) -> frozenset[str]:
         """Ids of the cases that have a problem."""
         return frozenset(p.case_id for p in self.problems if p.case_id is not None)

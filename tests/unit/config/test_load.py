@@ -155,6 +155,10 @@ def _items(value: dict) -> dict:
     return next(branch["items"] for branch in value.get("anyOf", [value]) if "items" in branch)
 
 
+def _items(value: dict) -> dict:
+    return next(branch["items"] for branch in value.get("anyOf", [value]) if "items" in branch)
+
+
 def _bare_names(choice: dict) -> list[str]:
     return next(branch["enum"] for branch in choice["oneOf"] if "enum" in branch)
 

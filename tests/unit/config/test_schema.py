@@ -119,6 +119,12 @@ def test_conflicts_name_the_setting_to_change(tmp_path: Path, extra, path, text)
         (["regions.lung_left=[lung_left]"], "regions.lung_left", "`lung_left` is taken"),
         (["regions.both=[lung_left, lung_left]"], "regions.both", "stands twice"),
         (["training=null"], "model", "says neither start_from"),
+        (["model={use: small_unet, cell: [2, 2, 1]}"], "model.cell", "has 3 axes where data.source"),
+        (
+            ["model={use: unet, channels: [8, 16], strides: [[2, 2, 1]]}", "inference.window=[64, 64]"],
+            "model.strides",
+            "has 3 axes where data.source",
+        ),
         (["labels.lung_left.value=1"], "labels.lung_left.value", "the value 1 is that of lung_right"),
         (["labels.lung_left.pair=null"], "labels.lung_right.pair", "lung_left does not name it back"),
         (
@@ -210,3 +216,24 @@ def test_colour_is_refused_only_where_gray_is_expected_and_not_made(tmp_path: Pa
     assert not load(tmp_path).refuses_colour
     assert load(tmp_path, "", "data.gray=true").refuses_colour
     assert not load(tmp_path, "preprocess: [gray]\n", "data.gray=true").refuses_colour
+
+
+@pytest.mark.parametrize("mode", ["none", "tested"])
+def test_a_fold_that_chooses_nothing_needs_the_last_epoch(tmp_path: Path, mode: str):
+    split = f"data.split={{use: folds, validation: {mode}, fold: all}}"
+    problems = found(tmp_path, "", split, "training.early_stop={patience: 3}", "evaluation.cases=validation")
+    assert set(problems) == {"data.split.validation", "evaluation.cases"}
+    assert "every case is a test case of its fold" in problems["evaluation.cases"]
+    assert mode in problems["data.split.validation"]
+    config = load(tmp_path, "", split, "training.keep=last")
+    assert config.data.split.fold == "all"
+
+
+def test_all_folds_need_a_training(tmp_path: Path):
+    text = "data.split={use: folds, fold: all}"
+    problems = found(tmp_path, "", text, "training=null", "model.start_from=chest-xray-lungs")
+    assert "no `training`" in problems["data.split.fold"]
+
+
+def test_clean_up_may_be_left_to_the_predictions(tmp_path: Path):
+    assert load(tmp_path, "postprocess: auto\n").postprocess == "auto"

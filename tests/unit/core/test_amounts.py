@@ -40,7 +40,8 @@ def test_options_take_text_and_numbers():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(3.21, "3.2 s"), (45, "45 s"), (1800, "30 min"), (5400, "90 min"), (7500, "2 h 05 min")]
+    ("seconds", "text"),
+    [(3.21, "3.2 s"), (45, "45 s"), (1800, "30 min"), (5400, "90 min"), (7500, "2 h 05 min")],
 )
 def test_times_for_people(seconds, text):
     assert time_text(seconds) == text

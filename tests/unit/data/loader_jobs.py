@@ -94,7 +94,7 @@ def augmentation(table: LabelTable = TABLE) -> Augmentation:
     return compile_augment(read.validate_python(steps), table.mirror_sets)
 
 
-PATCHES = PatchSampler(size=(8, 10, 6), foreground=0.5, structures=structure_sets(TABLE))
+PATCHES = PatchSampler(size=(8, 10, 6), foreground=0.4, structures=structure_sets(TABLE))
 
 
 def unchanged(image: Tensor, label: Tensor, seed: int, view: View) -> tuple[Tensor, Tensor]:

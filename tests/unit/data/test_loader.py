@@ -141,14 +141,10 @@ def test_the_asked_share_of_samples_shows_a_structure_and_the_small_one_is_not_r
     assert (rare == 2).any(dim=1).float().mean() < 0.2
 
 
-@given(
-    epoch=st.integers(0, 50),
-    start=st.integers(0, 2),
-    seed=st.integers(0, 2**31),
-    world_size=st.sampled_from([1, 2, 4]),
-)
-@settings(max_examples=12, deadline=None)
-def test_patches_are_the_same_from_any_start_and_for_any_number_of_processes(epoch, start, seed, world_size):
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@given(epoch=st.integers(0, 50), start=st.integers(0, 2), seed=st.integers(0, 2**31))
+@settings(max_examples=5, deadline=None)
+def test_patches_are_the_same_from_any_start_and_for_any_number_of_processes(world_size, epoch, start, seed):
     whole = list(make_patches(seed=seed).epoch(epoch))
     parts = [
         list(make_patches(seed=seed, rank=rank, world_size=world_size).epoch(epoch, start_step=start))
@@ -162,7 +158,7 @@ def test_patches_are_the_same_from_any_start_and_for_any_number_of_processes(epo
 
 def test_another_patch_or_share_is_another_training():
     base = make_patches().describe()
-    for changes in ({"size": (8, 10, 8)}, {"foreground": 0.4}, {"structures": ((1,),)}):
+    for changes in ({"size": (8, 10, 8)}, {"foreground": 0.5}, {"structures": ((1,),)}):
         assert make_patches(patches=replace(loader_jobs.PATCHES, **changes)).describe() != base
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from medseg.data.manifest import Case
 from medseg.data.options import FoldSplit, HoldoutSplit, ManifestSplit
-from medseg.data.splits import assign_folds, assign_splits, patients_in_several
+from medseg.data.splits import assign_folds, assign_splits, patients_in_several, splits_of_fold
 from medseg.errors import ManifestError
 
 
@@ -187,3 +187,48 @@ def test_shares_must_make_sense(values):
         HoldoutSplit(**values)
     with pytest.raises(ValidationError, match="0 to 4"):
         FoldSplit(fold=5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    cases=cohorts,
+    count=st.integers(2, 5),
+    validation=st.sampled_from(["next", "none", "tested"]),
+    seed=st.integers(0, 3),
+)
+def test_over_all_folds_every_case_is_tested_once_and_no_patient_trains_the_network_that_predicts_it(
+    cases, count, validation, seed
+):
+    patients = {c.case_id: c.patient_id for c in cases}
+    if len(set(patients.values())) < count or (validation == "next" and count < 3):
+        return
+    options = FoldSplit(count=count, fold="all", validation=validation, seed=seed)
+    folds = assign_folds(cases, options)
+    assert set(assign_splits(cases, options).values()) == {"test"}
+    tested = Counter()
+    for fold in range(count):
+        splits = splits_of_fold(folds, options, fold=fold)
+        parts = {
+            name: {patients[c] for c, split in splits.items() if split == name} for name in splits.values()
+        }
+        assert not parts["train"] & parts["test"]
+        assert ("validation" in parts) == (validation == "next")
+        if validation == "next":
+            assert not parts["validation"] & (parts["train"] | parts["test"])
+        tested.update(c for c, split in splits.items() if split == "test")
+        assert splits == assign_splits(cases, options.model_copy(update={"fold": fold}))
+    assert tested == dict.fromkeys(patients, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"count": 3, "fold": 3}, "fold is 0 to 2 for 3 folds, or all; found 3"),
+        ({"count": 2}, "validation: next needs 3 folds or more"),
+        ({"fold": "every"}, "fold"),
+        ({"validation": "best"}, "validation"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(wrong, text):
+    with pytest.raises(ValidationError, match=text):
+        FoldSplit.model_validate(wrong)

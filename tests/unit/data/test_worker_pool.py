@@ -71,7 +71,7 @@ def test_a_run_that_is_left_does_not_leak_into_the_next(pool):
         ),
         ("exit", "was ended with exit code 7 while it prepared case case-3"),
         ("stop", "not answered for 0.8 s while it prepared case case-3; the process is stopped"),
-        ("loop", "not answered for 0.8 s while it prepared case case-3; the process is asleep"),
+        ("loop", "not answered for 0.8 s while it prepared case case-3; the process is (asleep|computing)"),
     ],
 )
 def test_a_worker_that_dies_or_hangs_is_named_with_its_case(pool, payload, text):
@@ -106,7 +106,7 @@ def test_a_worker_without_memory_or_disk_says_so_and_the_pool_goes_on(pool):
 
 
 def test_arrays_of_any_size_arrive_whole_and_writable(pool):
-    sizes = (0, 1, 300_000, 5_000_000)
+    sizes = (0, 1, 300_000, 1_000_000)
     results = list(pool.run(tasks(*[("array", size) for size in sizes]), ahead=4))
     for size, (_, _, (array, turned)) in zip(sizes, results, strict=True):
         np.testing.assert_array_equal(array, np.arange(size)[None])
@@ -114,13 +114,16 @@ def test_arrays_of_any_size_arrive_whole_and_writable(pool):
         array += 1
 
 
-def test_a_worker_that_is_killed_while_it_sends_is_named(pool):
-    pool.start()
-    results = pool.run(tasks(*[("array", 8_000_000)] * 60), ahead=3)
-    next(results)
-    os.kill(pool.process_ids[0], signal.SIGKILL)
-    with pytest.raises(WorkerError, match="worker 1 was ended by SIGKILL"):
-        list(results)
+def test_a_worker_that_is_killed_while_it_sends_is_named():
+    pool = WorkerPool(pool_jobs.act, workers=2)
+    results = pool.run(tasks(*[("array", 1_000_000)] * 200), ahead=3)
+    try:
+        next(results)
+        os.kill(pool.process_ids[0], signal.SIGKILL)
+        with pytest.raises(WorkerError, match="worker 1 was ended by SIGKILL"):
+            list(results)
+    finally:
+        pool.close()
 
 
 def test_processes_that_cannot_be_started_are_told(monkeypatch):

@@ -235,8 +235,37 @@ def test_nan_and_channels(tmp_path):
     values[0, 0, 0], values[1, 1, 1] = np.nan, np.inf
     with pytest.raises(ImageReadError, match="NaN or infinity in 2 of 24"):
         read_nifti(save(tmp_path / "a.nii", values, ROTATION))
-    with pytest.raises(ImageReadError, match=r"found shape \(4, 3, 2, 3\); write each channel"):
+    with pytest.raises(ImageReadError, match=r"found shape \(4, 3, 2, 3\); where its volumes are channels"):
         read_nifti(save(tmp_path / "b.nii", ramp(4, 3, 2, 3), ROTATION))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (4, 3, 2, 1, 5)])
+def test_volumes_as_channels_lie_on_the_grid_of_the_file(tmp_path, shape):
+    values = ramp(*shape)
+    path = save(tmp_path / "a.nii.gz", values, OBLIQUE)
+    volume = read_image([path], fourth_axis="channels")
+    np.testing.assert_array_equal(volume.array, np.moveaxis(values.reshape(4, 3, 2, 5), -1, 0))
+    np.testing.assert_allclose(volume.affine, OBLIQUE, rtol=1e-6)
+    files = [save(tmp_path / f"{n}.nii", values.reshape(4, 3, 2, 5)[..., n], OBLIQUE) for n in range(5)]
+    together = read_image(files)
+    assert together.same_grid(volume)
+    assert together.pixel_sha256 == volume.pixel_sha256
+    np.testing.assert_array_equal(together.array, volume.array)
+
+
+def test_channels_are_scaled_and_flat_ones_are_pictures(tmp_path):
+    path = save(tmp_path / "a.nii", ramp(4, 3, 1, 2), OBLIQUE, scl_slope=0.5, scl_inter=-3)
+    volume = read_nifti(path, channels=True)
+    assert volume.array.shape == (2, 4, 3)
+    np.testing.assert_allclose(volume.array, np.moveaxis(ramp(4, 3, 2), -1, 0) * 0.5 - 3)
+    with pytest.raises(ImageReadError, match="expected one axis of channels after three"):
+        read_nifti(save(tmp_path / "b.nii", ramp(4, 3, 2, 2, 3), OBLIQUE), channels=True)
+    assert read_nifti(save(tmp_path / "c.nii", ramp(4, 3, 2), OBLIQUE), channels=True).array.shape == (
+        1,
+        4,
+        3,
+        2,
+    )
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])

@@ -146,7 +146,8 @@ def test_a_failed_write_leaves_the_older_bundle(write, tmp_path, monkeypatch):
         (lambda v: v["network"].update(depth=3), "network.small_unet.depth: Extra inputs"),
         (lambda v: v["network"].update(use="os.system"), "network: Input tag 'os.system'"),
         (lambda v: v.pop("licence"), "licence: Field required"),
-        (lambda v: v.update(format_version=2), "format_version 2, this medseg reads 1"),
+        (lambda v: v.update(format_version=3), "format_version 3, this medseg reads 1 and 2"),
+        (lambda v: v.update(format_version=2), "format_version 2 does not go with 0 members"),
         (lambda v: v.pop("format_version"), "format_version None"),
         (lambda v: v.update(files={}), "files must name model.safetensors"),
         (

@@ -80,7 +80,7 @@ def test_an_unknown_model_is_one_sentence(tmp_path):
 def test_an_unknown_stage_lists_the_stages(pipeline):
     done = medseg("run", pipeline, "--output", pipeline.parent / "runs", "--only", "trian")
     assert done.returncode == 2
-    assert "stages: check, plan, train" in done.stderr
+    assert "stages: check, plan, search, train" in done.stderr
 
 
 def test_the_shipped_schema_is_that_of_the_code(project):

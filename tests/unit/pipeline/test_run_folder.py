@@ -30,7 +30,7 @@ def test_a_second_process_is_told_who_has_the_folder(tmp_path):
     run = started(tmp_path)
     with (
         run.locked(),
-        pytest.raises(StorageError, match=r"in use by process \d+ since"),
+        pytest.raises(StorageError, match=r"in use by process \d+ on .+ since"),
         RunFolder(run.path).locked(),
     ):
         pass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.report.figures import Dot, Strip, bland_altman, curve, strip_plot, ticks
+from medseg.report.figures import Dot, Strip, bland_altman, curve, strip_plot
+from medseg.report.svg import ticks
 from medseg.report.text import quantity_text, statistic_cell
 
 

@@ -7,7 +7,7 @@ import pytest
 from medseg.config.load import load_run_config
 from medseg.errors import ConfigError
 from medseg.pipeline.train import plan
-from medseg.training.options import TrainingOptions
+from medseg.training.options import TrainingOptions, TrainingSettings
 
 
 def test_the_old_key_of_the_time_names_the_new_one(project):
@@ -40,12 +40,13 @@ def test_epochs_follow_from_what_is_given(changes, expected):
         ({"epochs": 5}, "5 epochs, batch 8"),
         ({"epochs": 5, "time": "30min"}, "5 epochs within 30 min, batch 8"),
         ({"time": "30min"}, "as many epochs as fit within 30 min, batch 8"),
+        ({"epochs": "auto"}, "as many epochs as fit into the time of the budget, batch 8"),
     ],
 )
 def test_a_dry_run_says_how_long_it_trains(project, changes, text):
     class Context:
-        config = load_run_config(project / "pipelines" / "chest_xray.yaml").config.model_copy(
-            update={"training": TrainingOptions(**changes)}
+        settings = load_run_config(project / "pipelines" / "chest_xray.yaml").config.model_copy(
+            update={"training": TrainingSettings(**changes)}
         )
 
     assert text in plan(Context())  # type: ignore[arg-type]

@@ -166,6 +166,23 @@ def test_nan_is_never_the_best_and_a_metric_that_never_is_finite_is_an_error(tmp
         tiny.run(tmp_path / "b", validate=lambda network: {"dice": math.nan})
 
 
+def test_whoever_listens_to_validations_may_end_the_training(tmp_path):
+    seen: list[int] = []
+
+    class Enough(Exception):
+        pass
+
+    def listen(epoch: int, values: Any) -> None:
+        assert set(values) == {"dice"}
+        seen.append(epoch)
+        if epoch == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        tiny.run(tmp_path, on_validation=listen)
+    assert seen == [1, 2]
+
+
 def test_an_unknown_metric_names_those_there_are(tmp_path):
     with pytest.raises(ConfigError, match=r"training.metric 'hd95' is not among the validation values: dice"):
         tiny.run(tmp_path, metric="hd95")

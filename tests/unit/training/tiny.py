@@ -106,7 +106,8 @@ def options(**changes: Any) -> TrainingOptions:
 
 def run(folder: Path, **changes: Any) -> TrainingResult:
     """Train the tiny network; keywords of `train`, of `BatchLoader` (`loader_...`) or of the options."""
-    own = {"network", "validate", "loss", "progress", "tell", "resume", "settings", "loader", "device"}
+    own = {"network", "validate", "loss", "progress", "tell", "on_validation"}
+    own |= {"resume", "settings", "loader", "device"}
     given = {name: changes.pop(name) for name in list(changes) if name in own}
     loading = {
         name.removeprefix("loader_"): changes.pop(name)

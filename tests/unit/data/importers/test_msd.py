@@ -21,13 +21,31 @@ def test_cases_test_images_and_names(msd, run):
     assert "Left_lung: {value: 1}  # Left lung" in summary.labels_file.read_text()
 
 
-def test_an_image_of_four_axes_is_told_by_header_or_json(msd, refused, nifti):
+def test_an_image_of_four_axes_without_channels_is_a_problem(msd, refused, nifti):
     folder = msd()
     nifti(folder / "imagesTr" / "x_1.nii.gz", shape=(4, 5, 3, 2))
     assert "x_1.nii.gz has 4 axes, shape (4, 5, 3, 2)" in refused(folder)
-    message = refused(msd(modality={"0": "FLAIR", "1": "T1w"}), check=False)
-    assert "case x_1: the image holds 2 channels (FLAIR, T1w) in one file" in message
-    assert "case x_3: the image holds 2 channels" in message
+
+
+def test_channels_along_a_fourth_axis(msd, run, refused, nifti):
+    folder = msd(modality={"0": "FLAIR", "1": "T1w"})
+    for name in ("imagesTr/x_1", "imagesTr/x_2", "imagesTs/x_3"):
+        nifti(folder / f"{name}.nii.gz", shape=(4, 5, 3, 2))
+    summary = run(folder)
+    assert [len(case.images) for case in summary.cases] == [1, 1, 1]
+    assert "fourth_axis: channels}" in summary.labels_file.read_text()
+    assert any("2 channels (FLAIR, T1w) along a fourth axis" in note for note in summary.notes)
+
+
+def test_wrong_channels_along_a_fourth_axis(msd, refused, nifti):
+    folder = msd(modality={"0": "FLAIR", "1": "T1w"})
+    for name in ("imagesTr/x_1", "imagesTs/x_3"):
+        nifti(folder / f"{name}.nii.gz", shape=(4, 5, 3, 2))
+    nifti(folder / "imagesTr" / "x_2.nii.gz", shape=(4, 5, 3, 3))
+    nifti(folder / "labelsTr" / "x_1.nii.gz", shape=(5, 4, 3))
+    message = refused(folder)
+    assert "has the shape (4, 5, 3, 3); expected a fourth axis of 2 channels" in message
+    assert "case x_1: image and label do not share a grid" in message
 
 
 def test_all_problems_are_told_at_once(msd, refused, nifti):

@@ -1,0 +1,71 @@
+"""Raw predictions kept on disk, so that clean-up can be tuned on them without asking the network twice."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medseg.privacy import safe_name
+from medseg.provenance import whole_file
+
+if TYPE_CHECKING:
+    from medseg.inference.predictor import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStore:
+    """A folder with one file for each case."""
+
+    folder: Path
+
+    def read(self, case_id: str, key: str) -> Answer | None:
+        """The answer that was written with this key, None where there is none or it is damaged."""
+        from medseg.inference.predictor import Answer
+
+        path = self._path(case_id)
+        if not path.is_file():
+            return None
+        try:
+            # numpy leaves a damaged file open that it opened itself.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                said = json.loads(bytes(stored["said"]))
+                if said["key"] != key:
+                    return None
+                features = stored["features"]
+                return Answer(
+                    label_map=stored["label_map"],
+                    confidence=said["confidence"],
+                    entropy=said["entropy"],
+                    features=features if features.size else None,
+                    passes=said["passes"],
+                    notes=tuple(said["notes"]),
+                )
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            # It can be made again.
+            return None
+
+    def write(self, case_id: str, key: str, answer: Answer) -> None:
+        """Keep an answer, whole or not at all."""
+        said = {
+            "key": key,
+            "confidence": {name: dict(values) for name, values in answer.confidence.items()},
+            "entropy": dict(answer.entropy),
+            "passes": answer.passes,
+            "notes": list(answer.notes),
+        }
+        features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
+        with whole_file(self._path(case_id)) as part, part.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                label_map=answer.label_map,
+                features=features,
+                said=np.frombuffer(json.dumps(said).encode(), dtype=np.uint8),
+            )
+
+    def _path(self, case_id: str) -> Path:
+        return self.folder / f"{safe_name(case_id)}.npz"
