@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -41,6 +42,16 @@ def peak_memory_bytes(process_id: int | None = None) -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def return_free_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can.
+
+    Tensors of many sizes leave holes between those that live on; without this a long training grows.
+    Takes milliseconds; values are not touched.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class PeakMemory:

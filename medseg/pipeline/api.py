@@ -16,7 +16,7 @@ from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.pipeline.run_folder import RunFolder, find_or_new, only_one
 from medseg.pipeline.runner import Stage, check_stages, describe, key_of, run_stages
-from medseg.planning.plan import Plan
+from medseg.planning.plan import Plan, read_plan
 
 STAGE_TABLE: tuple[Stage, ...] = (
     Stage(
@@ -240,7 +240,7 @@ def plan_pipeline(
     """
     result = run_pipeline(pipeline, output=output, overrides=overrides, until="plan", reporter=reporter)
     folder = Path(result.facts["run"])
-    return result, plan.read_plan(folder), (folder / plan.RESOLVED_FILE).read_text(encoding="utf-8")
+    return result, read_plan(folder), (folder / plan.RESOLVED_FILE).read_text(encoding="utf-8")
 
 
 def dry_run_pipeline(

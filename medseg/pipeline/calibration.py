@@ -14,6 +14,7 @@ from medseg.data.manifest import Case
 from medseg.errors import InputError
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Prediction, Predictor
+from medseg.memory import return_free_memory
 from medseg.models.bundle import Bundle
 from medseg.pipeline import bundling
 from medseg.pipeline.readers import image_reader
@@ -89,6 +90,7 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
         part = seen["validation" if case.split == "validation" else "train"]
         for variant in range(VARIANTS[dims] if case.split == "train" else 1):
             part.add(_features(context, predictor, found.prepared.array, variant), case.patient_id)
+        return_free_memory()
         context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
     limits: dict[str, Any] = {_RANGE + name: values for name, values in fit_ranges(records).items()}
     if not seen["train"].features:

@@ -17,7 +17,7 @@ from medseg.data.loader import BatchLoader, auto_workers
 from medseg.data.manifest import Case
 from medseg.data.patches import PatchSampler, structure_sets
 from medseg.errors import ConfigError, ManifestError
-from medseg.memory import PeakMemory
+from medseg.memory import PeakMemory, return_free_memory
 from medseg.models.bundle import read_bundle
 from medseg.models.network import SegmentationNetwork
 from medseg.models.registry import build_network
@@ -57,6 +57,7 @@ def fit(context: Context) -> dict[str, Any]:
     begin = time.monotonic()
     with PeakMemory() as peak:
         trained = train_once(context, folder=context.run.path / "training", resume=context.resuming)
+        return_free_memory()
         bundle = bundling.write_trained(
             context, network=trained.network, result=trained.result, train_set=trained.train_set
         )

@@ -6,15 +6,13 @@ result is used again; plan.json holds the decisions, pipeline.resolved.yaml sett
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from medseg.config.load import load_run_config, resolved_yaml
 from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.errors import StorageError
 from medseg.pipeline.context import Context
-from medseg.planning.plan import PLAN_FILE, Plan
+from medseg.planning.plan import PLAN_FILE, Plan, read_plan
 from medseg.provenance import write_json, write_text
 
 STAGE = "plan"
@@ -64,26 +62,19 @@ def recall(context: Context) -> None:
     ------
     StorageError
         The files of the plan are missing or damaged.
+    SettingsError
+        The settings that were written are damaged.
     """
     folder = context.run.path
-    try:
-        found = Plan.from_json(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
-        config = load_run_config(folder / RESOLVED_FILE).config
-        decided = RunConfig.model_validate(config.model_dump())
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise StorageError(
-            f"the plan in {folder} cannot be read ({type(err).__name__}); repeat it with --only plan"
-        ) from err
+    found = read_plan(folder)
+    if not (folder / RESOLVED_FILE).is_file():
+        raise StorageError(f"{folder / RESOLVED_FILE} is missing; repeat the plan with --only plan")
+    decided = RunConfig.model_validate(load_run_config(folder / RESOLVED_FILE).config.model_dump())
     _take(context, found, decided)
 
 
 def _take(context: Context, found: Plan, config: RunConfig) -> None:
     context.settings, context.prediction = config, found.prediction
-
-
-def read_plan(run: Path) -> Plan:
-    """The plan in a run folder, after the stage."""
-    return Plan.from_json(json.loads((run / PLAN_FILE).read_text(encoding="utf-8")))
 
 
 def _summary(found: Plan) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from medseg.amounts import time_text
 from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
@@ -16,6 +17,7 @@ from medseg.memory import peak_memory_bytes
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.models.options import AutoNetworkOptions, NetworkOptions
 from medseg.pipeline import plan_checks, probe
+from medseg.pipeline.calibration import LEAST_IMAGES, MOST_IMAGES, VARIANTS
 from medseg.pipeline.context import Context
 from medseg.pipeline.folds import fold_context, watched_split
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
@@ -298,8 +300,6 @@ class _Planner:
 
     def _calibrated(self, config: RunConfig, train: Sequence[Grid], validation: Sequence[Grid]) -> float:
         """Voxels shown for the input gate: images of a part of the cases, and variants of it, halved."""
-        from medseg.pipeline.calibration import LEAST_IMAGES, MOST_IMAGES, VARIANTS
-
         if len(train) < LEAST_IMAGES:
             return 0.0
         dims = len(train[0].shape)
@@ -333,7 +333,6 @@ class _Planner:
         }
         cases = probe.choose_cases(sizes)
         shown = [by_id[case.case_id] for case in cases if case.split == "validation"]
-        ticks = iter(range(10**9))
         return probe.measure(
             config,
             probe.ProbeCases(
@@ -344,7 +343,7 @@ class _Planner:
             ),
             run=context.run,
             sample_voxels=shape.candidate.sampling.voxels,
-            waiting=lambda: context.reporter.advanced("plan", next(ticks), 0, "training a few steps"),
+            waiting=lambda: context.reporter.advanced("plan", 0, 1, "training a few steps to measure them"),
         )
 
     def _smaller(
@@ -374,24 +373,42 @@ class _Planner:
             ) from err
 
     def _epochs(self, config: RunConfig, result: ProbeResult | None, work: Work) -> Decision:
+        """Number of epochs; null, where `training.time` alone is given, stays for the trainer to fit."""
         training = self.training
-        if training.target_epochs is not None or result is None:
-            return given("training.epochs", training.target_epochs)
-        most = max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
-        limit = training.time
-        whole = limit is None
-        seconds = float(config.budget.time / self.folds if limit is None else limit)
-        epochs, least = fitting_epochs(result, work, seconds=seconds, most=most, whole=whole)
-        if epochs == 0:
-            name = "budget.time" if whole else "training.time"
-            raise ConfigError(
-                f"{name} is {seconds:.0f} s, but one epoch with all that belongs to it takes about {least:.0f} s "
-                f"here; set {name} to {math.ceil(least / 10) * 10}s or more, or training.samples_per_epoch lower"
-            )
-        reason = f"fills {seconds / 60:.3g} min at {result.step_s:.3g} s a step (measured)"
-        if epochs == most:
+        if training.epochs != "auto" or result is None:
+            return given("training.epochs", training.epochs)
+        epochs = self._fitting(config, result, work)
+        each = " for each fold" if self.folds > 1 else ""
+        reason = f"fills {time_text(self._seconds())}{each} at {result.step_s:.3g} s a step (measured)"
+        if epochs == self._most_epochs(config, work):
             reason = f"{MOST_SAMPLES} samples are enough; the time would allow more"
         return chosen("training.epochs", epochs, reason)
+
+    def _seconds(self) -> float:
+        """Time of one training: training.time for its epochs alone, or its share of the budget for all of it."""
+        if self.training.time is not None:
+            return float(self.training.time)
+        return float(self.settings.budget.time / self.folds)
+
+    def _most_epochs(self, config: RunConfig, work: Work) -> int:
+        return max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
+
+    def _fitting(self, config: RunConfig, result: ProbeResult, work: Work) -> int:
+        """Epochs that the time allows."""
+        whole, seconds = self.training.time is None, self._seconds()
+        epochs, least = fitting_epochs(
+            result, work, seconds=seconds, most=self._most_epochs(config, work), whole=whole
+        )
+        if epochs:
+            return epochs
+        name = "budget.time" if whole else "training.time"
+        folds = self.folds if whole else 1
+        each = f" for each of {folds} folds" if folds > 1 else ""
+        raise ConfigError(
+            f"{name} is {time_text(seconds * folds)}, but one epoch with all that belongs to it takes about "
+            f"{time_text(least)}{each} here; set {name} to {math.ceil(1.1 * least * folds / 10) * 10}s or more, "
+            "or training.samples_per_epoch lower"
+        )
 
     def _finished(
         self,
@@ -404,7 +421,13 @@ class _Planner:
     ) -> Plan:
         prediction: Prediction | None = None
         if result is not None:
-            prediction = predict(result, work, epochs=_epochs_of(config), least_ram_bytes=peak_memory_bytes())
+            prediction = predict(
+                result,
+                work,
+                epochs=_training(config).target_epochs or self._fitting(config, result, work),
+                program_bytes=peak_memory_bytes(),
+                limit_s=_training(config).time,
+            )
         facts = _facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
             "parameters": shape.memory.parameters,
             "machine": self.machine.to_json(),
@@ -414,13 +437,6 @@ class _Planner:
             "probe": None if result is None else plan_checks.plain(result),
         }
         return Plan(decisions=tuple(decisions), notes=tuple(self.notes), facts=facts, prediction=prediction)
-
-
-def _epochs_of(config: RunConfig) -> int:
-    epochs = _training(config).target_epochs
-    if epochs is None:
-        raise ValueError("a finished plan has a number of epochs")
-    return epochs
 
 
 def _training(config: RunConfig) -> TrainingOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from medseg.config.schema import RunConfig
 from medseg.data.manifest import Case, Split
-from medseg.memory import PeakMemory
+from medseg.memory import PeakMemory, peak_memory_bytes
 from medseg.pipeline.context import Context
 from medseg.pipeline.progress import SilentReporter
 from medseg.pipeline.run_folder import RunFolder
@@ -179,6 +180,7 @@ def run_probe(request: ProbeRequest) -> ProbeResult:
 
     timeline = _Timeline()
     context = _context(request, timeline)
+    start_bytes = peak_memory_bytes()
     with PeakMemory() as peak:
         torch.set_num_threads(context.threads)
         begin = time.perf_counter()
@@ -189,20 +191,26 @@ def run_probe(request: ProbeRequest) -> ProbeResult:
         fit(context)
         whole_s = time.perf_counter() - begin
         ram_bytes = peak.total_bytes
-    step_s, ends = timeline.step_s(), timeline.epoch_ends_s()
-    saved_s = min(ends)
+    step_s = timeline.step_s()
     return ProbeResult(
         step_s=step_s,
-        epoch_end_s=saved_s,
-        validation_s=max(0.0, ends[-1] - saved_s),
+        epoch_end_s=min(timeline.epoch_ends_s()),
+        validation_s=_validation_s(request.folder / "training" / "metrics.jsonl"),
         validation_voxels=request.cases.validation_voxels,
         preparation_s=preparation_s,
         preparation_voxels=request.cases.source_voxels,
         other_s=max(0.0, whole_s - timeline.span_s() - step_s),
         ram_bytes=ram_bytes,
+        start_bytes=start_bytes,
         gpu_bytes=_gpu_peak(context.device()),
         steps=request.steps * EPOCHS,
     )
+
+
+def _validation_s(curves: Path) -> float:
+    """Seconds of the validation of the last epoch, as the training itself measured them."""
+    row = json.loads(curves.read_text(encoding="utf-8").splitlines()[-1])
+    return float(row["validation_s"])
 
 
 def _context(request: ProbeRequest, timeline: _Timeline) -> Context:

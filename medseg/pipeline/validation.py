@@ -12,6 +12,7 @@ from medseg.evaluation.overlap import joint_histogram, overlap_metrics, structur
 from medseg.inference.options import InferenceOptions
 from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
+from medseg.memory import return_free_memory
 from medseg.training import distributed
 
 
@@ -33,6 +34,7 @@ def dice_validation(
             index: _case_dice(predictor, cases[index], table)
             for index in range(place.rank, len(cases), place.world_size)
         }
+        return_free_memory()
         found = {index: dice for part in distributed.gathered(mine) for index, dice in part.items()}
         return _means([found[index] for index in range(len(cases))], table)
 

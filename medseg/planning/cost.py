@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -30,6 +31,8 @@ class ProbeResult:
         Start and end of the training: network, loader, bundle.
     ram_bytes : int
         Peak of the process and its loader workers.
+    start_bytes : int
+        Memory of the process before the training: the program itself.
     gpu_bytes : int or None
         Peak on the CUDA device; None without one.
     steps : int
@@ -44,6 +47,7 @@ class ProbeResult:
     preparation_voxels: float
     other_s: float
     ram_bytes: int
+    start_bytes: int
     gpu_bytes: int | None
     steps: int
 
@@ -111,17 +115,23 @@ def seconds_by_epochs(probe: ProbeResult, work: Work, epochs: int) -> dict[str, 
     }
 
 
-def predict(probe: ProbeResult, work: Work, *, epochs: int, least_ram_bytes: int = 0) -> Prediction:
+def predict(
+    probe: ProbeResult, work: Work, *, epochs: int, program_bytes: int = 0, limit_s: float | None = None
+) -> Prediction:
     """Memory and time of a training of `epochs` epochs.
 
     Parameters
     ----------
-    least_ram_bytes : int, optional
-        Peak of the process that will train, so far.
+    program_bytes : int, optional
+        Memory, so far, of the process that will train; what it has beyond the probe's is added.
+    limit_s : float, optional
+        Time after which the training itself, not what is before and after it, ends in any case.
     """
-    parts = _fixed(probe, work) | seconds_by_epochs(probe, work, epochs)
+    fixed, epoch_parts = _fixed(probe, work), seconds_by_epochs(probe, work, epochs)
+    share = min(1.0, (limit_s or math.inf) / max(1e-9, sum(epoch_parts.values())))
+    parts = fixed | {name: seconds * share for name, seconds in epoch_parts.items()}
     return Prediction(
-        ram_bytes=max(probe.ram_bytes, least_ram_bytes),
+        ram_bytes=probe.ram_bytes + max(0, program_bytes - probe.start_bytes),
         gpu_bytes=probe.gpu_bytes,
         seconds=round(sum(parts.values()), 3),
         parts=parts,

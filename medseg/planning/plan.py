@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
+from medseg.errors import StorageError
 from medseg.planning.cost import Prediction
 from medseg.planning.decision import Decision
 
@@ -67,6 +70,23 @@ class Plan:
             facts={name: part for name, part in value.items() if name not in known},
             prediction=None if prediction is None else Prediction.from_json(prediction),
         )
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan that lies in a run folder.
+
+    Raises
+    ------
+    StorageError
+        It is missing or damaged.
+    """
+    path = folder / PLAN_FILE
+    try:
+        return Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise StorageError(
+            f"the plan {path} cannot be read ({type(err).__name__}: {err}); repeat it with --only plan"
+        ) from err
 
 
 def _rows(decision: Decision) -> list[tuple[str, str, str]]:
