@@ -13,6 +13,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT / "tests" / "battery"))
 
 
+def pytest_configure() -> None:
+    """Give each of several test processes (pytest -n) a core of its own: threads beyond it only wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 def _shared() -> Path:
     return Path(os.environ.get("MEDSEG_SHARED", PROJECT.parent / "shared"))
 
