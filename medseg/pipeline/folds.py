@@ -130,7 +130,7 @@ def checked_fold(split: SplitOptions, fold: int) -> int:
 
 def fold_context(context: Context, fold: int) -> Context:
     """The context of one fold: its folder, and the cases as they are split for it."""
-    splits = splits_of_fold(context.folds, fold_split(context.config.data.split), fold=fold)
+    splits = splits_of_fold(context.folds, fold_split(context.settings.data.split), fold=fold)
     return replace(
         context,
         run=FoldFolder(context.run.path, fold),

@@ -8,11 +8,12 @@ from typing import Any
 
 from medseg.errors import ManifestError
 from medseg.pipeline.context import Context
-from medseg.planning.cost import ProbeResult
+from medseg.planning.cost import ProbeResult, Work
 from medseg.planning.grids import Grid, median_shape
 from medseg.training.options import TrainingSettings
 
 _MOST_NAMED = 5
+_FEW_STEPS = 10
 
 
 def structures(context: Context) -> list[str]:
@@ -84,6 +85,16 @@ def grids(training: TrainingSettings, train: Sequence[Grid]) -> list[str]:
     return [
         f"training.patch_size {list(patch)} is larger than {len(small)} of {len(train)} prepared images along some "
         f"axis (typical: {typical}); they are filled up with their minimum"
+    ]
+
+
+def epochs(training: TrainingSettings, work: Work) -> list[str]:
+    """A note about epochs that are so short that their ends cost more than they do."""
+    if work.steps_per_epoch >= _FEW_STEPS or training.samples_per_epoch == "auto":
+        return []
+    return [
+        f"an epoch has {work.steps_per_epoch} updates, so that checkpoints and validations take much of the time; "
+        "training.samples_per_epoch: auto makes longer ones"
     ]
 
 

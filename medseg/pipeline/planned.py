@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from medseg.amounts import time_text
+from medseg.amounts import bytes_text, time_text
 from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
@@ -156,9 +156,13 @@ class _Planner:
             work = self._work(config, fingerprint, train, validation)
             result = self._probe(config, shape, fingerprint, train, validation)
             smaller = self._smaller(shapes, shape, result)
-            if smaller is None or attempt == _MOST_TRIES:
+            if smaller is None:
+                break
+            if attempt == _MOST_TRIES:
+                self.notes.append(f"even a smaller training took more than the budget: {_taken_text(result)}")
                 break
             shape = smaller
+        self.notes += plan_checks.epochs(self.training, work)
         epochs = self._epochs(config, result, work)
         decisions.append(epochs)
         config = decide(self.settings, decisions)
@@ -359,8 +363,8 @@ class _Planner:
             return None
         if len(list(shapes.candidates())) == 1:
             self.notes.append(
-                f"the given settings take {result.ram_bytes / 1e9:.2f} GB of memory, more than the budget of "
-                f"{machine.ram_bytes / 1e9:.2f} GB"
+                f"the given settings take more than the budget of {bytes_text(machine.ram_bytes)}: "
+                f"{_taken_text(result)}"
             )
             return None
         try:
@@ -437,6 +441,14 @@ class _Planner:
             "probe": None if result is None else plan_checks.plain(result),
         }
         return Plan(decisions=tuple(decisions), notes=tuple(self.notes), facts=facts, prediction=prediction)
+
+
+def _taken_text(result: ProbeResult | None) -> str:
+    """Memory that a probe took."""
+    if result is None:
+        return "nothing was measured"
+    gpu = "" if result.gpu_bytes is None else f" and {bytes_text(result.gpu_bytes)} of GPU memory"
+    return f"{bytes_text(result.ram_bytes)}{gpu}"
 
 
 def _training(config: RunConfig) -> TrainingOptions:

@@ -64,7 +64,8 @@ def plan_topology(
     """Strides and kernels for images of a shape and spacing.
 
     An axis is halved while it stays long enough and its voxels are not coarser than twice the finest;
-    a kernel spans an axis once its voxels are that near. Both as in nnU-Net (Isensee et al., Nature
+    a kernel spans an axis once its voxels are that near. A level that would halve a single axis is left out.
+    As in nnU-Net (Isensee et al., Nature
     Methods 2021, doi:10.1038/s41592-020-01008-z).
 
     Parameters
@@ -82,7 +83,7 @@ def plan_topology(
     kernels = [_kernel(spacing)]
     for _ in range(most_levels - (0 if fold else 1)):
         step = _halved(size, spacing)
-        if max(step) == 1:
+        if step.count(2) < 2:
             break
         size = [n / s for n, s in zip(size, step, strict=True)]
         spacing = [v * s for v, s in zip(spacing, step, strict=True)]
