@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from medseg.amounts import bytes_text, time_text
-from medseg.config.schema import PipelineConfig, RunConfig
+from medseg.config.schema import RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
 from medseg.memory import peak_memory_bytes
-from medseg.models.bundle import Bundle, read_bundle
+from medseg.models.bundle import read_bundle
 from medseg.models.options import AutoNetworkOptions, NetworkOptions
 from medseg.pipeline import plan_checks, probe
 from medseg.pipeline.calibration import LEAST_IMAGES, MOST_IMAGES, VARIANTS
 from medseg.pipeline.context import Context
 from medseg.pipeline.folds import fold_context, watched_split
+from medseg.pipeline.plan_settings import data_facts, decide, without_training
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.planning.cost import Prediction, ProbeResult, Work, fitting_epochs, predict
@@ -56,63 +57,9 @@ def make_plan(context: Context) -> tuple[Plan, RunConfig]:
         See `plan.run`.
     """
     if context.settings.training is None:
-        return _without_training(context)
+        return without_training(context)
     planner = _Planner(context=context, training=context.settings.training)
     return planner.plan()
-
-
-def _without_training(context: Context) -> tuple[Plan, RunConfig]:
-    """A run that uses a trained model takes from its bundle what the settings leave open."""
-    settings = context.settings
-    bundle = read_bundle(str(settings.model.start_from))
-    reason = f"that of {bundle.name} {bundle.version}"
-    values: dict[str, Any] = {
-        "preprocess": list(bundle.preprocess),
-        "augment": [],
-        "model": _model_of(bundle, settings),
-        "inference.window": bundle.record.inference.get("window"),
-    }
-    decisions = tuple(chosen(name, values[name], reason) for name in settings.autos)
-    config = decide(settings, decisions)
-    facts = _facts(context, bundle.spatial_dims, bundle.in_channels)
-    return Plan(decisions=decisions, facts=facts), config
-
-
-def _model_of(bundle: Bundle, settings: PipelineConfig) -> dict[str, Any]:
-    return bundle.network.model_dump(mode="json") | {"start_from": settings.model.start_from}
-
-
-def decide(settings: PipelineConfig, decisions: Sequence[Decision]) -> RunConfig:
-    """The settings with the chosen values in place of `auto`.
-
-    Raises
-    ------
-    ConfigError
-        Decided and given settings do not go together.
-    """
-    value = settings.model_dump()
-    for decision in decisions:
-        if decision.given:
-            continue
-        *sections, name = decision.name.split(".")
-        place = value
-        for section in sections:
-            place = place[section]
-        place[name] = decision.value
-    try:
-        return RunConfig.model_validate(value)
-    except ValidationError as err:
-        problems = "; ".join(str(problem["msg"]) for problem in err.errors(include_url=False))
-        raise ConfigError(f"the given settings do not go with what the plan decided: {problems}") from err
-
-
-def _facts(context: Context, spatial_dims: int, in_channels: int) -> dict[str, Any]:
-    return {
-        "spatial_dims": spatial_dims,
-        "in_channels": in_channels,
-        "classes": list(context.table.names),
-        "cases": {name: len(context.in_split(name)) for name in ("train", "validation", "test")},
-    }
 
 
 @dataclass(kw_only=True)
@@ -432,7 +379,7 @@ class _Planner:
                 program_bytes=peak_memory_bytes(),
                 limit_s=_training(config).time,
             )
-        facts = _facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
+        facts = data_facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
             "parameters": shape.memory.parameters,
             "machine": self.machine.to_json(),
             "estimated_ram_bytes": shape.ram_bytes,

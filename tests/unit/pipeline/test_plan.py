@@ -292,3 +292,18 @@ def test_the_probe_trains_as_the_run_will_and_leaves_its_folder_alone(cohort, tm
     assert 200e6 < found.prediction.ram_bytes < 2e9
     assert not list((folder / "cache").glob("probe-*"))
     assert not (folder / "training").exists()
+
+
+def test_a_run_without_training_takes_what_is_open_from_its_model(tmp_path, measured):
+    pipeline = tmp_path / "chest.yaml"
+    pipeline.write_text(
+        "medseg: 1\nname: chest\ndata: {source: {use: phantom, cases: 2}}\n"
+        "labels: {lung_right: {value: 1}, lung_left: {value: 2}}\n"
+        "preprocess: auto\nmodel: {use: auto, start_from: chest-xray-lungs}\ninference: {window: auto}\n"
+    )
+    folder = plan(pipeline, tmp_path / "runs")
+    found = read_plan(folder)
+    assert [decision.name for decision in found.decisions] == ["preprocess", "model", "inference.window"]
+    assert found.prediction is None
+    assert not measured.configs
+    assert load_run_config(folder / "pipeline.resolved.yaml").config.autos == ()
