@@ -24,7 +24,7 @@ from medseg.training.records import Progress
 EPOCHS = 2
 # The first updates are slow: memory is taken from the system, kernels are chosen.
 _WARM_UP = 2
-_MOST_STEPS = 8
+_MOST_STEPS = 6
 _LEAST_STEPS = 3
 _STEP_VOXELS = 6_000_000
 _TRAINING_CASES = 4

@@ -286,7 +286,7 @@ def test_the_command_prints_table_json_or_yaml(cohort, tmp_path, measured):
 def test_the_probe_trains_as_the_run_will_and_leaves_its_folder_alone(cohort, tmp_path):
     folder = plan(cohort, tmp_path, "model={use: unet, channels: [4, 8]}", "training.epochs=2")
     found = read_plan(folder)
-    assert found.facts["probe"]["steps"] == 16
+    assert found.facts["probe"]["steps"] == 12
     assert found.facts["probe"]["step_s"] > 0
     assert found.facts["probe"]["validation_s"] > 0
     assert 200e6 < found.prediction.ram_bytes < 2e9
