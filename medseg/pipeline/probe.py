@@ -28,7 +28,7 @@ _MOST_STEPS = 6
 _LEAST_STEPS = 3
 _STEP_VOXELS = 6_000_000
 _TRAINING_CASES = 4
-_VALIDATION_CASES = 2
+_VALIDATION_CASES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
