@@ -27,6 +27,7 @@ from typing import Any
 
 from medseg.data.transfer import receive, send
 from medseg.errors import MedsegError, WorkerError
+from medseg.memory import free_memory_bytes
 
 TASKS_AHEAD = 2
 TICK_S = 0.1
@@ -363,17 +364,5 @@ def _process_state(pid: int | None) -> str:
 
 def free_memory_text() -> str:
     """Free memory of the machine, or of its control group where that is less."""
-    free = _free_bytes()
+    free = free_memory_bytes()
     return "free memory unknown" if free is None else f"{free / 1e9:.1f} GB of memory free"
-
-
-def _free_bytes() -> int | None:
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        found.append(max(0, limit - int((group / "memory.current").read_text(encoding="ascii"))))
-    return min(found) if found else None

@@ -21,7 +21,7 @@ from medseg import __version__
 from medseg.errors import InputError
 from medseg.export.identity import derived_uid
 from medseg.export.options import ContentQualification
-from medseg.export.result_object import ResultObject, WrittenObject, result_object
+from medseg.export.result_object import ResultObject, result_object
 from medseg.export.segment_reference import (
     algorithm_item,
     evidence_of,
@@ -41,6 +41,7 @@ from medseg.export.sr_concepts import (
     measurement_concept,
     procedure_of,
 )
+from medseg.export.written import WrittenObject
 from medseg.labels import LabelTable
 from medseg.volume import ImageGrid
 

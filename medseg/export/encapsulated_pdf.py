@@ -16,7 +16,8 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from medseg.errors import InputError, MissingPackageError
 from medseg.export.options import ContentQualification
-from medseg.export.result_object import ModelFacts, ResultObject, WrittenObject, result_object
+from medseg.export.result_object import ModelFacts, ResultObject, result_object
+from medseg.export.written import WrittenObject
 from medseg.volume import ImageGrid, Source
 
 SERIES_NUMBER = 941

@@ -18,7 +18,8 @@ from pydicom.dataset import Dataset
 from medseg.errors import GeometryError, InputError
 from medseg.export.options import ContentQualification
 from medseg.export.outlines import outlines, pieces
-from medseg.export.result_object import ModelFacts, ResultObject, WrittenObject, array_digest, result_object
+from medseg.export.result_object import ModelFacts, ResultObject, array_digest, result_object
+from medseg.export.written import WrittenObject
 from medseg.labels import Label, LabelTable
 from medseg.volume import ImageGrid
 

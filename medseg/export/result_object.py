@@ -32,31 +32,12 @@ from medseg.export.source_header import (
     header_errors,
     read_source,
 )
+from medseg.export.written import WrittenObject
 from medseg.provenance import sha256_json, whole_file
 from medseg.volume import ImageGrid
 
 BANNER = "RESEARCH, not for diagnosis"
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenObject:
-    """What came of an export.
-
-    Parameters
-    ----------
-    path : Path or None
-        None where there was nothing to write; `notes` say why.
-    sop_instance_uid, series_instance_uid : str
-        "" where no file was written.
-    notes : tuple of str
-        What a reader of the result must know, one sentence each.
-    """
-
-    path: Path | None
-    sop_instance_uid: str = ""
-    series_instance_uid: str = ""
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

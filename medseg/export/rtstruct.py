@@ -8,7 +8,6 @@ are joined to their outer contour (keyhole), which every reader of closed planar
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from medseg.export.contour_sequence import ContourSequence, contour_sequences
 from medseg.export.identity import derived_uid
 from medseg.export.segments import describe_algorithm
 from medseg.export.source_header import IDENTITY, SourceHeader, content_dates, header_errors, read_source
+from medseg.export.written import WrittenObject
 from medseg.labels import Code, Label, LabelTable
 from medseg.provenance import whole_file
 from medseg.volume import ImageGrid, Source
@@ -48,26 +48,6 @@ _COPIED = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenRtstruct:
-    """What came of an export.
-
-    Parameters
-    ----------
-    path : Path or None
-        None where no structure was found: a structure set with nothing in it is not written.
-    sop_instance_uid, series_instance_uid : str
-        "" where no file was written.
-    notes : tuple of str
-        What a reader of the result must know, one sentence each.
-    """
-
-    path: Path | None
-    sop_instance_uid: str = ""
-    series_instance_uid: str = ""
-    notes: tuple[str, ...] = ()
-
-
 def write_rtstruct(
     path: Path,
     label_map: NDArray[Any],
@@ -78,7 +58,7 @@ def write_rtstruct(
     algorithm_version: str,
     weights_sha256: str,
     created: datetime | None = None,
-) -> WrittenRtstruct:
+) -> WrittenObject:
     """Write the structures of a CT, MR or PET volume, or of one slice, as an RT Structure Set.
 
     ROI n is class n of the table; a class without a voxel has no ROI. The UIDs are derived from the
@@ -104,7 +84,7 @@ def write_rtstruct(
 
     Returns
     -------
-    WrittenRtstruct
+    WrittenObject
 
     Raises
     ------
@@ -127,7 +107,7 @@ def write_rtstruct(
     _check_label_map(label_map, grid, table)
     if not label_map.any():
         path.unlink(missing_ok=True)
-        return WrittenRtstruct(
+        return WrittenObject(
             path=None, notes=("No RT structure set was written, because no structure was found.",)
         )
     source_path = grid.source.paths[0]
@@ -146,7 +126,7 @@ def write_rtstruct(
         _derive_uids(dataset)
         with whole_file(path) as part:
             dataset.save_as(part, enforce_file_format=True)
-    return WrittenRtstruct(
+    return WrittenObject(
         path=path,
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_instance_uid=str(dataset.SeriesInstanceUID),

@@ -24,10 +24,10 @@ from medseg.export.result_object import (
     BANNER,
     ModelFacts,
     ResultObject,
-    WrittenObject,
     array_digest,
     result_object,
 )
+from medseg.export.written import WrittenObject
 from medseg.labels import LabelTable
 from medseg.volume import Source, Volume
 

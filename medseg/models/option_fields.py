@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from itertools import accumulate
 from typing import Annotated, Literal, Self
 
@@ -38,9 +39,9 @@ class NetworkFields(BaseModel):
     )
 
     @property
+    @abstractmethod
     def levels(self) -> int:
         """Number of resolutions, the finest included."""
-        raise NotImplementedError
 
     @property
     def axes_by_field(self) -> dict[str, int]:

@@ -16,9 +16,10 @@ from medseg.export.encapsulated_pdf import html_to_pdf, write_encapsulated_pdf
 from medseg.export.key_slices import result_picture
 from medseg.export.options import ExportName
 from medseg.export.presentation_state import write_presentation_state
-from medseg.export.result_object import BANNER, ModelFacts, WrittenObject
-from medseg.export.rtstruct import WrittenRtstruct, write_rtstruct
+from medseg.export.result_object import BANNER, ModelFacts
+from medseg.export.rtstruct import write_rtstruct
 from medseg.export.secondary_capture import write_secondary_capture
+from medseg.export.written import WrittenObject
 from medseg.labels import LabelTable
 from medseg.report.case_page import render_case_page
 from medseg.report.page import Structure
@@ -79,7 +80,7 @@ def _write(
     table: LabelTable,
     record: Mapping[str, Any],
     seg: Path | None,
-) -> WrittenObject | WrittenSeg | WrittenRtstruct:
+) -> WrittenObject | WrittenSeg:
     facts = record["model"]
     model = ModelFacts(name=facts["name"], version=facts["version"], weights_sha256=facts["weights_sha256"])
     if kind in ("dicom_seg_labelmap", "rtstruct"):
@@ -111,7 +112,7 @@ def _write_masks(
     label_map: NDArray[Any],
     table: LabelTable,
     model: ModelFacts,
-) -> WrittenSeg | WrittenRtstruct:
+) -> WrittenSeg | WrittenObject:
     """The label map in a form other than the BINARY SEG."""
     if volume.source.format != "dicom":
         raise InputError("the image is not a DICOM file, so there is no instance to refer to")

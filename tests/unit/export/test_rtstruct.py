@@ -12,7 +12,8 @@ from ct_series import GRIDS, SHAPE, grid_in_memory, write_series
 
 from medseg.errors import GeometryError, InputError, LabelError
 from medseg.export.contour_sequence import contour_sequences
-from medseg.export.rtstruct import WrittenRtstruct, write_rtstruct
+from medseg.export.rtstruct import write_rtstruct
+from medseg.export.written import WrittenObject
 from medseg.io.rtstruct import read_rtstruct
 from medseg.labels import Code, Label, LabelTable
 from medseg.volume import ImageGrid, Source
@@ -42,7 +43,7 @@ def some_label_map(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 def write(
     folder: Path, grid: ImageGrid, label_map: np.ndarray, table: LabelTable, **other: Any
-) -> WrittenRtstruct:
+) -> WrittenObject:
     return write_rtstruct(folder / "rt.dcm", label_map, grid, table, **(MODEL | other))
 
 
@@ -258,7 +259,7 @@ def test_nothing_found_writes_nothing_and_removes_an_older_file(tmp_path, table)
     grid = grid_in_memory(GRIDS["axial"])
     (tmp_path / "rt.dcm").write_bytes(b"old")
     written = write(tmp_path, grid, np.zeros(SHAPE, dtype=np.uint8), table)
-    assert written == WrittenRtstruct(
+    assert written == WrittenObject(
         path=None, notes=("No RT structure set was written, because no structure was found.",)
     )
     assert not (tmp_path / "rt.dcm").exists()
