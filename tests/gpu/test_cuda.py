@@ -38,7 +38,9 @@ def test_training_in_each_precision_lowers_the_loss(name):
     device = torch.device("cuda")
     precision = choose_precision(name, device)
     model, (image, label) = network().to(device), disc()
-    loss = build_loss(DiceCrossEntropyOptions(), set_matrix=TABLE.set_matrix, regions=TABLE.region_classes())
+    loss = build_loss(
+        DiceCrossEntropyOptions(), set_matrix=TABLE.set_matrix, regions=TABLE.region_classes()
+    ).to(device)
     optimiser, scaler = torch.optim.AdamW(model.parameters(), 3e-3), precision.scaler(device)
     x = torch.from_numpy(image)[None, None].to(device)
     y = torch.from_numpy(label)[None, None].to(device)
@@ -50,7 +52,7 @@ def test_training_in_each_precision_lowers_the_loss(name):
         scaler.scale(value).backward()
         scaler.step(optimiser)
         scaler.update()
-        values.append(float(value))
+        values.append(float(value.detach()))
     assert np.isfinite(values).all()
     assert values[-1] < 0.5 * values[0]
 
@@ -93,7 +95,7 @@ def test_losses_and_their_slopes_agree_with_the_cpu_and_repeat_to_the_bit(use):
     torch.use_deterministic_algorithms(True)
     try:
         for device in ("cpu", "cuda", "cuda"):
-            there = logits.to(device).requires_grad_()
+            there = logits.clone().to(device).requires_grad_()
             value = loss.to(device)(there, label.to(device))
             value.backward()
             found.append((value.detach().cpu(), there.grad.cpu()))
