@@ -116,14 +116,8 @@ def fit_inputs(weight: Tensor, source: Folding, target: Folding) -> Tensor | Non
     if source.count != target.count:
         parts = parts.sum(dim=1, keepdim=True) / target.count
         parts = parts.expand(-1, target.count, *parts.shape[2:])
-    for axis, (found, wanted) in enumerate(zip(source.cell, target.cell, strict=True), start=2):
-        if found == wanted:
-            continue
-        if found != 1 and wanted != 1:
-            return None
-        parts = parts.sum(dim=axis, keepdim=True) / wanted
-        parts = parts.expand(*parts.shape[:axis], wanted, *parts.shape[axis + 1 :])
-    return parts.reshape(weight.shape[0], target.channels, *weight.shape[2:])
+    fitted = _fit_cells(parts, source.cell, target.cell, first=2, keep_sum=True)
+    return None if fitted is None else fitted.reshape(weight.shape[0], target.channels, *weight.shape[2:])
 
 
 def fit_head(
@@ -148,15 +142,25 @@ def fit_head(
     if tensor.shape[0] != source.channels or tensor.shape[1:] != fresh.shape[1:]:
         return None
     parts = tensor.reshape(source.count, *source.cell, *tensor.shape[1:])
-    for axis, (found, wanted) in enumerate(zip(source.cell, target.cell, strict=True), start=1):
-        if found == wanted:
-            continue
-        if found != 1 and wanted != 1:
-            return None
-        parts = parts.mean(dim=axis, keepdim=True)
-        parts = parts.expand(*parts.shape[:axis], wanted, *parts.shape[axis + 1 :])
+    fitted = _fit_cells(parts, source.cell, target.cell, first=1, keep_sum=False)
+    if fitted is None:
+        return None
     made = fresh.reshape(target.count, *target.cell, *fresh.shape[1:]).clone()
     for row, classes in enumerate(rows):
         if classes:
-            made[row] = parts[list(classes)].mean(dim=0)
+            made[row] = fitted[list(classes)].mean(dim=0)
     return made.reshape(fresh.shape)
+
+
+def _fit_cells(
+    parts: Tensor, found: Sequence[int], wanted: Sequence[int], *, first: int, keep_sum: bool
+) -> Tensor | None:
+    """Voxels of a cell, from axis `first` on, joined or repeated with their sum or their mean kept; None: neither."""
+    for axis, (before, after) in enumerate(zip(found, wanted, strict=True), start=first):
+        if before == after:
+            continue
+        if before != 1 and after != 1:
+            return None
+        joined = parts.sum(dim=axis, keepdim=True) / after if keep_sum else parts.mean(dim=axis, keepdim=True)
+        parts = joined.expand(*joined.shape[:axis], after, *joined.shape[axis + 1 :])
+    return parts
