@@ -6,6 +6,8 @@ import contourpy
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.polyline import simplify
+
 
 def outlines(mask: NDArray[np.bool_], *, tolerance: float = 0.25) -> list[NDArray[np.float64]]:
     """Outlines of a mask, the longest first, inner ones (of holes) included.
@@ -33,30 +35,6 @@ def outlines(mask: NDArray[np.bool_], *, tolerance: float = 0.25) -> list[NDArra
     # Contours count centres and are padded by one: minus one, plus half a pixel.
     found = [simplify(np.asarray(line, dtype=np.float64) - 0.5, tolerance) for line in lines]
     return sorted(found, key=lambda line: -float(np.ptp(line, axis=0).sum()))
-
-
-def simplify(line: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """Leave out points nearer than the tolerance to the line without them; first and last stay."""
-    keep = np.zeros(len(line), dtype=np.bool_)
-    keep[[0, -1]] = True
-    spans = [(0, len(line) - 1)]
-    while spans:
-        first, last = spans.pop()
-        if last - first < 2:
-            continue
-        gap = _distance(line[first + 1 : last] - line[first], line[last] - line[first])
-        middle = int(gap.argmax())
-        if gap[middle] > tolerance:
-            keep[first + 1 + middle] = True
-            spans += [(first, first + 1 + middle), (first + 1 + middle, last)]
-    return line[keep]
-
-
-def _distance(points: NDArray[np.float64], chord: NDArray[np.float64]) -> NDArray[np.float64]:
-    length = float(np.hypot(*chord))
-    if not length:
-        return np.asarray(np.hypot(points[:, 0], points[:, 1]), dtype=np.float64)
-    return np.asarray(np.abs(points[:, 0] * chord[1] - points[:, 1] * chord[0]) / length, dtype=np.float64)
 
 
 def pieces(line: NDArray[np.float64], largest: int) -> list[NDArray[np.float64]]:

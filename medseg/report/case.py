@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medseg.polyline import simplify
 from medseg.report.page import Contour, Picture
 
 _T = TypeVar("_T", bound=np.generic)
@@ -171,7 +172,10 @@ def contour_path(mask: NDArray[np.bool_], size: tuple[int, int]) -> tuple[str, i
     soft = soft.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
     share = np.pad(np.asarray(soft, dtype=np.float32) / 255, 1)
     # Padded by one, and contours count pixel centres: half a pixel back to the corner.
-    lines = [_simplify(np.asarray(line) - 0.5) for line in contourpy.contour_generator(z=share).lines(0.5)]
+    lines = [
+        simplify(np.asarray(line) - 0.5, _TOLERANCE)
+        for line in contourpy.contour_generator(z=share).lines(0.5)
+    ]
     lines.sort(key=lambda line: -float(np.ptp(line, axis=0).sum()))
     kept: list[NDArray[np.float64]] = []
     points = 0
@@ -181,29 +185,6 @@ def contour_path(mask: NDArray[np.bool_], size: tuple[int, int]) -> tuple[str, i
             break
         kept.append(line)
     return "".join(_path(line) for line in kept), len(lines) - len(kept)
-
-
-def _simplify(line: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Leave out points nearer than the tolerance to the line without them (Ramer 1972; Douglas, Peucker 1973)."""
-    keep = np.zeros(len(line), dtype=np.bool_)
-    keep[[0, -1]] = True
-    spans = [(0, len(line) - 1)]
-    while spans:
-        first, last = spans.pop()
-        if last - first < 2:
-            continue
-        inner, chord = line[first + 1 : last] - line[first], line[last] - line[first]
-        length = float(np.hypot(*chord))
-        gap = (
-            np.abs(inner[:, 0] * chord[1] - inner[:, 1] * chord[0]) / length
-            if length
-            else np.hypot(inner[:, 0], inner[:, 1])
-        )
-        middle = int(gap.argmax())
-        if gap[middle] > _TOLERANCE:
-            keep[first + 1 + middle] = True
-            spans += [(first, first + 1 + middle), (first + 1 + middle, last)]
-    return line[keep]
 
 
 def _path(line: NDArray[np.float64]) -> str:
