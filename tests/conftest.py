@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("medseg", deadline=None)
+settings.load_profile("medseg")
 
 PROJECT = Path(__file__).resolve().parent.parent
 # The geometry battery is used from unit and integration tests, and by processes that they start.

@@ -45,6 +45,11 @@ class BundleAbout(_Strict):
     limitations: tuple[Text, ...] = Field(
         default=(), description="Where it is known or expected to fail, one sentence each."
     )
+    weights_precision: WeightsPrecision = Field(
+        default="fp32",
+        description="Number format of the stored weights; fp16 halves the files and rounds to 11 bits. Results are "
+        "those of the stored weights.",
+    )
 
 
 class TrainingRecord(_Strict):
@@ -125,9 +130,6 @@ class BundleRecord(BundleAbout):
     postprocess: tuple[dict[str, Any], ...] = Field(default=(), description="Clean-up steps, in order.")
     window: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None, description="Window that the network was trained on, voxels."
-    )
-    weights_precision: WeightsPrecision = Field(
-        default="fp32", description="Number format of the stored weights."
     )
     training: TrainingRecord = Field(description="Where the weights come from.")
     gate: GateRecord | None = Field(default=None, description="Input gate; null where there is none.")

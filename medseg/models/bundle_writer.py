@@ -48,7 +48,6 @@ def write_bundle(
     metrics: Sequence[MetricRecord] = (),
     gate: Mapping[str, NDArray[Any]] | None = None,
     gate_limits: Mapping[str, Any] | None = None,
-    weights_precision: WeightsPrecision = "fp32",
 ) -> Bundle:
     """Write bundle.json, model.safetensors and CARD.md into `folder`, and read them back.
 
@@ -59,7 +58,7 @@ def write_bundle(
     folder : Path
         Absent, empty, or a bundle.
     about : BundleAbout
-        Name, licence, intended use and limits.
+        Name, licence, intended use and limits; values beyond the range of its `weights_precision` are refused.
     network : SegmentationNetwork
         Says how it was built; its weights are stored unless `state` is given.
     table : LabelTable
@@ -74,8 +73,6 @@ def write_bundle(
     metrics : sequence of MetricRecord, optional
     gate, gate_limits : optional
         Arrays of the input gate by name (lower-case), stored in their own precision, and its numbers.
-    weights_precision : {"fp32", "fp16"}
-        fp16 halves the file; values beyond its range are refused, others are rounded to 11 bits.
 
     Raises
     ------
@@ -89,7 +86,9 @@ def write_bundle(
             f"bundle {about.name}: the network has {network.class_count} classes, "
             f"the label table {table.class_count} ({', '.join(table.names)})"
         )
-    weights = stored_weights(network.state_dict() if state is None else state, about.name, weights_precision)
+    weights = stored_weights(
+        network.state_dict() if state is None else state, about.name, about.weights_precision
+    )
     arrays = {GATE_PREFIX + name: tensor for name, tensor in gate_tensors(gate or {}).items()}
     data = save(weights | arrays)
     record = BundleRecord(
@@ -102,7 +101,6 @@ def write_bundle(
         inference=dict(inference or {}),
         postprocess=tuple(dict(step) for step in postprocess),
         window=window,
-        weights_precision=weights_precision,
         training=training,
         gate=None if gate is None and not gate_limits else _gate(gate or {}, gate_limits or {}),
         metrics=tuple(metrics),

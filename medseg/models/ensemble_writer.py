@@ -16,7 +16,6 @@ from medseg.models.bundle_record import (
     BundleRecord,
     MemberRecord,
     TrainingRecord,
-    WeightsPrecision,
 )
 from medseg.models.bundle_writer import gate_tensors, stored_weights, whole_folder
 from medseg.models.card import model_card
@@ -24,6 +23,7 @@ from medseg.provenance import whole_file, write_json, write_text
 
 _ALIKE = (
     "network",
+    "weights_precision",
     "spatial_dims",
     "in_channels",
     "labels",
@@ -41,7 +41,6 @@ def write_ensemble(
     cases: int,
     patients: int | None,
     settings_sha256: str,
-    weights_precision: WeightsPrecision = "fp32",
 ) -> Bundle:
     """Write one bundle with the networks of several, one file each; one is in memory at a time.
 
@@ -57,7 +56,6 @@ def write_ensemble(
     cases, patients : int, int or None
         Training images of all folds together, each counted once.
     settings_sha256 : str
-    weights_precision : {"fp32", "fp16"}
 
     Raises
     ------
@@ -70,12 +68,11 @@ def write_ensemble(
     first = _checked(bundles)
     with whole_folder(folder) as part:
         files = {
-            _file(fold): _write_member(part / _file(fold), bundle, weights_precision, gated=bundle is first)
+            _file(fold): _write_member(part / _file(fold), bundle, gated=bundle is first)
             for fold, bundle in bundles.items()
         }
         value = first.record.to_json() | {
             "format_version": ENSEMBLE_VERSION,
-            "weights_precision": weights_precision,
             "members": [_member(fold, bundle).model_dump(mode="json") for fold, bundle in bundles.items()],
             "training": _training(bundles, cases, patients, settings_sha256).model_dump(mode="json"),
             "metrics": [],
@@ -112,7 +109,8 @@ def _checked(bundles: Mapping[int, Bundle]) -> Bundle:
     return first
 
 
-def _write_member(path: Path, bundle: Bundle, precision: WeightsPrecision, *, gated: bool) -> str:
+def _write_member(path: Path, bundle: Bundle, *, gated: bool) -> str:
+    precision = bundle.record.weights_precision
     weights: dict[str, Any] = stored_weights(bundle.load_state(), bundle.name, precision)
     arrays = gate_tensors(bundle.load_gate()) if gated else {}
     data = save(weights | {GATE_PREFIX + name: tensor for name, tensor in arrays.items()})

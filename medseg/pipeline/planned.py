@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from medseg.amounts import bytes_text, time_text
 from medseg.config.schema import RunConfig
@@ -32,9 +32,12 @@ from medseg.planning.machine import Machine, this_machine
 from medseg.planning.plan import Plan
 from medseg.planning.schedule_plan import (
     MOST_SAMPLES,
+    Pupil,
     plan_ema,
     plan_learning_rate,
+    plan_optimiser,
     plan_samples,
+    plan_schedule,
     plan_validation,
     shown_voxels,
 )
@@ -210,7 +213,10 @@ class _Planner:
         decisions: Sequence[Decision],
     ) -> list[Decision]:
         training, batch = self.training, shape.candidate.sampling.batch
-        pretrained = self.parent is not None
+        pupil = Pupil(
+            network=shape.candidate.model.use, dims=len(train[0].shape), pretrained=self.parent is not None
+        )
+        optimiser = self._or("optimiser", lambda: plan_optimiser(pupil))
         samples = self._or("samples_per_epoch", lambda: plan_samples(len(train), batch))
         window = next(d.value for d in decisions if d.name == "inference.window")
         overlap = self.settings.inference.overlap
@@ -218,20 +224,26 @@ class _Planner:
         epoch = (samples.value or len(train)) * math.prod(shape.candidate.sampling.patch)
         return [
             samples,
+            optimiser,
+            self._or("schedule", lambda: plan_schedule(pupil)),
             self._or(
                 "learning_rate",
                 lambda: plan_learning_rate(
-                    batch * training.accumulate, optimiser=training.optimiser.use, pretrained=pretrained
+                    batch * training.accumulate, optimiser=optimiser.value["use"], pupil=pupil
                 ),
             ),
-            self._or("ema", lambda: plan_ema(pretrained)),
+            self._or("ema", lambda: plan_ema(pupil)),
             self._or("validate_every", lambda: plan_validation(validation_voxels=shown, epoch_voxels=epoch)),
         ]
 
     def _or(self, name: str, make: Any) -> Decision:
         value = getattr(self.training, name)
-        found: Decision = make() if value == "auto" else given(f"training.{name}", value)
-        return found
+        if value == "auto":
+            found: Decision = make()
+            return found
+        return given(
+            f"training.{name}", value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        )
 
     def _work(
         self, config: RunConfig, fingerprint: Fingerprint, train: Sequence[Grid], validation: Sequence[Grid]

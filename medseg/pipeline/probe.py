@@ -22,6 +22,8 @@ from medseg.planning.probe import in_child
 from medseg.training.records import Progress
 
 EPOCHS = 2
+# A few steps that take longer than the whole training may, or than this, are no way to measure anything.
+_LEAST_LIMIT_S = 600.0
 # The first updates are slow: memory is taken from the system, kernels are chosen.
 _WARM_UP = 2
 _MOST_STEPS = 6
@@ -94,7 +96,7 @@ def measure(
     MedsegError
         What the training would raise.
     EnvironmentFailure
-        The process of the probe died.
+        The process of the probe died, or took longer than the time of the budget and ten minutes.
     """
     steps = max(_LEAST_STEPS, min(_MOST_STEPS, math.ceil(_STEP_VOXELS / sample_voxels)))
     run.cache.mkdir(parents=True, exist_ok=True)
@@ -111,6 +113,7 @@ def measure(
             request,
             what="the probe, a training of a few steps,",
             advice="set a smaller budget.ram or training.batch_size, or budget.probe: false",
+            limit_s=max(_LEAST_LIMIT_S, config.budget.time),
             waiting=waiting,
         )
 

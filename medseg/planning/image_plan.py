@@ -149,21 +149,25 @@ def plan_augment(
     """
     sided = any(label.side in ("left", "right") for label in table.labels)
     coarse = spacing_mm is not None and len(spacing_mm) == 3 and coarse_axis(spacing_mm) is not None
+    even_volume = fingerprint.spatial_dims == 3 and not coarse
     steps: list[dict[str, Any]] = [
-        {"use": "rotate", "degrees": 8 if coarse else 15, "probability": 0.4},
-        {"use": "scale", "low": 0.8, "high": 1.25, "probability": 0.4},
+        {"use": "rotate", "degrees": 8 if coarse else 20 if even_volume else 15, "probability": 0.5},
+        {"use": "scale", "low": 0.78, "high": 1.28, "probability": 0.5},
         {"use": "shift", "fraction": 0.05, "probability": 0.3},
     ]
+    if even_volume:
+        steps.append({"use": "elastic", "sigma": 8, "magnitude": 1.2, "probability": 0.3})
     if not sided:
         steps.append({"use": "flip", "axes": [0], "probability": 0.5})
     steps += [
-        {"use": "gamma", "low": 0.7, "high": 1.5, "probability": 0.3},
-        {"use": "contrast", "low": 0.75, "high": 1.25, "probability": 0.2},
-        {"use": "brightness", "shift": 0.1, "probability": 0.2},
+        {"use": "gamma", "low": 0.65, "high": 1.6, "probability": 0.4},
+        {"use": "contrast", "low": 0.7, "high": 1.3, "probability": 0.4},
+        {"use": "brightness", "shift": 0.1, "probability": 0.3},
         {"use": "noise", "std": 0.05, "probability": 0.15},
         {"use": "blur", "low": 0.5, "high": 1.0, "probability": 0.1},
         {"use": "low_resolution", "low": 1, "high": 2, "probability": 0.15},
     ]
     flips = "no flips, as labels have sides" if sided else "flips between left and right"
     small = ", small turns for the coarse axis" if coarse else ""
-    return chosen("augment", steps, f"turns, sizes, {flips}{small}; contrast, noise and resolution")
+    bends = ", bends" if even_volume else ""
+    return chosen("augment", steps, f"turns, sizes{bends}, {flips}{small}; contrast, noise and resolution")

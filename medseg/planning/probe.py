@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from medseg.amounts import time_text
 from medseg.errors import EnvironmentFailure, MedsegError
 
 ArgumentT = TypeVar("ArgumentT")
@@ -26,6 +29,7 @@ def in_child(
     *,
     what: str,
     advice: str,
+    limit_s: float = math.inf,
     waiting: Callable[[], None] | None = None,
 ) -> ResultT:
     """The result of ``job(argument)``, computed in a fresh process that ends with this one.
@@ -36,13 +40,15 @@ def in_child(
         Importable by name; its argument and result can be pickled.
     what, advice : str
         What is done, and what to do where the process dies, for messages.
+    limit_s : float, optional
+        Seconds after which the process is ended.
     waiting : callable, optional
         Called a few times a second.
 
     Raises
     ------
     EnvironmentFailure
-        The process died or raised something unexpected.
+        The process died, took longer than `limit_s`, or raised something unexpected.
     MedsegError
         What the job raised.
     """
@@ -52,8 +58,12 @@ def in_child(
     process = context.Process(target=_serve, args=(there, job, argument), name="medseg-probe")
     process.start()
     there.close()
+    begin = time.monotonic()
     try:
         while not here.poll(_TICK_S):
+            if time.monotonic() - begin > limit_s:
+                process.kill()
+                raise EnvironmentFailure(f"{what} had not ended after {time_text(limit_s)}; {advice}")
             if waiting is not None:
                 waiting()
         answer: tuple[str, Any] = here.recv()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from medseg.amounts import bytes_text
 from medseg.errors import ConfigError
-from medseg.models.options import NETWORK_OPTIONS, NetworkOptions, ResidualUNetOptions, SmallUNetOptions
+from medseg.models.options import NETWORK_OPTIONS, NetworkOptions, SmallUNetOptions
 from medseg.planning.decision import Decision, chosen, given
 from medseg.planning.grids import Grid, median_shape, median_spacing
 from medseg.planning.machine import Machine
@@ -19,6 +19,7 @@ from medseg.planning.network_plan import (
     Sampling,
     check_patch,
     most_levels,
+    network_kind,
     network_options,
     plan_patch,
     plan_topology,
@@ -28,6 +29,11 @@ from medseg.planning.network_plan import (
 
 PatchWish = Literal["auto"] | tuple[int, ...] | None
 _FIT_TEXT = "to fit into the memory budget"
+_KINDS = {
+    "small_unet": "for a CPU: works at half resolution",
+    "unet": "for a CPU: one convolution a level, narrow at full resolution",
+    "residual_unet": "for a GPU: residual encoder, deep supervision",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +193,9 @@ class ShapePlanner:
         """The given network, or the one for samples of this size."""
         if self.wishes.model != "auto":
             return self.wishes.model
-        device, fold = self.machine.device, self.machine.device == "cpu"
-        kind = SmallUNetOptions if fold else ResidualUNetOptions
+        device = self.machine.device
+        kind = network_kind(device, self.dims)
+        fold = kind is SmallUNetOptions
         per_axis = {"strides", "kernels"} <= set(kind.model_fields)
         topology = plan_topology(
             shown, self.spacing_mm, most_levels=most_levels(device, self.dims), fold=fold
@@ -271,11 +278,7 @@ class ShapePlanner:
             if self.wishes.model_reason:
                 return chosen("model", value, f"{self.wishes.model_reason}; {size}")
             return given("model", value)
-        kind = (
-            "for a CPU: works at half resolution"
-            if self.machine.device == "cpu"
-            else "for a GPU: residual encoder, deep supervision"
-        )
+        kind = _KINDS[candidate.model.use]
         stride = " x ".join(map(str, candidate.model.total_stride(self.dims)))
         return chosen(
             "model", value, f"{kind}; {candidate.model.levels} levels shrink {stride} times; {size}"

@@ -103,7 +103,7 @@ def learning_rate_at(
         case PolyOptions():
             return float(peak * (1 - min(step, steps) / max(1, steps)) ** options.power)
         case ConstantOptions():
-            return peak
+            return peak * min(1.0, (step + 1) / (options.warmup * last + 1))
 
 
 def _one_cycle(options: OneCycleOptions, *, step: float, last: int) -> float:

@@ -82,11 +82,13 @@ class PolyOptions(BaseModel):
 
 
 class ConstantOptions(BaseModel):
-    """The same learning rate in every step."""
+    """Linear warm-up, then the same learning rate in every step; goes well with `ema`, whose mean takes the place
+    of a falling rate."""
 
     model_config = _FROZEN
 
     use: Literal["constant"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of all steps in which the rate grows.")
 
 
 ScheduleOptions = Annotated[
@@ -111,6 +113,8 @@ PLANNED = (
     "samples_per_epoch",
     "patch_size",
     "learning_rate",
+    "optimiser",
+    "schedule",
     "ema",
     "validate_every",
 )
@@ -131,6 +135,8 @@ _SAMPLES = (
     "Samples per epoch, rounded up to whole batches; null: the number of cases; auto: the plan decides."
 )
 _RATE = "Highest learning rate of the schedule; auto: the plan decides."
+_OPTIMISER = "Optimiser; auto: the plan decides."
+_SCHEDULE = "Course of the learning rate; auto: the plan decides."
 _PATCH = (
     "Voxels along each axis of the prepared image that one training sample shows, filled up where the image "
     "is smaller; null: the whole image; auto: the plan decides."
@@ -169,8 +175,8 @@ class TrainingSettings(BaseModel):
         default_factory=dict,
         description="Part of the network, by name prefix -> factor of its learning rate; the longest prefix counts.",
     )
-    optimiser: OptimiserOptions = Field(AdamwOptions(), description="Optimiser.")
-    schedule: ScheduleOptions = Field(OneCycleOptions(), description="Course of the learning rate.")
+    optimiser: Auto | OptimiserOptions = Field(AdamwOptions(), description=_OPTIMISER)
+    schedule: Auto | ScheduleOptions = Field(OneCycleOptions(), description=_SCHEDULE)
     loss: LossOptions = Field(default_factory=DiceCrossEntropyOptions, description="Loss function.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Number format of the forward pass; auto: bf16 or fp16 on a GPU, fp32 on a CPU."
@@ -237,6 +243,8 @@ class TrainingOptions(TrainingSettings):
     samples_per_epoch: Count | None = Field(None, description=_SAMPLES)
     patch_size: Patch | None = Field(None, description=_PATCH)
     learning_rate: Rate = Field(1e-3, description=_RATE)
+    optimiser: OptimiserOptions = Field(AdamwOptions(), description=_OPTIMISER)
+    schedule: ScheduleOptions = Field(OneCycleOptions(), description=_SCHEDULE)
     ema: Decay | None = Field(None, description=_EMA)
     validate_every: Count = Field(1, description=_VALIDATE)
 

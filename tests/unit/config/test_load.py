@@ -155,12 +155,9 @@ def _items(value: dict) -> dict:
     return next(branch["items"] for branch in value.get("anyOf", [value]) if "items" in branch)
 
 
-def _items(value: dict) -> dict:
-    return next(branch["items"] for branch in value.get("anyOf", [value]) if "items" in branch)
-
-
 def _bare_names(choice: dict) -> list[str]:
-    return next(branch["enum"] for branch in choice["oneOf"] if "enum" in branch)
+    options = next(branch["oneOf"] for branch in choice.get("anyOf", [choice]) if "oneOf" in branch)
+    return next(branch["enum"] for branch in options if "enum" in branch)
 
 
 def test_schema_branches_require_use_and_every_field_is_described():

@@ -8,6 +8,7 @@ import torch
 
 from medseg.errors import BundleError
 from medseg.models.bundle import read_bundle
+from medseg.models.bundle_record import BundleAbout
 from medseg.models.bundle_writer import update_bundle
 from medseg.models.ensemble_writer import write_ensemble
 from medseg.models.transfer import load_matching
@@ -24,8 +25,8 @@ def members(tmp_path, write, table_of, network_of):
     }
 
 
-def ensemble(folder, members, **changes):
-    return write_ensemble(folder, members, cases=18, patients=9, settings_sha256="1" * 64, **changes)
+def ensemble(folder, members):
+    return write_ensemble(folder, members, cases=18, patients=9, settings_sha256="1" * 64)
 
 
 def test_every_member_comes_back_and_the_card_lists_them(tmp_path, members):
@@ -75,12 +76,23 @@ def test_the_same_members_give_the_same_hash_in_any_order(tmp_path, members):
     assert other.weights_sha256 != first.weights_sha256
 
 
-def test_half_precision_halves_the_files(tmp_path, members):
-    half = ensemble(tmp_path / "half", members, weights_precision="fp16")
-    full = ensemble(tmp_path / "full", members)
+def test_weights_of_half_precision_are_stored_as_the_members_have_them(
+    tmp_path, members, write, table_of, network_of
+):
+    about = members[0].record.model_copy(update={"weights_precision": "fp16"})
+    about = BundleAbout(**{name: getattr(about, name) for name in BundleAbout.model_fields})
+    table = table_of("right", "left")
+    halves = {
+        fold: write(tmp_path / f"half{fold}", about=about, table=table, network=network_of(table, seed=fold))
+        for fold in FOLDS
+    }
+    half, full = ensemble(tmp_path / "half", halves), ensemble(tmp_path / "full", members)
     sizes = [sum(p.stat().st_size for p in b.folder.glob("*.safetensors")) for b in (half, full)]
     assert sizes[0] < 0.62 * sizes[1]
-    half.load_network(2)
+    for name, value in half.load_state(2).items():
+        torch.testing.assert_close(value, halves[2].load_state()[name], rtol=0, atol=0)
+    with pytest.raises(BundleError, match="folds 0 and 1 differ in weights_precision"):
+        ensemble(tmp_path / "mixed", {0: members[0], 1: halves[1]})
 
 
 def test_members_that_differ_are_refused(tmp_path, members, write, table_of):

@@ -99,7 +99,7 @@ def test_everything_open_is_decided_with_a_reason(cohort, tmp_path, measured):
         {"use": "orient", "to": "RAS"},
         {"use": "standardise", "method": "zscore"},
     ]
-    assert found.value("model")["use"] == "small_unet"
+    assert found.value("model")["use"] == "unet"
     assert found.value("training.patch_size") == found.value("inference.window") == [24, 24, 20]
     assert found.value("training.samples_per_epoch") % found.value("training.batch_size") == 0
     assert all(decision.reason and not decision.given for decision in found.decisions)

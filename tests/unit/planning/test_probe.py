@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,13 @@ def test_the_result_and_the_memory_are_those_of_the_child():
 def test_its_end_is_one_sentence(job, error, text):
     with pytest.raises(error, match=text):
         child(job, "no such thing")
+
+
+def test_one_that_does_not_end_is_ended():
+    begin = time.monotonic()
+    with pytest.raises(EnvironmentFailure, match=r"the probe had not ended after 1\.0 s; set"):
+        child(probe_jobs.slow, 60.0, limit_s=1)
+    assert time.monotonic() - begin < 20
 
 
 def test_who_waits_is_told():

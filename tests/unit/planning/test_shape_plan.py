@@ -37,7 +37,7 @@ def values(plan):
 
 def test_small_volumes_are_shown_whole_and_rounded_up():
     found = values(planner([(35, 50, 36)] * 3, (1.0, 1.0, 1.0)).plan())
-    assert found["model"] == {"use": "small_unet", "channels": [32, 64, 128]}
+    assert found["model"] == {"use": "unet", "channels": [8, 32, 64, 128], "convolutions": 1}
     assert found["training.patch_size"] == [40, 56, 40]
     assert found["training.batch_size"] == 4
     assert found["inference.window"] == [40, 56, 40]
@@ -52,8 +52,7 @@ def test_large_volumes_are_shown_in_cubes_of_equal_length():
 def test_thick_slices_stay_apart_until_the_voxels_are_even():
     found = values(planner([(320, 320, 20)], (0.5, 0.5, 4.0)).plan())
     model = found["model"]
-    assert model["cell"] == [2, 2, 1]
-    assert model["strides"] == [[2, 2, 1], [2, 2, 1], [2, 2, 2]]
+    assert model["strides"] == [[2, 2, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]]
     assert model["kernels"][0] == [3, 3, 1]
     assert model["kernels"][-1] == [3, 3, 3]
     assert found["training.patch_size"] == [128, 128, 16], "64 mm along each axis"
@@ -64,6 +63,7 @@ def test_pictures_of_one_size_are_shown_whole():
     assert found["training.patch_size"] is None
     assert found["inference.window"] is None
     assert found["training.batch_size"] == 3
+    assert found["model"]["use"] == "small_unet", "pictures have many pixels: half resolution"
 
 
 def test_a_gpu_gets_a_deep_residual_network_and_what_its_memory_holds():

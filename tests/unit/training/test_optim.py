@@ -77,6 +77,8 @@ def test_cosine_warms_up_and_ends_where_it_is_told():
 def test_poly_and_constant():
     assert rates(PolyOptions(power=0.9), 4) == pytest.approx([2 * (1 - k / 4) ** 0.9 for k in range(4)])
     assert rates(ConstantOptions(), 3) == [2.0, 2.0, 2.0]
+    warmed = rates(ConstantOptions(warmup=0.5), 7)
+    assert warmed == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0])
 
 
 @pytest.mark.parametrize(
