@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def render(report: CohortReport) -> str:
         metric=metric_text,
         metrics=_metrics(report.summary),
         dice=_dice_plot(report),
-        areas=_area_plots(report),
+        sizes=_size_plots(report),
         curves=_curves(report),
         search=search_part(report.search) if report.search is not None else None,
         measured=_measured(report.cases),
@@ -238,9 +239,12 @@ def _dice_plot(report: CohortReport) -> Markup | None:
     return figures.strip_plot(strips, title="Dice") if strips else None
 
 
-def _area_plots(report: CohortReport) -> dict[str, Any]:
-    """Bland-Altman plots by structure, and how many cases could not be drawn for want of a pixel size."""
+def _size_plots(report: CohortReport) -> dict[str, Any]:
+    """Bland-Altman plots of area or volume by structure, and which cases could not be drawn for want of a spacing."""
     plots, unsized = [], set()
+    spacings = [case.record["measurements"]["spacing_mm"] for case in report.ordered]
+    volumes = any(spacing is not None and len(spacing) == 3 for spacing in spacings)
+    axes, divisor, unit, digits = (3, 1000, "mL", 2) if volumes else (2, 100, "cm²", 1)
     for index, structure in enumerate(report.structures):
         dots = []
         for case in report.ordered:
@@ -248,19 +252,19 @@ def _area_plots(report: CohortReport) -> dict[str, Any]:
             spacing = case.record["measurements"]["spacing_mm"]
             if found is None or found["state"] == "not_judged" or found["state"] == "both_empty":
                 continue
-            if spacing is None or len(spacing) != 2:
+            if spacing is None or len(spacing) != axes:
                 unsized.add(case.case_id)
                 continue
-            pixel = spacing[0] * spacing[1] / 100
+            voxel = math.prod(spacing) / divisor
             counts = found["counts"]
             predicted, reference = (counts["tp"] + counts[k] for k in ("fp", "fn"))
-            mine, theirs = predicted * pixel, reference * pixel
-            dots.append(
-                _dot(case, mine - theirs, f"{mine:.1f} cm², reference {theirs:.1f} cm²", (mine + theirs) / 2)
-            )
+            mine, theirs = predicted * voxel, reference * voxel
+            text = f"{mine:.{digits}f} {unit}, reference {theirs:.{digits}f} {unit}"
+            dots.append(_dot(case, mine - theirs, text, (mine + theirs) / 2))
         if dots:
-            plots.append(figures.bland_altman(dots, title=structure.name, style=f"k{index}", unit="cm²"))
-    return {"plots": plots, "unsized": sorted(unsized)}
+            plots.append(figures.bland_altman(dots, title=structure.name, style=f"k{index}", unit=unit))
+    what = "volume" if volumes else "area"
+    return {"plots": plots, "unsized": sorted(unsized), "what": what, "unit": unit}
 
 
 def _curves(report: CohortReport) -> list[Markup]:

@@ -132,7 +132,7 @@ def bland_altman(dots: Sequence[Dot], *, title: str, style: str, unit: str) -> M
         parts += [svg.line(left, y(v), right, y(v), "limit") for v in (mean - spread, mean + spread)]
     parts += [_dot(x(d.across), y(d.value), d, style) for d in dots]
     parts.append(svg.text((left + right) / 2, bottom + 33, f"mean of both, {unit}", style="tick"))
-    said = f"{title}: predicted minus reference area, mean {mean:.2f} {unit}"
+    said = f"{title}: predicted minus reference, mean {mean:.2f} {unit}"
     return svg.drawing(334, 214, said, parts)
 
 

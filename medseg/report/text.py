@@ -42,7 +42,15 @@ def metric_text(metric: Mapping[str, Any]) -> str:
         return f"{value:.3f}"
     if unit == "mm2":
         return f"{value / 100:+.1f} cm²".replace("-", "−")
-    return f"{value:.1f} {unit}".replace("-", "−")
+    return f"{value:.{_digits(unit, [value])}f} {unit.replace('ml', 'mL')}".replace("-", "−")
+
+
+def _digits(unit: str, values: Sequence[float]) -> int:
+    """Decimals: three for ratios and for volumes below a millilitre, one for lengths and areas."""
+    if unit == "1":
+        return 3
+    largest = max(map(abs, values))
+    return (3 if largest < 1 else 2 if largest < 10 else 1) if unit == "ml" else 1
 
 
 def statistic_cell(statistic: Mapping[str, Any] | None) -> dict[str, str]:
@@ -53,7 +61,7 @@ def statistic_cell(statistic: Mapping[str, Any] | None) -> dict[str, str]:
     if mean is None:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in statistic["undefined"].items())
         return {"mean": "not defined", "interval": "", "more": reasons}
-    digits = 3 if statistic["unit"] == "1" else 1
+    digits = _digits(statistic["unit"], [mean, statistic["median"], *(interval or ())])
     scale = 0.01 if statistic["unit"] == "mm2" else 1.0
 
     def show(value: float) -> str:

@@ -137,3 +137,18 @@ def test_colour_that_is_none_is_refused(make_report: Make) -> None:
     bad = replace(make_report(), structures=(Structure(name="a", colour="red}*{display:none"),))
     with pytest.raises(ValueError, match="#rrggbb"):
         render(bad)
+
+
+def test_sizes_are_areas_of_films_and_volumes_of_scans(make_report: Make) -> None:
+    report = make_report()
+    assert "Predicted minus reference area, cm²" in render(report)
+    for case in report.cases:
+        case.record["measurements"]["spacing_mm"] = [2.0, 2.0, 5.0]
+    page = render(report)
+    assert "Predicted minus reference volume, mL" in page
+    assert "Areas in the detector plane" not in page
+    counts = report.cases[0].evaluation["structures"]["lung_left"]["counts"]
+    assert f"case-0: {(counts['tp'] + counts['fp']) * 0.02:.2f} mL, reference" in page
+    for case in report.cases:
+        case.record["measurements"]["spacing_mm"] = None
+    assert "No plot of areas: the spacing of no evaluated case is known." in render(report)

@@ -6,7 +6,7 @@ import pytest
 
 from medseg.report.figures import Dot, Strip, bland_altman, curve, strip_plot
 from medseg.report.svg import ticks
-from medseg.report.text import quantity_text, statistic_cell
+from medseg.report.text import metric_text, quantity_text, statistic_cell
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.93, 1.0), (-250.0, 180.0), (3.0, 3.0), (0.0, 0.0)])
@@ -50,3 +50,12 @@ def test_quantities_are_honest() -> None:
 def test_statistic_without_value_gives_the_reason() -> None:
     cell = statistic_cell({"mean": None, "mean_interval": None, "undefined": {"no spacing": 2}, "unit": "mm"})
     assert cell["more"] == "2: no spacing"
+
+
+def test_small_volumes_keep_their_digits() -> None:
+    shared = {"undefined": {}, "count": 3, "patients": 3, "unit": "ml"}
+    small = statistic_cell({"mean": 0.0123, "mean_interval": (-0.055, 0.079), "median": 0.01, **shared})
+    assert (small["mean"], small["interval"]) == ("0.012", "−0.055 to 0.079")
+    large = statistic_cell({"mean": 153.21, "mean_interval": None, "median": 150.0, **shared})
+    assert large["mean"] == "153.2"
+    assert metric_text({"value": 0.029, "unit": "ml"}) == "0.029 mL"
