@@ -48,6 +48,8 @@ from medseg.transforms.options import PreprocessStep
 FINGERPRINT_FILE = "fingerprint.json"
 # Plans whose probe takes more than the budget are made smaller so many times.
 _MOST_TRIES = 3
+# Fewer epochs show no course; a part of the cases is an epoch then.
+_LEAST_EPOCHS = 4
 _STEPS: TypeAdapter[tuple[PreprocessStep, ...]] = TypeAdapter(tuple[PreprocessStep, ...])
 
 
@@ -112,6 +114,13 @@ class _Planner:
                 self.notes.append(f"even a smaller training took more than the budget: {_taken_text(result)}")
                 break
             shape = smaller
+        part = 1
+        while self._epochs_are_long(config, result, work):
+            part *= 2
+            decisions = [images, augment, *shape.decisions]
+            decisions += self._schedule(shape, train, validation, decisions, part=part)
+            config = decide(self.settings, [*decisions, chosen("training.epochs", 1, "")])
+            work = self._work(config, fingerprint, train, validation)
         self.notes += plan_checks.epochs(self.training, work)
         epochs = self._epochs(config, result, work)
         decisions.append(epochs)
@@ -211,13 +220,15 @@ class _Planner:
         train: Sequence[Grid],
         validation: Sequence[Grid],
         decisions: Sequence[Decision],
+        *,
+        part: int = 1,
     ) -> list[Decision]:
         training, batch = self.training, shape.candidate.sampling.batch
         pupil = Pupil(
             network=shape.candidate.model.use, dims=len(train[0].shape), pretrained=self.parent is not None
         )
         optimiser = self._or("optimiser", lambda: plan_optimiser(pupil))
-        samples = self._or("samples_per_epoch", lambda: plan_samples(len(train), batch))
+        samples = self._or("samples_per_epoch", lambda: plan_samples(len(train), batch, part=part))
         window = next(d.value for d in decisions if d.name == "inference.window")
         overlap = self.settings.inference.overlap
         shown = shown_voxels([grid.shape for grid in validation], window, overlap=overlap)
@@ -334,6 +345,21 @@ class _Planner:
                 f"budget.ram is {has:.0f} MB, but the smallest training of these images took {took:.0f} MB when "
                 f"it was tried; set budget.ram to {math.ceil(took / 50) * 50} MB or more"
             ) from err
+
+    def _epochs_are_long(self, config: RunConfig, result: ProbeResult | None, work: Work) -> bool:
+        """Whether the time holds too few epochs that the plan can still shorten."""
+        training = self.training
+        free = training.samples_per_epoch == "auto" and training.epochs == "auto"
+        if result is None or not free or work.steps_per_epoch == 1:
+            return False
+        epochs, _ = fitting_epochs(
+            result,
+            work,
+            seconds=self._seconds(),
+            most=self._most_epochs(config, work),
+            whole=training.time is None,
+        )
+        return epochs < _LEAST_EPOCHS
 
     def _epochs(self, config: RunConfig, result: ProbeResult | None, work: Work) -> Decision:
         """Number of epochs; null, where `training.time` alone is given, stays for the trainer to fit."""

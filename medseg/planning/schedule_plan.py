@@ -26,11 +26,13 @@ _VOLUME_EMA = 0.999
 _EMA = 0.995
 
 
-def plan_samples(case_count: int, batch: int) -> Decision:
-    """Samples of an epoch."""
+def plan_samples(case_count: int, batch: int, *, part: int = 1) -> Decision:
+    """Samples of an epoch; only a part of them, 1 / `part`, where the time would hold too few epochs."""
     least, most = _LEAST_UPDATES * batch, _MOST_UPDATES * batch
-    samples = -(-min(most, max(least, case_count)) // batch) * batch
-    if samples == -(-case_count // batch) * batch:
+    samples = -(-min(most, max(least, case_count)) // (part * batch)) * batch
+    if part > 1:
+        reason = f"{samples // batch} updates: with more there were no time for several epochs"
+    elif samples == -(-case_count // batch) * batch:
         reason = f"each of the {case_count} training cases once"
     else:
         reason = f"{samples // batch} updates; there are {case_count} training cases"

@@ -109,6 +109,17 @@ def test_everything_open_is_decided_with_a_reason(cohort, tmp_path, measured):
     assert json.loads((folder / "fingerprint.json").read_text())["fingerprint"]["cases"]
 
 
+def test_little_time_makes_epochs_short_before_it_is_refused(cohort, tmp_path, measured):
+    long = read_plan(plan(cohort, tmp_path))
+    short = read_plan(plan(cohort, tmp_path, "budget.time=9s"))
+    samples, batch = short.value("training.samples_per_epoch"), short.value("training.batch_size")
+    assert batch <= samples < long.value("training.samples_per_epoch")
+    assert samples % batch == 0
+    assert short.value("training.epochs") >= 4
+    reason = next(d.reason for d in short.decisions if d.name == "training.samples_per_epoch")
+    assert reason == f"{samples // batch} updates: with more there were no time for several epochs"
+
+
 def test_the_decided_settings_run_as_they_are_and_are_decided_alike(cohort, tmp_path, measured):
     folder = plan(cohort, tmp_path)
     resolved = load_run_config(folder / "pipeline.resolved.yaml").config
@@ -195,7 +206,7 @@ def test_a_probe_above_the_budget_makes_the_training_smaller(cohort, tmp_path, m
             ("budget.time=1s",),
             r"budget.time is 1.0 s, but one epoch .* takes about .* set budget.time to \d+s",
         ),
-        (("training.time=1s",), "training.time is 1.0 s, but one epoch"),
+        (("training.time=0.1s",), "training.time is 0.1 s, but one epoch"),
         (
             ("budget.ram=100MB",),
             r"budget.ram is 100 MB, but the smallest training of these images .* set budget",
