@@ -101,11 +101,16 @@ class _Planner:
         shapes = self._shape_planner(fingerprint, steps, train, validation)
         augment = self._augment(fingerprint, train)
         shape = shapes.plan()
+
+        def decided(shape: ShapePlan, part: int = 1) -> tuple[list[Decision], RunConfig, Work]:
+            """All but the epochs, where an epoch is this part of what it might be."""
+            made = [images, augment, *shape.decisions]
+            made += self._schedule(shape, train, validation, made, part=part)
+            config = decide(self.settings, [*made, chosen("training.epochs", 1, "")])
+            return made, config, self._work(config, fingerprint, train, validation)
+
         for attempt in range(1, _MOST_TRIES + 1):
-            decisions = [images, augment, *shape.decisions]
-            decisions += self._schedule(shape, train, validation, decisions)
-            config = decide(self.settings, [*decisions, chosen("training.epochs", 1, "")])
-            work = self._work(config, fingerprint, train, validation)
+            decisions, config, work = decided(shape)
             result = self._probe(config, shape, fingerprint, train, validation)
             smaller = self._smaller(shapes, shape, result)
             if smaller is None:
@@ -117,10 +122,7 @@ class _Planner:
         part = 1
         while self._epochs_are_long(config, result, work):
             part *= 2
-            decisions = [images, augment, *shape.decisions]
-            decisions += self._schedule(shape, train, validation, decisions, part=part)
-            config = decide(self.settings, [*decisions, chosen("training.epochs", 1, "")])
-            work = self._work(config, fingerprint, train, validation)
+            decisions, config, work = decided(shape, part)
         self.notes += plan_checks.epochs(self.training, work)
         epochs = self._epochs(config, result, work)
         decisions.append(epochs)
@@ -352,13 +354,7 @@ class _Planner:
         free = training.samples_per_epoch == "auto" and training.epochs == "auto"
         if result is None or not free or work.steps_per_epoch == 1:
             return False
-        epochs, _ = fitting_epochs(
-            result,
-            work,
-            seconds=self._seconds(),
-            most=self._most_epochs(config, work),
-            whole=training.time is None,
-        )
+        epochs, _ = self._possible(config, result, work)
         return epochs < _LEAST_EPOCHS
 
     def _epochs(self, config: RunConfig, result: ProbeResult | None, work: Work) -> Decision:
@@ -382,12 +378,20 @@ class _Planner:
     def _most_epochs(self, config: RunConfig, work: Work) -> int:
         return max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
 
+    def _possible(self, config: RunConfig, result: ProbeResult, work: Work) -> tuple[int, float]:
+        """Epochs that fit into the time, and the seconds of one."""
+        return fitting_epochs(
+            result,
+            work,
+            seconds=self._seconds(),
+            most=self._most_epochs(config, work),
+            whole=self.training.time is None,
+        )
+
     def _fitting(self, config: RunConfig, result: ProbeResult, work: Work) -> int:
         """Epochs that the time allows."""
+        epochs, least = self._possible(config, result, work)
         whole, seconds = self.training.time is None, self._seconds()
-        epochs, least = fitting_epochs(
-            result, work, seconds=seconds, most=self._most_epochs(config, work), whole=whole
-        )
         if epochs:
             return epochs
         name = "budget.time" if whole else "training.time"

@@ -17,8 +17,8 @@ _VALIDATION_SHARE = 0.05
 _MOST_BETWEEN = 50
 # As many samples as nnU-Net shows (1000 epochs of 250 batches of 2).
 MOST_SAMPLES = 500_000
-# Of networks that are trained anew in 3-D: measured on hippocampus MR, five folds, rates of 1e-3 to 8e-3 and decays
-# of 1e-2 to 0.5 (docs/training.md). Others keep the rates that are usual for them.
+# Of networks that are trained anew in 3-D: tried on one fold of hippocampus MR, rates of 1e-3 to 8e-3 and decays of
+# 1e-2 to 0.5. Others keep the rates that are usual for them.
 _VOLUME_NETWORKS = ("unet", "residual_unet", "attention_unet", "fcn", "small_unet")
 _VOLUME_RATE = 4e-3
 _VOLUME_DECAY = 0.05

@@ -59,8 +59,9 @@ def write(tmp_path):
 
     def _write(folder=tmp_path / "bundle", **changes):
         table = changes.pop("table", _table_of("right", "left"))
+        precision = changes.pop("weights_precision", ABOUT.weights_precision)
         arguments = {
-            "about": ABOUT,
+            "about": ABOUT.model_copy(update={"weights_precision": precision}),
             "network": _network_of(table),
             "table": table,
             "preprocess": [{"use": "gray"}, {"use": "resize", "size": [64, 64]}],

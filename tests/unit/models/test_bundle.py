@@ -19,15 +19,6 @@ from medseg.models.card import model_card
 from medseg.models.options import SmallUNetOptions
 from medseg.provenance import sha256_file
 
-HALF = BundleAbout(
-    name="half",
-    version="1.0.0",
-    description="Lungs.",
-    licence="CC0-1.0",
-    intended_use="Tests.",
-    weights_precision="fp16",
-)
-
 
 def edit(bundle, change, *, rehash=False):
     """Change bundle.json by a function of its value; with `rehash`, let it agree with the weights."""
@@ -86,7 +77,7 @@ def test_bytes_are_the_same_each_time(write, tmp_path):
 def test_half_precision_halves_the_file_and_loads_as_float32(write, tmp_path):
     full, half = (
         write(tmp_path / "full", gate=None),
-        write(tmp_path / "half", gate=None, about=HALF),
+        write(tmp_path / "half", gate=None, weights_precision="fp16"),
     )
     sizes = [(b.folder / "model.safetensors").stat().st_size for b in (full, half)]
     assert sizes[1] < 0.7 * sizes[0]
@@ -106,7 +97,7 @@ def test_a_given_state_is_stored_instead(write, table_of, network_of):
 def test_batch_norm_counters_stay_whole(write, table_of, network_of):
     options = SmallUNetOptions(channels=(8, 16, 24), norm="batch")
     table = table_of("right", "left")
-    bundle = write(table=table, network=network_of(table, options=options), about=HALF)
+    bundle = write(table=table, network=network_of(table, options=options), weights_precision="fp16")
     assert bundle.load_state()["stem.1.num_batches_tracked"].dtype == torch.int64
     bundle.load_network()
 
@@ -252,7 +243,7 @@ def test_nothing_broken_is_written(write, table_of, network_of):
     state = network_of(table).state_dict()
     state["stem.0.weight"] = state["stem.0.weight"] * 1e9
     with pytest.raises(BundleError, match="beyond the range of fp16"):
-        write(table=table, state=state, about=HALF)
+        write(table=table, state=state, weights_precision="fp16")
     state["stem.0.weight"] = state["stem.0.weight"] * math.nan
     with pytest.raises(BundleError, match=r"stem.0.weight holds NaN or infinity; it is not written"):
         write(table=table, state=state)

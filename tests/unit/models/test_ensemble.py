@@ -8,7 +8,6 @@ import torch
 
 from medseg.errors import BundleError
 from medseg.models.bundle import read_bundle
-from medseg.models.bundle_record import BundleAbout
 from medseg.models.bundle_writer import update_bundle
 from medseg.models.ensemble_writer import write_ensemble
 from medseg.models.transfer import load_matching
@@ -79,11 +78,14 @@ def test_the_same_members_give_the_same_hash_in_any_order(tmp_path, members):
 def test_weights_of_half_precision_are_stored_as_the_members_have_them(
     tmp_path, members, write, table_of, network_of
 ):
-    about = members[0].record.model_copy(update={"weights_precision": "fp16"})
-    about = BundleAbout(**{name: getattr(about, name) for name in BundleAbout.model_fields})
     table = table_of("right", "left")
     halves = {
-        fold: write(tmp_path / f"half{fold}", about=about, table=table, network=network_of(table, seed=fold))
+        fold: write(
+            tmp_path / f"half{fold}",
+            weights_precision="fp16",
+            table=table,
+            network=network_of(table, seed=fold),
+        )
         for fold in FOLDS
     }
     half, full = ensemble(tmp_path / "half", halves), ensemble(tmp_path / "full", members)
