@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
-from medseg.inference.confidence import image_entropy, label_confidence
+from medseg.inference.confidence import ConfidenceTally
 from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
-from medseg.inference.sliding_window import sliding_window, window_slices
+from medseg.inference.sliding_window import Copy, Sweep, copies, joined, window_slices, with_copies
+from medseg.inference.window_blend import Block, Box
 from medseg.labels import LabelTable
+from medseg.transforms.block_restore import restore_blocks
 from medseg.transforms.options import Crop, Orient, PreprocessStep
 from medseg.transforms.preprocess import Prepared, preprocess
-from medseg.transforms.restore import restore_label_map
 from medseg.transforms.straighten import Shear, straighten, unstraighten_labels
 from medseg.volume import Volume
 
@@ -86,9 +87,13 @@ class Prediction(Answer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
+    """What is left of one pass: its probabilities were there block by block, and whole only where they are kept."""
+
     prepared: Prepared
     grid: GridMap
-    probabilities: NDArray[np.float32]
+    tally: ConfidenceTally
+    label_map: NDArray[Any]
+    probabilities: NDArray[np.float32] | None
 
 
 class Predictor:
@@ -168,16 +173,16 @@ class Predictor:
         notes: tuple[str, ...] = ()
         if self.options.refine is not None:
             chosen, passes, notes = self._refine(volume, first, self.options.refine)
-        label_map = restore_label_map(chosen.probabilities, chosen.grid)
+        label_map = chosen.label_map
         return Prediction(
             label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
-            confidence=label_confidence(chosen.probabilities, self.table),
-            entropy=image_entropy(chosen.probabilities),
+            confidence=chosen.tally.labels(),
+            entropy=chosen.tally.image(),
             features=self.features(first.prepared.array),
             prepared=chosen.prepared,
             grid=chosen.grid,
             shear=shear,
-            probabilities=chosen.probabilities if self.options.save_probabilities else None,
+            probabilities=chosen.probabilities,
             passes=passes,
             notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
         )
@@ -193,42 +198,54 @@ class Predictor:
         -------
         (L, *sp) float32 array
         """
+        sweep, blocks = self._sweep(image)
+        return cast("NDArray[np.float32]", joined(blocks, sweep.size).numpy())
+
+    def _sweep(self, image: NDArray[np.float32]) -> tuple[Sweep, Iterator[Block]]:
+        """The windows over a prepared image and, as they are asked for, its finished blocks on the CPU."""
         if not np.isfinite(image).all():
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
+        options = self.options
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
-        with torch.inference_mode():
-            return cast("NDArray[np.float32]", self._averaged(tensor).cpu().numpy())
+        sweep = Sweep.over(
+            image.shape[1:], options.window, overlap=options.overlap, batch_size=options.batch_size
+        )
+        versions = copies(tensor, tta=options.tta_names, flip_axes=options.flip_axes)
 
-    def _averaged(self, image: Tensor) -> Tensor:
-        """(L, *sp) mean answer of the members, one after the other, in one sum."""
+        def blocks() -> Iterator[Block]:
+            for block in sweep.blocks(tensor, lambda batch: self._averaged(batch, versions)):
+                yield Block(place=block.place, values=block.values.cpu())
+
+        return sweep, blocks()
+
+    @torch.inference_mode()
+    def _averaged(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
+        """(B, L, *window) mean answer of the members to a batch of windows, one member after the other."""
         count = len(self.members)
         logarithms = self.options.ensemble == "logits" and count > 1
-        total = torch.zeros(())
+        total: Tensor | None = None
         for position in range(count):
-            found = self._answer(position, image)
+            found = self._answer(position, batch, versions)
             found = found.clamp_(min=_LEAST_PROBABILITY).log_() if logarithms else found
-            total = found if position == 0 else total.add_(found)
+            total = found if total is None else total.add_(found)
             del found
+        if total is None:
+            raise ValueError("there is no network to ask")
         if count > 1:
             total.div_(count)
-        return torch.softmax(total, dim=0) if logarithms else total
+        return torch.softmax(total, dim=1) if logarithms else total
 
-    def _answer(self, position: int, image: Tensor) -> Tensor:
-        """(L, *sp) probabilities of one member, checked."""
+    def _answer(self, position: int, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
+        """(B, L, *window) probabilities of one member, checked."""
         with self._evaluating(position) as network:
-            found = sliding_window(
-                image,
+            found = with_copies(
                 network,
-                window=self.options.window,
-                overlap=self.options.overlap,
-                batch_size=self.options.batch_size,
-                tta=self.options.tta_names,
-                flip_axes=self.options.flip_axes,
+                versions,
                 side_axis=self._side_axis,
                 mirror_classes=self.table.mirror_classes.tolist(),
-            )
+            )(batch)
         self._check(found)
         return found
 
@@ -260,15 +277,26 @@ class Predictor:
     def _run(self, volume: Volume, cut: GridMap) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
         prepared = preprocess(volume, self.steps, statistics=self.statistics)
-        return _Pass(
-            prepared=prepared, grid=cut.then(prepared.grid), probabilities=self.probabilities(prepared.array)
-        )
+        grid, classes = cut.then(prepared.grid), self.table.class_count
+        sweep, blocks = self._sweep(prepared.array)
+        tally = ConfidenceTally(sweep.size, self.table)
+        kept = np.empty((classes, *sweep.size), np.float32) if self.options.save_probabilities else None
+
+        def looked_at() -> Iterator[tuple[Box, Tensor]]:
+            for block in blocks:
+                tally.add(block.place, block.values)
+                if kept is not None:
+                    kept[(slice(None), *block.place)] = block.values.numpy()
+                yield block.place, block.values
+
+        label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
+        return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, probabilities=kept)
 
     def _refine(
         self, volume: Volume, first: _Pass, options: RefineOptions
     ) -> tuple[_Pass, int, tuple[str, ...]]:
         classes = refine_classes(options, self.table)
-        mask = main_components(first.probabilities, classes)
+        mask = main_components(first.tally.label_map, classes)
         share = source_voxels(mask, first.grid) / np.prod(volume.spatial_shape)
         if share <= 0 or share < options.min_share:
             return first, 1, (_kept(f"the first found only {share:.1%} of the image"),)
@@ -277,7 +305,7 @@ class Predictor:
             return first, 1, ()
         cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
         second = self._run(crop_volume(volume, start, size), cut)
-        areas = [source_voxels(main_components(p.probabilities, classes), p.grid) for p in (first, second)]
+        areas = [source_voxels(main_components(p.tally.label_map, classes), p.grid) for p in (first, second)]
         change = abs(areas[0] - areas[1]) / max(areas)
         if change > options.max_change:
             return first, 1, (_kept(f"the masks of the two differ in size by {change:.0%}"),)
@@ -300,9 +328,9 @@ class Predictor:
                 del network
 
     def _check(self, probabilities: Tensor) -> None:
-        if len(probabilities) != self.table.class_count:
+        if probabilities.shape[1] != self.table.class_count:
             raise BundleError(
-                f"the network gives {len(probabilities)} classes, the label table has "
+                f"the network gives {probabilities.shape[1]} classes, the label table has "
                 f"{self.table.class_count} with background; weights and labels do not belong together"
             )
         if not bool(torch.isfinite(probabilities).all()):

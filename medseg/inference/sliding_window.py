@@ -1,10 +1,12 @@
-"""Windows over an image larger than the network sees at once, blended to one probability map."""
+"""Windows over an image larger than the network sees at once, blended to probabilities block by block."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +14,11 @@ from torch.nn import functional as F
 
 from medseg.errors import ConfigError
 from medseg.inference.options import TtaName
+from medseg.inference.window_blend import AxisPlan, Block, Box, WindowBlend, plan_axes, slowest_first
 
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
+ItemT = TypeVar("ItemT")
 
 SIGMA = 0.125
 """Standard deviation of the blending weights as a part of the window."""
@@ -29,6 +33,104 @@ GAMMAS = (0.75, 1.33)
 def softmax(logits: Tensor) -> Tensor:
     """(B, L, *sp) logits of any float type -> float32 probabilities that sum to one over L."""
     return torch.softmax(logits.float(), dim=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Windows over an image.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Voxels of the image.
+    window : tuple of int
+        An image that is shorter along an axis is centred in the window.
+    overlap : float
+        Share of a window that its neighbour sees again, 0 to below 1.
+    batch_size : int
+        Windows in one run of the network.
+    blend : {"gaussian", "constant"}
+        Weights of a window: falling from the centre with sigma an eighth of the window, or all alike.
+    """
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    overlap: float = 0.25
+    batch_size: int = 4
+    blend: Blend = "gaussian"
+
+    @classmethod
+    def over(cls, size: Sequence[int], window: Sequence[int] | None, **options: Any) -> Sweep:
+        """Windows over an image of a size; None: one, of the whole image.
+
+        Raises
+        ------
+        ConfigError
+            The window has another number of axes.
+        """
+        size = tuple(int(n) for n in size)
+        return cls(size=size, window=_checked_window(size, window), **options)
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Voxels of a window in front of an image that is shorter."""
+        return tuple(max(w - n, 0) // 2 for n, w in zip(self.size, self.window, strict=True))
+
+    @property
+    def axes(self) -> tuple[AxisPlan, ...]:
+        """Windows along each axis of the image, filled up where it is shorter than one."""
+        return plan_axes(
+            [max(n, w) for n, w in zip(self.size, self.window, strict=True)], self.window, self.overlap
+        )
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Axes from the slowest to the fastest, as the blocks come."""
+        return slowest_first(self.axes)
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return math.prod(len(axis.starts) for axis in self.axes)
+
+    def blocks(self, image: Tensor, ask: Network) -> Iterator[Block]:
+        """Blend what `ask` makes of each window; every voxel of the image comes once, in finished blocks.
+
+        Parameters
+        ----------
+        image : (C, *size) float tensor
+        ask : callable
+            (B, C, *window) tensor -> (B, L, *window) float32 tensor.
+        """
+        weights = importance(self.window, blend=self.blend if self.count > 1 else "constant")
+        blend = WindowBlend(self.axes, weights.to(image.device), order=self.order)
+        filling = float(image.min()) if any(self.before) or self.window != self.size else 0.0
+        for batch in _batches(blend.places(), self.batch_size):
+            shown = torch.stack([self._cut(image, place, filling) for _, place in batch])
+            for (index, _), found in zip(batch, ask(shown), strict=True):
+                yield self._inside(blend.add(index, found))
+
+    def _cut(self, image: Tensor, place: Box, filling: float) -> Tensor:
+        """One window of the image, filled up where the image is shorter."""
+        inner, sides = [], []
+        for n, w, b, part in zip(self.size, self.window, self.before, place, strict=True):
+            inner.append(part if n >= w else slice(0, n))
+            sides.append((b, max(w - n, 0) - b))
+        part = image[(slice(None), *inner)]
+        if not any(itertools.chain(*sides)):
+            return part
+        return F.pad(part, [n for pair in reversed(sides) for n in pair], value=filling)
+
+    def _inside(self, block: Block) -> Block:
+        """A block without what filled the image up."""
+        if not any(self.before) and all(n >= w for n, w in zip(self.size, self.window, strict=True)):
+            return block
+        place, cut = [], []
+        for n, b, part in zip(self.size, self.before, block.place, strict=True):
+            start, stop = max(part.start - b, 0), min(part.stop - b, n)
+            place.append(slice(start, stop))
+            cut.append(slice(start + b - part.start, stop + b - part.start))
+        return Block(place=tuple(place), values=block.values[(slice(None), *cut)])
 
 
 def sliding_window(
@@ -47,8 +149,7 @@ def sliding_window(
 ) -> Tensor:
     """Class probabilities of a whole image, from overlapping windows and mirrored or altered copies.
 
-    The activation is applied before anything is averaged. One accumulator of the image's size is
-    kept, however many copies there are.
+    For images whose probabilities need not be bounded in memory; `Sweep.blocks` gives the same in parts.
 
     Parameters
     ----------
@@ -57,25 +158,11 @@ def sliding_window(
     network : callable
         (B, C, *window) -> (B, L, *window) logits; the caller sees to evaluation and inference mode.
     window : sequence of int or None
-        Voxels along each axis. None: the whole image. An image smaller than the window is
-        centred in one, filled up with the image's minimum, and cut back.
-    overlap : float
-        Share of a window that its neighbour sees again, 0 to below 1.
-    batch_size : int
-        Windows in one run of the network.
-    blend : {"gaussian", "constant"}
-        Weights of a window: falling from the centre with sigma an eighth of the window, or all alike.
-    tta : sequence of {"flip", "gamma", "invert"}
-        Copies to average over. Every combination of `flip_axes` is mirrored, and mirrored back
-        exactly; gamma and invert act on the image brought to [0, 1] by its own range.
-    flip_axes : sequence of int
-        Spatial axes of "flip".
-    side_axis : int or None
-        The left-right axis, along which a mirrored body swaps its sides; None where there is none.
-    mirror_classes : sequence of L int, or None
-        Class index after the body is mirrored left to right (`LabelTable.mirror_classes`).
-    activation : callable
-        Logits to what is averaged.
+        Voxels along each axis. None: the whole image.
+    overlap, batch_size, blend
+        See `Sweep`.
+    tta, flip_axes, side_axis, mirror_classes, activation
+        See `with_copies`.
 
     Returns
     -------
@@ -90,42 +177,100 @@ def sliding_window(
     ----------
     Isensee et al., nnU-Net, Nature Methods 2021, doi:10.1038/s41592-020-01008-z (weights and flips).
     """
-    size = tuple(int(n) for n in image.shape[1:])
-    window = _checked_window(size, window)
-    flips = _flips(len(size), flip_axes) if "flip" in tta else [()]
-    padded, start = _pad_to(image, window)
-    places = list(window_slices(tuple(padded.shape[1:]), window, overlap))
-    # One window has nothing to blend with.
-    weights = importance(window, blend=blend if len(places) > 1 else "constant")
-    blended = _Accumulator(weights.to(image.device), tuple(padded.shape[1:]))
-    for version in _intensities(padded, tta):
-        for first in range(0, len(places), batch_size):
-            batch_places = places[first : first + batch_size]
-            batch = torch.stack([version(padded[(slice(None), *place)]) for place in batch_places])
-            for axes in flips:
-                mirror = mirror_classes if side_axis is not None and side_axis in axes else None
-                found = _mirrored_run(network, activation, batch, axes=axes, mirror=mirror)
-                for place, part in zip(batch_places, found, strict=True):
-                    blended.add(place, part)
-    return blended.mean()[(slice(None), *(slice(a, a + n) for a, n in zip(start, size, strict=True)))]
+    sweep = Sweep.over(image.shape[1:], window, overlap=overlap, batch_size=batch_size, blend=blend)
+    ask = with_copies(
+        network,
+        copies(image, tta=tta, flip_axes=flip_axes),
+        activation=activation,
+        side_axis=side_axis,
+        mirror_classes=mirror_classes,
+    )
+    return joined(sweep.blocks(image, ask), sweep.size)
 
 
-class _Accumulator:
-    """Weighted sum of windows and sum of their weights."""
+def joined(blocks: Iterator[Block], size: Sequence[int]) -> Tensor:
+    """(L, *size) tensor of all blocks."""
+    whole: Tensor | None = None
+    for block in blocks:
+        if whole is None:
+            whole = block.values.new_empty((len(block.values), *size))
+        whole[(slice(None), *block.place)] = block.values
+    if whole is None:
+        raise ValueError("there is no block")
+    return whole
 
-    def __init__(self, weights: Tensor, size: tuple[int, ...]) -> None:
-        self._weights = weights
-        self._seen = torch.zeros(size, dtype=torch.float32, device=weights.device)
-        self._total = torch.zeros((0, *size), dtype=torch.float32, device=weights.device)
 
-    def add(self, place: tuple[slice, ...], part: Tensor) -> None:
-        if not len(self._total):
-            self._total = torch.zeros((len(part), *self._seen.shape), device=self._seen.device)
-        self._total[(slice(None), *place)] += part * self._weights
-        self._seen[place] += self._weights
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """One version of a window that the network is shown.
 
-    def mean(self) -> Tensor:
-        return self._total.div_(self._seen)
+    Parameters
+    ----------
+    change : callable
+        Changes intensities of a window.
+    axes : tuple of int
+        Spatial axes along which it is mirrored.
+    """
+
+    change: Callable[[Tensor], Tensor]
+    axes: tuple[int, ...] = ()
+
+
+def copies(
+    image: Tensor, *, tta: Sequence[TtaName] = (), flip_axes: Sequence[int] = (0,)
+) -> tuple[Copy, ...]:
+    """The versions that test-time augmentation asks for; the window itself is the first.
+
+    Parameters
+    ----------
+    image : (C, *sp) float tensor
+        Its range is that of all windows, so that one is altered as its neighbours are.
+    tta : sequence of {"flip", "gamma", "invert"}
+        Every combination of `flip_axes` is mirrored; gamma and invert act on the image brought to [0, 1] by its
+        own range.
+    flip_axes : sequence of int
+        Spatial axes of "flip".
+    """
+    flips = _flips(image.ndim - 1, flip_axes) if "flip" in tta else [()]
+    return tuple(Copy(change=change, axes=axes) for change in _intensities(image, tta) for axes in flips)
+
+
+def with_copies(
+    network: Network,
+    versions: Sequence[Copy],
+    *,
+    activation: Callable[[Tensor], Tensor] = softmax,
+    side_axis: int | None = 0,
+    mirror_classes: Sequence[int] | None = None,
+) -> Network:
+    """A network whose answer is the mean over versions of what it is shown, each mirrored back.
+
+    Parameters
+    ----------
+    network : callable
+        (B, C, *window) -> (B, L, *window) logits.
+    versions : sequence of Copy
+    activation : callable
+        Logits to what is averaged.
+    side_axis : int or None
+        The left-right axis, along which a mirrored body swaps its sides; None where there is none.
+    mirror_classes : sequence of L int, or None
+        Class index after the body is mirrored left to right (`LabelTable.mirror_classes`).
+    """
+
+    def ask(batch: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for version in versions:
+            mirror = mirror_classes if side_axis is not None and side_axis in version.axes else None
+            found = _mirrored_run(
+                network, activation, version.change(batch), axes=version.axes, mirror=mirror
+            )
+            total = found if total is None else total.add_(found)
+        if total is None:
+            raise ValueError("there is no version to show")
+        return total.div_(len(versions)) if len(versions) > 1 else total
+
+    return ask
 
 
 def importance(window: Sequence[int], *, blend: Blend = "gaussian") -> Tensor:
@@ -151,6 +296,13 @@ def window_slices(size: Sequence[int], window: Sequence[int], overlap: float) ->
         yield tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
 
 
+def _batches(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
+    """Lists of `size` items, the last one shorter."""
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch
+
+
 def _checked_window(size: tuple[int, ...], window: Sequence[int] | None) -> tuple[int, ...]:
     if window is None:
         return size
@@ -169,15 +321,6 @@ def _flips(dims: int, flip_axes: Sequence[int]) -> list[tuple[int, ...]]:
         )
     axes = sorted(set(flip_axes))
     return [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
-
-
-def _pad_to(image: Tensor, window: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    missing = [max(w - n, 0) for n, w in zip(image.shape[1:], window, strict=True)]
-    before = tuple(n // 2 for n in missing)
-    if not any(missing):
-        return image, before
-    sides = [part for n, b in zip(reversed(missing), reversed(before), strict=True) for part in (b, n - b)]
-    return F.pad(image, sides, value=float(image.min())), before
 
 
 def _intensities(image: Tensor, tta: Sequence[TtaName]) -> list[Callable[[Tensor], Tensor]]:

@@ -1,0 +1,207 @@
+"""Blend overlapping windows and give away every part of the image as soon as no window can change it.
+
+The whole image's probabilities never exist. Windows come in the order of their places, last axis fastest, so
+after window (i, j, k) the box that begins at its corner and ends at the corners of the next windows is
+finished. What reaches beyond it is carried to those next windows: along the last axis a piece of one window, along
+the first a slice of the image as deep as two windows overlap. That slice is what memory goes into, so the longest axis
+should be the first.
+
+Sums are the same as those of one accumulator of the image's size, but for the order of the additions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg.errors import ConfigError
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisPlan:
+    """Where windows lie along one axis.
+
+    Parameters
+    ----------
+    length, window : int
+        Voxels of the image and of a window; the image is at least as long.
+    starts : tuple of int
+        Ascending; the last window ends with the image.
+    """
+
+    length: int
+    window: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, length: int, window: int, overlap: float) -> AxisPlan:
+        """Windows of which a share `overlap` is seen again by the next; the last one ends with the image."""
+        step = max(int(window * (1 - overlap)), 1)
+        count = 1 + -(-max(0, length - window) // step)
+        starts = tuple(min(index * step, length - window) for index in range(count))
+        return cls(length=length, window=window, starts=starts)
+
+    def finished(self, index: int) -> int:
+        """First voxel that windows after number `index` can still change."""
+        return self.starts[index + 1] if index + 1 < len(self.starts) else self.length
+
+    @property
+    def most_carried(self) -> int:
+        """Largest number of voxels that two neighbouring windows share."""
+        return max((a + self.window - b for a, b in itertools.pairwise(self.starts)), default=0)
+
+
+def plan_axes(size: Sequence[int], window: Sequence[int], overlap: float) -> tuple[AxisPlan, ...]:
+    """Windows along each axis of an image.
+
+    Raises
+    ------
+    ConfigError
+        The window has another number of axes, or is longer than the image along one.
+    """
+    if len(size) != len(window) or any(w > n for n, w in zip(size, window, strict=True)):
+        raise ConfigError(f"a window of {tuple(window)} voxels does not lie in an image of {tuple(size)}")
+    return tuple(AxisPlan.of(n, w, overlap) for n, w in zip(size, window, strict=True))
+
+
+def carried_values(axes: Sequence[AxisPlan]) -> int:
+    """Voxels that are carried at most, each with a float32 per class and one for the weight."""
+    total = 0
+    for number, axis in enumerate(axes):
+        before = math.prod(a.window for a in axes[:number])
+        after = math.prod(a.length for a in axes[number + 1 :])
+        total += before * axis.most_carried * after
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A finished part of the image.
+
+    Parameters
+    ----------
+    place : tuple of slice
+        Where it lies.
+    values : (L, *place) float32 tensor
+        Weighted means.
+    """
+
+    place: Box
+    values: Tensor
+
+
+class WindowBlend:
+    """Weighted sums of windows, given away block by block.
+
+    Parameters
+    ----------
+    axes : sequence of AxisPlan
+        In the axes of the image.
+    weights : (*window) float tensor
+        How much each voxel of a window counts.
+    order : sequence of int, optional
+        Axes from the slowest to the fastest; by default the longest image axis first.
+    """
+
+    def __init__(
+        self, axes: Sequence[AxisPlan], weights: Tensor, *, order: Sequence[int] | None = None
+    ) -> None:
+        self.order = tuple(order) if order is not None else slowest_first(axes)
+        self._axes = tuple(axes[a] for a in self.order)
+        self._weights = weights.permute(self.order)
+        self._back = [self.order.index(a) for a in range(len(axes))]
+        self._carried: list[Tensor | None] = [None] * len(axes)
+
+    def places(self) -> Iterator[tuple[tuple[int, ...], Box]]:
+        """Number of each window along each axis, in the order they must be added, and its place in the image."""
+        for index in itertools.product(*(range(len(axis.starts)) for axis in self._axes)):
+            corner = [axis.starts[n] for axis, n in zip(self._axes, index, strict=True)]
+            box = [slice(a, a + axis.window) for axis, a in zip(self._axes, corner, strict=True)]
+            yield index, tuple(box[position] for position in self._back)
+
+    def add(self, index: tuple[int, ...], values: Tensor) -> Block:
+        """Add the next window; the block that it finishes.
+
+        Parameters
+        ----------
+        index : tuple of int
+            As `places` gives it, one after the other.
+        values : (L, *window) float32 tensor
+            Left as it is.
+        """
+        piece = self._weighted(values)
+        for number in reversed(range(len(self._axes))):
+            piece = self._settle(piece, number, index)
+        mean = piece[:-1].div_(piece[-1])
+        place = [slice(axis.starts[n], axis.finished(n)) for axis, n in zip(self._axes, index, strict=True)]
+        return Block(
+            place=tuple(place[position] for position in self._back),
+            values=mean.permute(0, *(1 + position for position in self._back)),
+        )
+
+    def _weighted(self, values: Tensor) -> Tensor:
+        """(L + 1, *window) weighted values and the weights themselves, slowest axis first."""
+        turned = values.detach().permute(0, *(1 + axis for axis in self.order))
+        piece = torch.empty(
+            (len(values) + 1, *self._weights.shape), dtype=torch.float32, device=values.device
+        )
+        torch.mul(turned, self._weights, out=piece[:-1])
+        piece[-1] = self._weights
+        return piece
+
+    def _settle(self, piece: Tensor, number: int, index: tuple[int, ...]) -> Tensor:
+        """Add what earlier windows left along one axis, keep what later ones will need, give the rest.
+
+        Parameters
+        ----------
+        piece : (L + 1, ...) tensor
+            Of the window along this axis and those before, finished along those after.
+        """
+        axis, here = self._axes[number], index[number]
+        after = [
+            slice(a.starts[n], a.finished(n))
+            for a, n in zip(self._axes[number + 1 :], index[number + 1 :], strict=True)
+        ]
+        store = self._store(piece, number)
+        if here:
+            shared = axis.starts[here - 1] + axis.window - axis.starts[here]
+            piece.narrow(1 + number, 0, shared).add_(_part(store, number, shared, after))
+        done = axis.finished(here) - axis.starts[here]
+        left = axis.window - done
+        if left:
+            _part(store, number, left, after).copy_(piece.narrow(1 + number, done, left))
+        return piece.narrow(1 + number, 0, done)
+
+    def _store(self, piece: Tensor, number: int) -> Tensor:
+        """(L + 1, windows before, carried, image after) tensor of one axis."""
+        store = self._carried[number]
+        if store is None:
+            shape = (
+                len(piece),
+                *(a.window for a in self._axes[:number]),
+                self._axes[number].most_carried,
+                *(a.length for a in self._axes[number + 1 :]),
+            )
+            store = torch.empty(shape, dtype=torch.float32, device=piece.device)
+            self._carried[number] = store
+        return store
+
+
+def slowest_first(axes: Sequence[AxisPlan]) -> tuple[int, ...]:
+    """The order of the axes that carries the fewest voxels."""
+    return min(
+        itertools.permutations(range(len(axes))),
+        key=lambda order: (carried_values([axes[a] for a in order]), order),
+    )
+
+
+def _part(store: Tensor, number: int, count: int, after: Sequence[slice]) -> Tensor:
+    """The first `count` carried voxels of one axis, in the columns of a piece."""
+    return store[(slice(None),) * (1 + number) + (slice(0, count), *after)]

@@ -1,0 +1,299 @@
+"""Finished blocks of a prediction, one after the other, onto the grid of the file.
+
+Blocks come in the order in which `WindowBlend` finishes them. A source voxel is interpolated as soon as all prediction
+voxels around it are there; the rims that the next blocks still need are kept. The whole prediction
+never exists, neither on its own grid nor on the source's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.geometry import GridMap
+from medseg.transforms.regrid import coordinates, covered_range, linear_weights
+
+Box = tuple[slice, ...]
+# A class below this share of 1 / L everywhere cannot be the largest of L that sum to one, rounding included.
+_SURELY_BELOW = 0.999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAxis:
+    """One axis of the source and how its voxels come of the prediction's.
+
+    Parameters
+    ----------
+    source, target : int
+        Number of the axis in the file and in the prediction.
+    first : int
+        First source voxel that the prediction covers.
+    weights : (covered, target length) float64 sparse array
+    low, high : (covered,) int arrays
+        First and last prediction voxel of each covered source voxel.
+    length : int
+        Voxels of the prediction.
+    """
+
+    source: int
+    target: int
+    first: int
+    weights: Any
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    length: int
+
+    @property
+    def reach(self) -> int:
+        """Prediction voxels before its last one that a source voxel needs at most."""
+        return int((self.high - self.low).max()) if self.high.size else 0
+
+    def ready(self, begin: int, end: int) -> slice:
+        """Covered source voxels whose last prediction voxel is `begin` to before `end`."""
+        found = np.flatnonzero((self.high >= begin) & (self.high < end))
+        return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
+
+    def weighing(self, rows: slice, begin: int, end: int) -> Tensor:
+        """(rows, end - begin) weights, or (rows,) indices where each source voxel is one prediction voxel."""
+        part = self.weights[rows]
+        if part.nnz == part.shape[0]:
+            return torch.from_numpy(part.indices.astype(np.int64) - begin)
+        return torch.from_numpy(part[:, begin:end].toarray().astype(np.float32))
+
+
+def source_axes(grid: GridMap) -> tuple[SourceAxis, ...]:
+    """The axes of a grid map, in the order of the prediction's axes."""
+    axes = []
+    for target, (source, scale, offset) in enumerate(grid.axis_maps()):
+        length = grid.target_shape[target]
+        positions = coordinates(grid.source_shape[source], 1.0 / scale, -offset / scale)
+        start, stop = covered_range(positions, length)
+        weights = linear_weights(positions[start:stop], length, 1.0 / scale)
+        low, high = _columns(weights)
+        axes.append(
+            SourceAxis(
+                source=source, target=target, first=start, weights=weights, low=low, high=high, length=length
+            )
+        )
+    return tuple(axes)
+
+
+def _columns(weights: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows = weights.shape[0]
+    low, high = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+    for row in range(rows):
+        taken = weights.indices[weights.indptr[row] : weights.indptr[row + 1]]
+        low[row], high[row] = taken.min(), taken.max()
+    return low, high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceBlock:
+    """A box of source voxels that can be interpolated now.
+
+    Parameters
+    ----------
+    place : tuple of slice
+        Where it lies in the source.
+    values : (L, ...) float32 tensor
+        The prediction around it, slowest axis first.
+    weighings : tuple of tensors
+        Along each of these axes, as `SourceAxis.weighing` gives them.
+    back : tuple of int
+        For each source axis its position among the slowest-first axes.
+    """
+
+    place: Box
+    values: Tensor
+    weighings: tuple[Tensor, ...]
+    back: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each source axis."""
+        return tuple(s.stop - s.start for s in self.place)
+
+    def interpolate(self, index: int | Sequence[int]) -> Tensor:
+        """One class, or several along a first axis, at the source voxels."""
+        values = self.values[index]
+        lead = values.ndim - len(self.weighings)
+        # The fastest axis first: by the time of the slowest, which is outermost in memory, it has grown.
+        for number in reversed(range(len(self.weighings))):
+            values = _weighed(values, self.weighings[number], lead + number)
+        return values.permute(*range(lead), *(lead + position for position in self.back))
+
+    def winners(self) -> Tensor:
+        """Class with the largest value at each source voxel, of equal ones the lower; int64."""
+        classes = possible_classes(self.values)
+        if len(classes) == 1:
+            return torch.full(self.shape, classes[0], dtype=torch.int64)
+        return _running_maximum(classes, self.interpolate)[0]
+
+
+def possible_classes(values: Tensor) -> list[int]:
+    """Classes that can be the largest somewhere between the voxels of a block of probabilities.
+
+    Values that are mixed never leave the range of the mixed, and the largest of L that sum to one is 1 / L or more.
+
+    Parameters
+    ----------
+    values : (L, ...) float32 tensor
+        Probabilities.
+    """
+    flat = values.flatten(1)
+    most = flat.amax(dim=1)
+    floor = max(float(flat.amin(dim=1).max()), _SURELY_BELOW / len(flat))
+    return [index for index, value in enumerate(most.tolist()) if value >= floor] or [int(most.argmax())]
+
+
+def largest_of(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Class with the largest probability, of equal ones the lower, and that probability.
+
+    Parameters
+    ----------
+    values : (L, ...) float32 tensor
+        Probabilities.
+
+    Returns
+    -------
+    (...) int64 tensor and (...) float32 tensor
+    """
+    return _running_maximum(possible_classes(values), lambda index: values[index])
+
+
+def _running_maximum(classes: Sequence[int], channel: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+    best = channel(classes[0]).clone()
+    winner = torch.full(best.shape, classes[0], dtype=torch.int64)
+    for index in classes[1:]:
+        value = channel(index)
+        winner.masked_fill_(value > best, index)
+        torch.maximum(best, value, out=best)
+    return winner, best
+
+
+def _weighed(values: Tensor, weighing: Tensor, dim: int) -> Tensor:
+    if weighing.ndim == 1:
+        first, count = int(weighing[0]), len(weighing)
+        if count == 1 or int(weighing[-1]) - first == count - 1:
+            return values.narrow(dim, first, count)
+        return values.index_select(dim, weighing)
+    return torch.movedim(torch.tensordot(weighing, values, dims=([1], [dim])), 0, dim)
+
+
+class BlockRestorer:
+    """Source voxels from blocks of a prediction.
+
+    Parameters
+    ----------
+    grid : GridMap
+        Source to prediction (`Prepared.grid`).
+    order : sequence of int
+        Axes of the prediction from the slowest to the fastest, as the blocks come.
+    """
+
+    def __init__(self, grid: GridMap, order: Sequence[int]) -> None:
+        axes = source_axes(grid)
+        self._axes = tuple(axes[a] for a in order)
+        self._order = tuple(order)
+        by_source = {axis.source: number for number, axis in enumerate(self._axes)}
+        self._back = tuple(by_source[a] for a in range(len(axes)))
+        self._rims: list[Tensor | None] = [None] * len(axes)
+
+    def kept_values(self, largest: Sequence[int]) -> int:
+        """Prediction voxels that are kept as rims at most, for blocks of at most `largest` voxels along each axis."""
+        size = [largest[a] for a in self._order]
+        total = 0
+        for number, axis in enumerate(self._axes):
+            before = math.prod(n + a.reach for n, a in zip(size[:number], self._axes[:number], strict=True))
+            after = math.prod(a.length for a in self._axes[number + 1 :])
+            total += before * axis.reach * after
+        return total
+
+    def add(self, place: Box, values: Tensor) -> Iterator[SourceBlock]:
+        """Take the next block; the source voxels that it makes known, none or one box of them.
+
+        Parameters
+        ----------
+        place : tuple of slice
+            In the prediction.
+        values : (L, *place) float32 tensor on the CPU
+            Left as it is.
+        """
+        boxes = [place[a] for a in self._order]
+        piece = values.permute(0, *(1 + a for a in self._order))
+        begins = []
+        for number, box in enumerate(boxes):
+            piece = self._with_rim(piece, number, box, boxes[number + 1 :])
+            begins.append(box.stop - piece.shape[1 + number])
+        rows = [axis.ready(box.start, box.stop) for axis, box in zip(self._axes, boxes, strict=True)]
+        if any(r.start == r.stop for r in rows):
+            return
+        weighings = tuple(
+            axis.weighing(r, begin, box.stop)
+            for axis, r, begin, box in zip(self._axes, rows, begins, boxes, strict=True)
+        )
+        where = [
+            slice(axis.first + r.start, axis.first + r.stop) for axis, r in zip(self._axes, rows, strict=True)
+        ]
+        yield SourceBlock(
+            place=tuple(where[number] for number in self._back),
+            values=piece,
+            weighings=weighings,
+            back=self._back,
+        )
+
+    def _with_rim(self, piece: Tensor, number: int, box: slice, after: Sequence[slice]) -> Tensor:
+        """The block with the prediction voxels before it that are still needed; its own last ones are kept."""
+        reach = self._axes[number].reach
+        if reach == 0:
+            return piece
+        rim = self._rims[number]
+        if box.start == 0 and all(s.start == 0 for s in after):
+            lengths = (a.length for a in self._axes[number + 1 :])
+            rim = piece.new_empty((*piece.shape[: 1 + number], reach, *lengths))
+            self._rims[number] = rim
+        if rim is None:
+            raise ValueError("blocks come from the first corner of the prediction on, the last axis fastest")
+        columns = (slice(None),) * (1 + number)
+        before = min(reach, box.start)
+        if before:
+            piece = torch.cat([rim[(*columns, slice(reach - before, reach), *after)], piece], dim=1 + number)
+        kept = min(reach, piece.shape[1 + number])
+        last = piece.narrow(1 + number, piece.shape[1 + number] - kept, kept)
+        rim[(*columns, slice(reach - kept, reach), *after)] = last
+        return piece
+
+
+def restore_blocks(
+    blocks: Iterator[tuple[Box, Tensor]], grid: GridMap, *, order: Sequence[int], class_count: int
+) -> NDArray[Any]:
+    """Most probable class of each source voxel, from blocks of probabilities.
+
+    Parameters
+    ----------
+    blocks : iterator of (place, (L, *place) float32 tensor)
+        All of the prediction, each voxel once, in the order of `order`.
+    grid : GridMap
+    order : sequence of int
+        Axes of the prediction from the slowest to the fastest.
+    class_count : int
+        L.
+
+    Returns
+    -------
+    (*source) uint8 array, int16 above 256 classes
+        As `restore.restore_label_map` gives it.
+    """
+    restored = np.zeros(grid.source_shape, dtype=np.uint8 if class_count <= 256 else np.int16)
+    restorer = BlockRestorer(grid, order)
+    for place, values in blocks:
+        for block in restorer.add(place, values):
+            restored[block.place] = block.winners().numpy()
+    return restored
