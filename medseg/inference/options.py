@@ -79,8 +79,8 @@ class InferenceSettings(_Options):
     )
     ensemble: Literal["probabilities", "logits"] = Field(
         default="probabilities",
-        description="What is averaged over the networks of an ensemble, window by window: the probabilities, or their logarithms "
-        "(then a class that one network excludes is hardly chosen). One network: no difference.",
+        description="What is averaged over the networks of an ensemble, window by window: the probabilities, or "
+        "their logarithms (then a class that one network excludes is hardly chosen). One network: no difference.",
     )
     refine: RefineOptions | None = Field(
         default=None, description="Second pass around what the first one found; null: one pass."

@@ -22,8 +22,9 @@ from medseg.inference.sliding_window import Copy, Sweep, copies, joined, window_
 from medseg.inference.window_blend import Block, Box
 from medseg.labels import LabelTable
 from medseg.transforms.block_restore import restore_blocks
+from medseg.transforms.image_view import ArrayView, ImageView, channel_maxima, channel_minima
 from medseg.transforms.options import Crop, Orient, PreprocessStep
-from medseg.transforms.preprocess import Prepared, preprocess
+from medseg.transforms.preprocess import Prepared, prepare
 from medseg.transforms.straighten import Shear, straighten, unstraighten_labels
 from medseg.volume import Volume
 
@@ -31,6 +32,8 @@ from medseg.volume import Volume
 _LEAST_TILT_DEGREES = 0.5
 # Probabilities that a softmax in float32 rounds to zero have a logarithm of about -87.
 _LEAST_PROBABILITY = 1e-38
+# A prepared image that takes more than this is made window by window from its source.
+_KEEP_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +181,7 @@ class Predictor:
             label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
             confidence=chosen.tally.labels(),
             entropy=chosen.tally.image(),
-            features=self.features(first.prepared.array),
+            features=self.features(first.prepared.image),
             prepared=chosen.prepared,
             grid=chosen.grid,
             shear=shear,
@@ -198,24 +201,30 @@ class Predictor:
         -------
         (L, *sp) float32 array
         """
-        sweep, blocks = self._sweep(image)
-        return cast("NDArray[np.float32]", joined(blocks, sweep.size).numpy())
-
-    def _sweep(self, image: NDArray[np.float32]) -> tuple[Sweep, Iterator[Block]]:
-        """The windows over a prepared image and, as they are asked for, its finished blocks on the CPU."""
         if not np.isfinite(image).all():
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
+        sweep, blocks = self._sweep(ArrayView(image))
+        return cast("NDArray[np.float32]", joined(blocks, sweep.size).numpy())
+
+    def _sweep(self, image: ImageView) -> tuple[Sweep, Iterator[Block]]:
+        """The windows over a prepared image and, as they are asked for, its finished blocks on the CPU."""
         options = self.options
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
         sweep = Sweep.over(
-            image.shape[1:], options.window, overlap=options.overlap, batch_size=options.batch_size
+            image.shape, options.window, overlap=options.overlap, batch_size=options.batch_size
         )
-        versions = copies(tensor, tta=options.tta_names, flip_axes=options.flip_axes)
+        versions = copies(
+            len(image.shape), lambda: _value_range(image), tta=options.tta_names, flip_axes=options.flip_axes
+        )
+        filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
+
+        def read(box: Box) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(image.read(box))).to(self.device)
 
         def blocks() -> Iterator[Block]:
-            for block in sweep.blocks(tensor, lambda batch: self._averaged(batch, versions)):
+            asked = sweep.blocks(read, lambda batch: self._averaged(batch, versions), filling=filling)
+            for block in asked:
                 yield Block(place=block.place, values=block.values.cpu())
 
         return sweep, blocks()
@@ -249,36 +258,35 @@ class Predictor:
         self._check(found)
         return found
 
-    def features(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def features(self, image: NDArray[np.float32] | ImageView) -> NDArray[np.float32] | None:
         """Feature vector of a prepared image: the network's, averaged over windows side by side.
 
         Parameters
         ----------
-        image : (C, *sp) float32 array
+        image : (C, *sp) float32 array or ImageView
 
         Returns
         -------
         (F,) float32 array, or None where the network has no `features`
         """
-        size = image.shape[1:]
-        window = tuple(min(n, w) for n, w in zip(size, self.options.window or size, strict=True))
-        tensor = torch.from_numpy(np.ascontiguousarray(image))
+        view = ArrayView(image) if isinstance(image, np.ndarray) else image
+        window = tuple(min(n, w) for n, w in zip(view.shape, self.options.window or view.shape, strict=True))
         with self._evaluating(0) as network:
             read = getattr(network, "features", None)
             if read is None:
                 return None
             vectors = [
-                read(tensor[(None, slice(None), *place)].to(self.device)).float()
-                for place in window_slices(size, window, 0.0)
+                read(torch.from_numpy(np.ascontiguousarray(view.read(place)))[None].to(self.device)).float()
+                for place in window_slices(view.shape, window, 0.0)
             ]
             mean: Tensor = torch.cat(vectors).mean(dim=0)
         return cast("NDArray[np.float32]", mean.cpu().numpy())
 
     def _run(self, volume: Volume, cut: GridMap) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
-        prepared = preprocess(volume, self.steps, statistics=self.statistics)
+        prepared = prepare(volume, self.steps, statistics=self.statistics, keep_bytes=_KEEP_BYTES)
         grid, classes = cut.then(prepared.grid), self.table.class_count
-        sweep, blocks = self._sweep(prepared.array)
+        sweep, blocks = self._sweep(prepared.image)
         tally = ConfidenceTally(sweep.size, self.table)
         kept = np.empty((classes, *sweep.size), np.float32) if self.options.save_probabilities else None
 
@@ -355,6 +363,10 @@ def _tilt_notes(shear: Shear | None) -> tuple[str, ...]:
         f"The slices are tilted by {shear.degrees:.1f} degrees against their axis; the image was straightened "
         "for the network and the result brought back onto the tilted slices.",
     )
+
+
+def _value_range(image: ImageView) -> tuple[float, float]:
+    return float(channel_minima(image).min()), float(channel_maxima(image).max())
 
 
 def _kept(reason: str) -> str:

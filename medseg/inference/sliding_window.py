@@ -18,6 +18,7 @@ from medseg.inference.window_blend import AxisPlan, Block, Box, WindowBlend, pla
 
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
+Read = Callable[[Box], Tensor]
 ItemT = TypeVar("ItemT")
 
 SIGMA = 0.125
@@ -93,37 +94,44 @@ class Sweep:
         """Number of windows."""
         return math.prod(len(axis.starts) for axis in self.axes)
 
-    def blocks(self, image: Tensor, ask: Network) -> Iterator[Block]:
+    @property
+    def fills_up(self) -> bool:
+        """Whether the image is shorter than the window along an axis."""
+        return any(n < w for n, w in zip(self.size, self.window, strict=True))
+
+    def blocks(self, read: Read, ask: Network, *, filling: float = 0.0) -> Iterator[Block]:
         """Blend what `ask` makes of each window; every voxel of the image comes once, in finished blocks.
 
         Parameters
         ----------
-        image : (C, *size) float tensor
+        read : callable
+            Box of the image -> (C, *box) float tensor.
         ask : callable
             (B, C, *window) tensor -> (B, L, *window) float32 tensor.
+        filling : float, optional
+            What an image that is shorter than the window is filled up with.
         """
         weights = importance(self.window, blend=self.blend if self.count > 1 else "constant")
-        blend = WindowBlend(self.axes, weights.to(image.device), order=self.order)
-        filling = float(image.min()) if any(self.before) or self.window != self.size else 0.0
+        blend = WindowBlend(self.axes, weights, order=self.order)
         for batch in _batches(blend.places(), self.batch_size):
-            shown = torch.stack([self._cut(image, place, filling) for _, place in batch])
+            shown = torch.stack([self._cut(read, place, filling) for _, place in batch])
             for (index, _), found in zip(batch, ask(shown), strict=True):
                 yield self._inside(blend.add(index, found))
 
-    def _cut(self, image: Tensor, place: Box, filling: float) -> Tensor:
+    def _cut(self, read: Read, place: Box, filling: float) -> Tensor:
         """One window of the image, filled up where the image is shorter."""
         inner, sides = [], []
         for n, w, b, part in zip(self.size, self.window, self.before, place, strict=True):
             inner.append(part if n >= w else slice(0, n))
             sides.append((b, max(w - n, 0) - b))
-        part = image[(slice(None), *inner)]
+        part = read(tuple(inner))
         if not any(itertools.chain(*sides)):
             return part
         return F.pad(part, [n for pair in reversed(sides) for n in pair], value=filling)
 
     def _inside(self, block: Block) -> Block:
         """A block without what filled the image up."""
-        if not any(self.before) and all(n >= w for n, w in zip(self.size, self.window, strict=True)):
+        if not self.fills_up:
             return block
         place, cut = [], []
         for n, b, part in zip(self.size, self.before, block.place, strict=True):
@@ -180,12 +188,15 @@ def sliding_window(
     sweep = Sweep.over(image.shape[1:], window, overlap=overlap, batch_size=batch_size, blend=blend)
     ask = with_copies(
         network,
-        copies(image, tta=tta, flip_axes=flip_axes),
+        copies(
+            image.ndim - 1, lambda: (float(image.min()), float(image.max())), tta=tta, flip_axes=flip_axes
+        ),
         activation=activation,
         side_axis=side_axis,
         mirror_classes=mirror_classes,
     )
-    return joined(sweep.blocks(image, ask), sweep.size)
+    filling = float(image.min()) if sweep.fills_up else 0.0
+    return joined(sweep.blocks(lambda box: image[(slice(None), *box)], ask, filling=filling), sweep.size)
 
 
 def joined(blocks: Iterator[Block], size: Sequence[int]) -> Tensor:
@@ -217,22 +228,31 @@ class Copy:
 
 
 def copies(
-    image: Tensor, *, tta: Sequence[TtaName] = (), flip_axes: Sequence[int] = (0,)
+    dims: int,
+    value_range: Callable[[], tuple[float, float]],
+    *,
+    tta: Sequence[TtaName] = (),
+    flip_axes: Sequence[int] = (0,),
 ) -> tuple[Copy, ...]:
     """The versions that test-time augmentation asks for; the window itself is the first.
 
     Parameters
     ----------
-    image : (C, *sp) float tensor
-        Its range is that of all windows, so that one is altered as its neighbours are.
+    dims : int
+        Axes of the image.
+    value_range : callable
+        Least and largest value of the whole image, so that a window is altered as its neighbours are; asked where
+        it matters.
     tta : sequence of {"flip", "gamma", "invert"}
         Every combination of `flip_axes` is mirrored; gamma and invert act on the image brought to [0, 1] by its
         own range.
     flip_axes : sequence of int
         Spatial axes of "flip".
     """
-    flips = _flips(image.ndim - 1, flip_axes) if "flip" in tta else [()]
-    return tuple(Copy(change=change, axes=axes) for change in _intensities(image, tta) for axes in flips)
+    flips = _flips(dims, flip_axes) if "flip" in tta else [()]
+    return tuple(
+        Copy(change=change, axes=axes) for change in _intensities(value_range, tta) for axes in flips
+    )
 
 
 def with_copies(
@@ -323,15 +343,18 @@ def _flips(dims: int, flip_axes: Sequence[int]) -> list[tuple[int, ...]]:
     return [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
 
 
-def _intensities(image: Tensor, tta: Sequence[TtaName]) -> list[Callable[[Tensor], Tensor]]:
-    # The range is the whole image's, so that a window is altered as its neighbours are.
-    low, high = float(image.min()), float(image.max())
+def _intensities(
+    value_range: Callable[[], tuple[float, float]], tta: Sequence[TtaName]
+) -> list[Callable[[Tensor], Tensor]]:
+    versions: list[Callable[[Tensor], Tensor]] = [lambda x: x]
+    if not {"gamma", "invert"} & set(tta):
+        return versions
+    low, high = value_range()
     width = max(high - low, torch.finfo(torch.float32).tiny)
 
     def darker_or_brighter(gamma: float) -> Callable[[Tensor], Tensor]:
         return lambda x: ((x - low) / width).clamp(0, 1) ** gamma * width + low
 
-    versions: list[Callable[[Tensor], Tensor]] = [lambda x: x]
     if "gamma" in tta:
         versions += [darker_or_brighter(gamma) for gamma in GAMMAS]
     if "invert" in tta:

@@ -148,6 +148,7 @@ class WindowBlend:
 
     def _weighted(self, values: Tensor) -> Tensor:
         """(L + 1, *window) weighted values and the weights themselves, slowest axis first."""
+        self._weights = self._weights.to(values.device)
         turned = values.detach().permute(0, *(1 + axis for axis in self.order))
         piece = torch.empty(
             (len(values) + 1, *self._weights.shape), dtype=torch.float32, device=values.device

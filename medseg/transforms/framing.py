@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, GeometryError, InputRefusedError
 from medseg.geometry import GridMap, axis_codes
+from medseg.transforms.image_view import ImageView, whole
 from medseg.transforms.intensity import otsu_threshold
 from medseg.transforms.options import Crop, Orient, Pad, Resample, Resize
 from medseg.transforms.preprocess_options import HEAD_AND_FOOT, OPPOSITE
@@ -68,7 +69,7 @@ def orient_map(volume: Volume, grid: GridMap, step: Orient) -> tuple[GridMap, st
     return GridMap.permute_flip(shape, tuple(axes), tuple(flips)), ""
 
 
-def crop_map(array: NDArray[np.float32], step: Crop) -> tuple[GridMap, str]:
+def crop_map(view: ImageView, step: Crop) -> tuple[GridMap, str]:
     """Map to the box that `step` describes, and a note where a border crop was not believed.
 
     Raises
@@ -78,7 +79,7 @@ def crop_map(array: NDArray[np.float32], step: Crop) -> tuple[GridMap, str]:
     InputRefusedError
         No voxel is foreground.
     """
-    shape = tuple(int(n) for n in array.shape[1:])
+    shape = view.shape
     if step.method == "box" and step.start is not None and step.size is not None:
         if len(step.start) != len(shape):
             raise ConfigError(f"crop: start names {len(step.start)} axes, the image has {len(shape)}")
@@ -87,6 +88,7 @@ def crop_map(array: NDArray[np.float32], step: Crop) -> tuple[GridMap, str]:
                 f"crop: the box at {step.start} of size {step.size} reaches beyond the image of size {shape}"
             )
         return GridMap.crop_or_pad(shape, step.start, step.size), ""
+    array = whole(view)
     gray = array[0] if array.shape[0] == 1 else array.mean(axis=0)
     if step.method == "foreground":
         box = foreground_box(gray, threshold=step.threshold, margin=step.margin)
