@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from medseg.errors import ConfigError
+from medseg.amounts import bytes_text
+from medseg.errors import ConfigError, StorageError
 
 Box = tuple[slice, ...]
 
@@ -107,17 +111,25 @@ class WindowBlend:
     weights : (*window) float tensor
         How much each voxel of a window counts.
     order : sequence of int, optional
-        Axes from the slowest to the fastest; by default the longest image axis first.
+        Axes from the slowest to the fastest; by default those that carry the fewest voxels.
+    store : TileStore, optional
+        Keeps what is carried along the slowest axis, nearly all of it; in memory unless given.
     """
 
     def __init__(
-        self, axes: Sequence[AxisPlan], weights: Tensor, *, order: Sequence[int] | None = None
+        self,
+        axes: Sequence[AxisPlan],
+        weights: Tensor,
+        *,
+        order: Sequence[int] | None = None,
+        store: TileStore | None = None,
     ) -> None:
         self.order = tuple(order) if order is not None else slowest_first(axes)
         self._axes = tuple(axes[a] for a in self.order)
         self._weights = weights.permute(self.order)
         self._back = [self.order.index(a) for a in range(len(axes))]
-        self._carried: list[Tensor | None] = [None] * len(axes)
+        self._stores: list[TileStore] = [MemoryTiles() for _ in axes]
+        self._stores[0] = store or self._stores[0]
 
     def places(self) -> Iterator[tuple[tuple[int, ...], Box]]:
         """Number of each window along each axis, in the order they must be added, and its place in the image."""
@@ -165,34 +177,16 @@ class WindowBlend:
         piece : (L + 1, ...) tensor
             Of the window along this axis and those before, finished along those after.
         """
-        axis, here = self._axes[number], index[number]
-        after = [
-            slice(a.starts[n], a.finished(n))
-            for a, n in zip(self._axes[number + 1 :], index[number + 1 :], strict=True)
-        ]
-        store = self._store(piece, number)
+        axis, here, columns = self._axes[number], index[number], index[number + 1 :]
         if here:
             shared = axis.starts[here - 1] + axis.window - axis.starts[here]
-            piece.narrow(1 + number, 0, shared).add_(_part(store, number, shared, after))
+            if shared:
+                piece.narrow(1 + number, 0, shared).add_(self._stores[number].take(columns))
         done = axis.finished(here) - axis.starts[here]
         left = axis.window - done
         if left:
-            _part(store, number, left, after).copy_(piece.narrow(1 + number, done, left))
+            self._stores[number].put(columns, piece.narrow(1 + number, done, left))
         return piece.narrow(1 + number, 0, done)
-
-    def _store(self, piece: Tensor, number: int) -> Tensor:
-        """(L + 1, windows before, carried, image after) tensor of one axis."""
-        store = self._carried[number]
-        if store is None:
-            shape = (
-                len(piece),
-                *(a.window for a in self._axes[:number]),
-                self._axes[number].most_carried,
-                *(a.length for a in self._axes[number + 1 :]),
-            )
-            store = torch.empty(shape, dtype=torch.float32, device=piece.device)
-            self._carried[number] = store
-        return store
 
 
 def slowest_first(axes: Sequence[AxisPlan]) -> tuple[int, ...]:
@@ -203,6 +197,82 @@ def slowest_first(axes: Sequence[AxisPlan]) -> tuple[int, ...]:
     )
 
 
-def _part(store: Tensor, number: int, count: int, after: Sequence[slice]) -> Tensor:
-    """The first `count` carried voxels of one axis, in the columns of a piece."""
-    return store[(slice(None),) * (1 + number) + (slice(0, count), *after)]
+class TileStore(Protocol):
+    """Keeps what neighbouring windows share until the later one comes."""
+
+    def put(self, key: tuple[int, ...], tile: Tensor) -> None:
+        """Keep a copy."""
+
+    def take(self, key: tuple[int, ...]) -> Tensor:
+        """Give what was put there last, and keep it no longer."""
+
+
+class MemoryTiles:
+    """Tiles in memory, or that of the device."""
+
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[int, ...], Tensor] = {}
+
+    def put(self, key: tuple[int, ...], tile: Tensor) -> None:
+        """Keep a copy."""
+        self._tiles[key] = tile.clone(memory_format=torch.contiguous_format)
+
+    def take(self, key: tuple[int, ...]) -> Tensor:
+        """Give it away."""
+        return self._tiles.pop(key)
+
+
+class FileTiles:
+    """Tiles in a file without a name, which goes when it is closed or the process ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Where there is room for it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._free: dict[int, list[int]] = {}
+        self._kept: dict[tuple[int, ...], tuple[int, torch.Size, torch.device]] = {}
+        self._end = 0
+
+    def close(self) -> None:
+        """Give the room back."""
+        self._file.close()
+
+    def put(self, key: tuple[int, ...], tile: Tensor) -> None:
+        """Write a copy.
+
+        Raises
+        ------
+        StorageError
+            The disk is full.
+        """
+        data = tile.contiguous().cpu().numpy()
+        free = self._free.get(data.nbytes)
+        place = free.pop() if free else self._end
+        self._end = max(self._end, place + data.nbytes)
+        try:
+            self._file.seek(place)
+            self._file.write(memoryview(data).cast("B"))
+        except OSError as err:
+            raise StorageError(
+                f"{self._folder} has no room for {bytes_text(self._end)} of intermediate sums: {err.strerror or err}; "
+                "free space, or allow more memory"
+            ) from err
+        self._kept[key] = (place, tile.shape, tile.device)
+
+    def take(self, key: tuple[int, ...]) -> Tensor:
+        """Read it back; its place is used again."""
+        place, shape, device = self._kept.pop(key)
+        tile = torch.empty(shape, dtype=torch.float32)
+        buffer = memoryview(tile.numpy()).cast("B")
+        self._file.seek(place)
+        if self._file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+            raise StorageError(
+                f"intermediate sums in {self._folder} cannot be read back; the disk may be failing"
+            )
+        self._free.setdefault(len(buffer), []).append(place)
+        return tile.to(device)

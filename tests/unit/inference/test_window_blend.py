@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -9,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, StorageError
 from medseg.inference.sliding_window import importance, window_slices
-from medseg.inference.window_blend import AxisPlan, WindowBlend, carried_values, plan_axes
+from medseg.inference.window_blend import AxisPlan, FileTiles, WindowBlend, carried_values, plan_axes
 
 
 def whole(values, size, window, overlap, weights):
@@ -26,9 +27,9 @@ def whole(values, size, window, overlap, weights):
     return total / seen
 
 
-def blended(values, size, window, overlap, weights, order=None):
+def blended(values, size, window, overlap, weights, order=None, store=None):
     places = {tuple(s.start for s in p): n for n, p in enumerate(window_slices(size, window, overlap))}
-    blend = WindowBlend(plan_axes(size, window, overlap), weights, order=order)
+    blend = WindowBlend(plan_axes(size, window, overlap), weights, order=order, store=store)
     result, seen = torch.full((values.shape[1], *size), math.nan), torch.zeros(size, dtype=torch.int64)
     for index, place in blend.places():
         block = blend.add(index, values[places[tuple(s.start for s in place)]])
@@ -82,3 +83,31 @@ def test_a_window_that_does_not_fit_is_refused():
         ConfigError, match=r"window of \(8, 30\) voxels does not lie in an image of \(20, 20\)"
     ):
         plan_axes((20, 20), (8, 30), 0.5)
+
+
+def test_sums_may_lie_in_a_file(tmp_path):
+    size, window = (23, 17, 9), (8, 8, 4)
+    count = len(list(window_slices(size, window, 0.5)))
+    values = torch.rand((count, 3, *window), generator=torch.Generator().manual_seed(2))
+    weights = importance(window)
+    with contextlib.closing(FileTiles(tmp_path)) as store:
+        found = blended(values, size, window, 0.5, weights, store=store)
+        assert not list(tmp_path.iterdir()), "the file has no name"
+    assert torch.equal(found, blended(values, size, window, 0.5, weights))
+    assert store._end <= 4 * 4 * carried_values([plan_axes(size, window, 0.5)[a] for a in (0, 1, 2)])
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    store = FileTiles(tmp_path)
+    store.close()
+    monkeypatch.setattr(store, "_file", FullDisk())
+    with pytest.raises(StorageError, match=r"has no room for .* of intermediate sums: No space"):
+        store.put((), torch.zeros(1000))
+
+
+class FullDisk:
+    def seek(self, place):
+        pass
+
+    def write(self, data):
+        raise OSError(28, "No space left on device")
