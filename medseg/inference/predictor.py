@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,14 +17,16 @@ from torch import Tensor, nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
+from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit, shared_voxels
 from medseg.inference.confidence import ConfidenceTally
 from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
 from medseg.inference.sliding_window import Copy, Sweep, copies, joined, window_slices, with_copies
-from medseg.inference.window_blend import Block, Box
+from medseg.inference.window_blend import Block, Box, FileTiles, TileStore
 from medseg.labels import LabelTable
-from medseg.transforms.block_restore import restore_blocks
+from medseg.memory import resident_bytes
+from medseg.transforms.block_restore import BlockRestorer, restore_blocks
 from medseg.transforms.image_view import ArrayView, ImageView, channel_maxima, channel_minima
 from medseg.transforms.options import Crop, Orient, PreprocessStep
 from medseg.transforms.preprocess import Prepared, prepare
@@ -119,6 +124,10 @@ class Predictor:
         Where the network runs and the probabilities are summed.
     dtype : torch.dtype
         float32, or the lower precision of autocast; softmax and sums are float32 always.
+    max_bytes : int, optional
+        Ceiling of the memory of this process, kept while an image is predicted.
+    scratch : Path, optional
+        Folder for sums that do not fit below it; the system's for temporary files unless given.
 
     Raises
     ------
@@ -136,6 +145,8 @@ class Predictor:
         statistics: Mapping[str, float] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        max_bytes: int | None = None,
+        scratch: Path | None = None,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -151,6 +162,8 @@ class Predictor:
         self.options = options
         self.statistics = statistics
         self.dtype = dtype
+        self.max_bytes, self.scratch = max_bytes, scratch
+        self._network_bytes: dict[tuple[int, ...], int] = {}
         self._side_axis = side_axis(steps)
 
     def predict(self, volume: Volume) -> Prediction:
@@ -205,29 +218,32 @@ class Predictor:
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
-        sweep, blocks = self._sweep(ArrayView(image))
-        return cast("NDArray[np.float32]", joined(blocks, sweep.size).numpy())
+        view = ArrayView(image)
+        sweep = self._sweep_over(view)
+        return cast("NDArray[np.float32]", joined(self._blocks(view, sweep), sweep.size).numpy())
 
-    def _sweep(self, image: ImageView) -> tuple[Sweep, Iterator[Block]]:
-        """The windows over a prepared image and, as they are asked for, its finished blocks on the CPU."""
+    def _sweep_over(self, image: ImageView) -> Sweep:
         options = self.options
-        sweep = Sweep.over(
-            image.shape, options.window, overlap=options.overlap, batch_size=options.batch_size
-        )
+        return Sweep.over(image.shape, options.window, overlap=options.overlap, batch_size=options.batch_size)
+
+    def _blocks(self, image: ImageView, sweep: Sweep, store: TileStore | None = None) -> Iterator[Block]:
+        """Finished blocks of a prepared image on the CPU, as they are asked for."""
         versions = copies(
-            len(image.shape), lambda: _value_range(image), tta=options.tta_names, flip_axes=options.flip_axes
+            len(image.shape),
+            lambda: _value_range(image),
+            tta=self.options.tta_names,
+            flip_axes=self.options.flip_axes,
         )
         filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
 
         def read(box: Box) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(image.read(box))).to(self.device)
 
-        def blocks() -> Iterator[Block]:
-            asked = sweep.blocks(read, lambda batch: self._averaged(batch, versions), filling=filling)
-            for block in asked:
-                yield Block(place=block.place, values=block.values.cpu())
-
-        return sweep, blocks()
+        asked = sweep.blocks(
+            read, lambda batch: self._averaged(batch, versions), filling=filling, store=store
+        )
+        for block in asked:
+            yield Block(place=block.place, values=block.values.cpu())
 
     @torch.inference_mode()
     def _averaged(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
@@ -284,21 +300,54 @@ class Predictor:
 
     def _run(self, volume: Volume, cut: GridMap) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
-        prepared = prepare(volume, self.steps, statistics=self.statistics, keep_bytes=_KEEP_BYTES)
+        bounded = self.max_bytes is not None
+        prepared = prepare(
+            volume, self.steps, statistics=self.statistics, keep_bytes=0 if bounded else _KEEP_BYTES
+        )
         grid, classes = cut.then(prepared.grid), self.table.class_count
-        sweep, blocks = self._sweep(prepared.image)
-        tally = ConfidenceTally(sweep.size, self.table)
-        kept = np.empty((classes, *sweep.size), np.float32) if self.options.save_probabilities else None
+        sweep = self._sweep_over(prepared.image)
+        with contextlib.ExitStack() as stack:
+            store: TileStore | None = None
+            if self.max_bytes is not None:
+                found = self._fit(volume, prepared, grid, sweep, max_bytes=self.max_bytes)
+                sweep = replace(sweep, batch_size=found.batch_size)
+                prepared = prepared.kept(found.keep_bytes)
+                if found.in_file:
+                    folder = self.scratch or Path(tempfile.gettempdir())
+                    store = stack.enter_context(contextlib.closing(FileTiles(folder)))
+            tally = ConfidenceTally(sweep.size, self.table)
+            kept = np.empty((classes, *sweep.size), np.float32) if self.options.save_probabilities else None
 
-        def looked_at() -> Iterator[tuple[Box, Tensor]]:
-            for block in blocks:
-                tally.add(block.place, block.values)
-                if kept is not None:
-                    kept[(slice(None), *block.place)] = block.values.numpy()
-                yield block.place, block.values
+            def looked_at() -> Iterator[tuple[Box, Tensor]]:
+                for block in self._blocks(prepared.image, sweep, store):
+                    tally.add(block.place, block.values)
+                    if kept is not None:
+                        kept[(slice(None), *block.place)] = block.values.numpy()
+                    yield block.place, block.values
 
-        label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
+            label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
         return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, probabilities=kept)
+
+    def _fit(self, volume: Volume, prepared: Prepared, grid: GridMap, sweep: Sweep, *, max_bytes: int) -> Fit:
+        """How this image is predicted below a ceiling."""
+        axes, window = sweep.axes, sweep.window
+        if window not in self._network_bytes:
+            versions = copies(len(window), lambda: (0.0, 1.0))
+            shown = torch.zeros((1, prepared.image.channels, *window), device=self.device)
+            self._network_bytes[window] = extra_bytes(lambda: self._averaged(shown, versions))
+        blocks = [max(axis.finished(n) - axis.starts[n] for n in range(len(axis.starts))) for axis in axes]
+        demand = Demand(
+            source_voxels=math.prod(volume.spatial_shape),
+            prepared_voxels=math.prod(sweep.size),
+            in_channels=prepared.image.channels,
+            class_count=self.table.class_count,
+            window=window,
+            batch_size=sweep.batch_size,
+            carried=shared_voxels(axes, sweep.order),
+            rim=BlockRestorer(grid, sweep.order).kept_values(blocks),
+            network_bytes=self._network_bytes[window],
+        )
+        return fit(demand, max_bytes=max_bytes, taken_bytes=resident_bytes())
 
     def _refine(
         self, volume: Volume, first: _Pass, options: RefineOptions

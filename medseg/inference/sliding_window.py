@@ -14,7 +14,15 @@ from torch.nn import functional as F
 
 from medseg.errors import ConfigError
 from medseg.inference.options import TtaName
-from medseg.inference.window_blend import AxisPlan, Block, Box, WindowBlend, plan_axes, slowest_first
+from medseg.inference.window_blend import (
+    AxisPlan,
+    Block,
+    Box,
+    TileStore,
+    WindowBlend,
+    plan_axes,
+    slowest_first,
+)
 
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
@@ -99,7 +107,9 @@ class Sweep:
         """Whether the image is shorter than the window along an axis."""
         return any(n < w for n, w in zip(self.size, self.window, strict=True))
 
-    def blocks(self, read: Read, ask: Network, *, filling: float = 0.0) -> Iterator[Block]:
+    def blocks(
+        self, read: Read, ask: Network, *, filling: float = 0.0, store: TileStore | None = None
+    ) -> Iterator[Block]:
         """Blend what `ask` makes of each window; every voxel of the image comes once, in finished blocks.
 
         Parameters
@@ -110,9 +120,11 @@ class Sweep:
             (B, C, *window) tensor -> (B, L, *window) float32 tensor.
         filling : float, optional
             What an image that is shorter than the window is filled up with.
+        store : TileStore, optional
+            See `WindowBlend`.
         """
         weights = importance(self.window, blend=self.blend if self.count > 1 else "constant")
-        blend = WindowBlend(self.axes, weights, order=self.order)
+        blend = WindowBlend(self.axes, weights, order=self.order, store=store)
         for batch in _batches(blend.places(), self.batch_size):
             shown = torch.stack([self._cut(read, place, filling) for _, place in batch])
             for (index, _), found in zip(batch, ask(shown), strict=True):

@@ -48,6 +48,10 @@ class Prepared:
         """(C, *target) C-contiguous array; made anew where the image is made as it is read."""
         return np.ascontiguousarray(whole(self.image))
 
+    def kept(self, keep_bytes: float) -> Prepared:
+        """The same with its values made and kept, where they take at most so much memory."""
+        return replace(self, image=_kept(self.image, keep_bytes))
+
 
 def preprocess(
     volume: Volume,
@@ -128,7 +132,7 @@ def _refuse_broken(array: NDArray[Any]) -> None:
 
 def _kept(view: ImageView, keep_bytes: float) -> ImageView:
     """The view, or its values where they are small enough."""
-    if 4 * view.channels * math.prod(view.shape) > keep_bytes:
+    if isinstance(view, ArrayView) or 4 * view.channels * math.prod(view.shape) > keep_bytes:
         return view
     return ArrayView(whole(view))
 
