@@ -69,6 +69,17 @@ class Answer:
     passes: int = 1
     notes: tuple[str, ...] = ()
 
+    def bare(self, label_map: NDArray[Any]) -> Answer:
+        """The same for another label map, without what a subclass keeps beside it."""
+        return Answer(
+            label_map=label_map,
+            confidence=self.confidence,
+            entropy=self.entropy,
+            features=self.features,
+            passes=self.passes,
+            notes=self.notes,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction(Answer):

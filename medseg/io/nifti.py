@@ -290,5 +290,5 @@ def _smallest_type(label_map: NDArray[Any], path: Path) -> NDArray[Any]:
     low, high = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
     for kind in _LABEL_TYPES:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return label_map.astype(kind)
+            return label_map.astype(kind, copy=False)
     raise LabelError(f"{path}: label values from {low} to {high} do not fit 32 bits")

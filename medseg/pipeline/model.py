@@ -50,6 +50,7 @@ class CaseResult:
         Class indices after clean-up, on the grid of the image.
     measures : CaseMeasures
     prediction : Answer
+        Its label map is the one after clean-up.
     gate : GateVerdict
     flags : CaseFlags
     """
@@ -147,9 +148,11 @@ class LoadedModel:
             The image is not of the kind that the model was trained on, and the settings refuse those.
         """
         image = self._look(volume)
-        label_map = postprocess(
-            prediction.label_map, self.cleaning, table=self.table, spacing_mm=volume.spacing_mm
-        )
+        label_map = prediction.label_map
+        if self.cleaning:
+            label_map = postprocess(label_map, self.cleaning, table=self.table, spacing_mm=volume.spacing_mm)
+        # Neither the raw labels nor the prepared image is of use from here on, and both are large.
+        prediction = prediction.bare(label_map)
         record = plausibility_record(
             label_map,
             table=self.table,
