@@ -210,6 +210,9 @@ def predict(
             min=0, help="Of an ensemble, the one network that never saw this fold; all unless given."
         ),
     ] = None,
+    max_ram: Annotated[
+        str | None, typer.Option("--max-ram", help="Ceiling of memory, such as 2GB; the result is the same.")
+    ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -231,6 +234,7 @@ def predict(
             accept_unlike=accept_unlike,
             series=series,
             fold=fold,
+            max_ram=max_ram,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medseg.amounts import MemorySize
 from medseg.config.conflicts import find_conflicts
 from medseg.config.document import KeyPath
 from medseg.config.messages import conflict
@@ -122,6 +123,16 @@ class ComputeOptions(SettingsModel):
     )
 
 
+class PredictOptions(SettingsModel):
+    """What predicting may take of the machine; results do not depend on it."""
+
+    max_ram: MemorySize | None = Field(
+        default=None,
+        description="Ceiling of the memory of a process that predicts, such as 2GB, from reading the image to "
+        "writing the last file; null: none. Windows, the prepared image and sums give way to it, the result does not.",
+    )
+
+
 _PREPROCESS = "Steps that make an image ready for the network, in this order; auto: the plan decides."
 _AUGMENT = "Random changes of training samples, in this order; auto: the plan decides."
 _MODEL = "The network; auto: the plan decides."
@@ -191,6 +202,9 @@ class PipelineConfig(SettingsModel):
     bundle: BundleAbout | None = Field(
         default=None,
         description="What the model card of the trained model says; null: only what medseg knows.",
+    )
+    predict: PredictOptions = Field(
+        default_factory=PredictOptions, description="What predicting may take of the machine."
     )
     compute: ComputeOptions = Field(
         default_factory=ComputeOptions, description="How much of the machine is used."

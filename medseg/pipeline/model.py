@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -76,6 +77,8 @@ class LoadedModel:
         Instead of those of the bundle.
     fold : int, optional
         In a cross-validation, the fold that the bundle never saw; results say so.
+    max_bytes, scratch : optional
+        Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class LoadedModel:
         inference: InferenceOptions | None = None,
         cleaning: Sequence[PostprocessStep] | None = None,
         fold: int | None = None,
+        max_bytes: int | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -104,6 +109,8 @@ class LoadedModel:
             options=inference or InferenceOptions.model_validate(bundle.inference),
             statistics=bundle.record.training.statistics or None,
             device=device,
+            max_bytes=max_bytes,
+            scratch=scratch,
         )
         self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)

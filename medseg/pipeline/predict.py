@@ -117,6 +117,7 @@ def load_model(
     from medseg.pipeline.model import LoadedModel
 
     config = context.config
+    context.run.cache.mkdir(parents=True, exist_ok=True)
     return LoadedModel(
         bundle,
         device=context.device(),
@@ -126,6 +127,8 @@ def load_model(
         inference=config.inference,
         cleaning=cleaning,
         fold=fold,
+        max_bytes=config.predict.max_ram,
+        scratch=context.run.cache,
     )
 
 

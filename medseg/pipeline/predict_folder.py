@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.amounts import parse_bytes
 from medseg.data.tables import write_csv
 from medseg.errors import ConfigError, InputError, MedsegError, StorageError
 from medseg.evaluation.options import MeasureName
@@ -59,6 +60,7 @@ def predict_folder(
     accept_unlike: bool = False,
     series: str | None = None,
     fold: int | None = None,
+    max_ram: str | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -82,6 +84,8 @@ def predict_folder(
         "all" takes each as a case of its own.
     fold : int or None
         Of an ensemble, the one network that never saw this fold; all of them unless given.
+    max_ram : str or None
+        Ceiling of memory, such as 2GB.
     accept_unlike : bool
         Whether images that the input gate refuses are segmented all the same.
     reporter : Reporter or None
@@ -101,8 +105,16 @@ def predict_folder(
     reporter.title(f"{bundle.name} {bundle.version} · {len(found.images)} images · {output}")
     if not found.images:
         raise InputError(_nothing(inputs, [f"{s.path.name}: {s.reason}" for s in found.skipped]))
-    loaded = _load(bundle, device=device, threads=threads, accept_unlike=accept_unlike)
+    max_bytes = None if max_ram is None else _ceiling(max_ram)
     output.mkdir(parents=True, exist_ok=True)
+    loaded = _load(
+        bundle,
+        device=device,
+        threads=threads,
+        accept_unlike=accept_unlike,
+        max_bytes=max_bytes,
+        scratch=output,
+    )
     sweep_parts(output)
     begin, cases = time.monotonic(), []
     reporter.stage_started("predict", f"{len(found.images)} images")
@@ -161,7 +173,22 @@ def _kinds(formats: str) -> tuple[ExportName, ...]:
     return tuple(FORMATS[name] for name in names)
 
 
-def _load(bundle: Bundle, *, device: str, threads: int | None, accept_unlike: bool) -> LoadedModel:
+def _ceiling(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as err:
+        raise ConfigError(f"--max-ram {text!r}: {err}") from err
+
+
+def _load(
+    bundle: Bundle,
+    *,
+    device: str,
+    threads: int | None,
+    accept_unlike: bool,
+    max_bytes: int | None,
+    scratch: Path,
+) -> LoadedModel:
     import torch
 
     from medseg.pipeline.model import LoadedModel
@@ -178,6 +205,8 @@ def _load(bundle: Bundle, *, device: str, threads: int | None, accept_unlike: bo
         device=chosen,
         gate_options=GateOptions(refuse=not accept_unlike),
         measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
+        max_bytes=max_bytes,
+        scratch=scratch,
     )
 
 
