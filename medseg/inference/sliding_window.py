@@ -133,8 +133,8 @@ class Sweep:
     def _cut(self, read: Read, place: Box, filling: float) -> Tensor:
         """One window of the image, filled up where the image is shorter."""
         inner, sides = [], []
-        for n, w, b, part in zip(self.size, self.window, self.before, place, strict=True):
-            inner.append(part if n >= w else slice(0, n))
+        for n, w, b, along in zip(self.size, self.window, self.before, place, strict=True):
+            inner.append(along if n >= w else slice(0, n))
             sides.append((b, max(w - n, 0) - b))
         part = read(tuple(inner))
         if not any(itertools.chain(*sides)):

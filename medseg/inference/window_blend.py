@@ -256,7 +256,7 @@ class FileTiles:
         self._end = max(self._end, place + data.nbytes)
         try:
             self._file.seek(place)
-            self._file.write(memoryview(data).cast("B"))
+            self._file.write(data.data.cast("B"))
         except OSError as err:
             raise StorageError(
                 f"{self._folder} has no room for {bytes_text(self._end)} of intermediate sums: {err.strerror or err}; "
@@ -268,9 +268,9 @@ class FileTiles:
         """Read it back; its place is used again."""
         place, shape, device = self._kept.pop(key)
         tile = torch.empty(shape, dtype=torch.float32)
-        buffer = memoryview(tile.numpy()).cast("B")
+        buffer = tile.numpy().data.cast("B")
         self._file.seek(place)
-        if self._file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+        if self._file.readinto(buffer) != len(buffer):
             raise StorageError(
                 f"intermediate sums in {self._folder} cannot be read back; the disk may be failing"
             )

@@ -11,6 +11,7 @@ from medseg.geometry import GridMap
 from medseg.planning.fingerprint import CaseFingerprint
 from medseg.planning.grids import Grid
 from medseg.transforms import framing
+from medseg.transforms.image_view import ArrayView
 from medseg.transforms.options import Crop, Orient, Pad, PreprocessStep, Resample, Resize
 from medseg.volume import Volume
 
@@ -76,7 +77,7 @@ def _moves(volume: Volume, grid: GridMap, step: PreprocessStep) -> tuple[GridMap
     if isinstance(step, Pad):
         return (framing.pad_map(shape, step),)
     if isinstance(step, Crop) and step.method == "box":
-        return (framing.crop_map(np.broadcast_to(np.float32(0), (1, *shape)), step)[0],)
+        return (framing.crop_map(ArrayView(np.broadcast_to(np.float32(0), (1, *shape))), step)[0],)
     return ()
 
 

@@ -216,16 +216,14 @@ def slabs(view: ImageView) -> Iterator[NDArray[np.float32]]:
 
 def channel_minima(view: ImageView) -> NDArray[np.float32]:
     """(C,) minimum of each channel."""
-    return np.min([slab.reshape(len(slab), -1).min(axis=1) for slab in slabs(view)], axis=0).astype(
-        np.float32
-    )
+    found = [slab.reshape(len(slab), -1).min(axis=1) for slab in slabs(view)]
+    return np.asarray(np.min(found, axis=0), dtype=np.float32)
 
 
 def channel_maxima(view: ImageView) -> NDArray[np.float32]:
     """(C,) maximum of each channel."""
-    return np.max([slab.reshape(len(slab), -1).max(axis=1) for slab in slabs(view)], axis=0).astype(
-        np.float32
-    )
+    found = [slab.reshape(len(slab), -1).max(axis=1) for slab in slabs(view)]
+    return np.asarray(np.max(found, axis=0), dtype=np.float32)
 
 
 def mean_and_deviation(view: ImageView, *, above: float | None = None) -> list[tuple[int, float, float]]:
