@@ -92,6 +92,11 @@ def _training(record: BundleRecord) -> str:
             "they never saw."
         )
         lines.append(_members(record))
+    if training.input_ranges:
+        rows = [
+            (_line(name), f"{low:.4g}", f"{high:.4g}") for name, (low, high) in training.input_ranges.items()
+        ]
+        lines.append(_table(("of the training images", "lowest", "highest"), rows))
     if training.started_from:
         lines.append(f"Started from the weights of {_line(training.started_from)}.")
     return "\n\n".join(lines)

@@ -9,21 +9,21 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from medseg.amounts import bytes_text, time_text
+from medseg.amounts import bytes_text
 from medseg.config.schema import RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
-from medseg.memory import peak_memory_bytes
 from medseg.models.bundle import read_bundle
 from medseg.models.options import AutoNetworkOptions, NetworkOptions
 from medseg.pipeline import plan_checks, probe
 from medseg.pipeline.calibration import LEAST_IMAGES, MOST_IMAGES, VARIANTS
 from medseg.pipeline.context import Context
+from medseg.pipeline.epoch_budget import EpochBudget, resolved_training
 from medseg.pipeline.folds import fold_context, watched_split
 from medseg.pipeline.plan_settings import data_facts, decide, without_training
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
 from medseg.pipeline.readers import image_reader, mask_reader
-from medseg.planning.cost import Prediction, ProbeResult, Work, fitting_epochs, predict
+from medseg.planning.cost import Prediction, ProbeResult, Work
 from medseg.planning.decision import Decision, chosen, given
 from medseg.planning.fingerprint import Fingerprint, cached_fingerprint, take_fingerprint
 from medseg.planning.grids import Grid, median_spacing
@@ -31,7 +31,6 @@ from medseg.planning.image_plan import plan_augment, plan_orientation, plan_prep
 from medseg.planning.machine import Machine, this_machine
 from medseg.planning.plan import Plan
 from medseg.planning.schedule_plan import (
-    MOST_SAMPLES,
     Pupil,
     plan_ema,
     plan_learning_rate,
@@ -42,14 +41,12 @@ from medseg.planning.schedule_plan import (
     shown_voxels,
 )
 from medseg.planning.shape_plan import ShapePlan, ShapePlanner, Wishes
-from medseg.training.options import TrainingOptions, TrainingSettings
+from medseg.training.options import TrainingSettings
 from medseg.transforms.options import PreprocessStep
 
 FINGERPRINT_FILE = "fingerprint.json"
 # Plans whose probe takes more than the budget are made smaller so many times.
 _MOST_TRIES = 3
-# Fewer epochs show no course; a part of the cases is an epoch then.
-_LEAST_EPOCHS = 4
 _STEPS: TypeAdapter[tuple[PreprocessStep, ...]] = TypeAdapter(tuple[PreprocessStep, ...])
 
 
@@ -119,15 +116,17 @@ class _Planner:
                 self.notes.append(f"even a smaller training took more than the budget: {_taken_text(result)}")
                 break
             shape = smaller
-        part = 1
-        while self._epochs_are_long(config, result, work):
+        budget, part = EpochBudget(settings=self.settings, training=self.training, folds=self.folds), 1
+        while budget.holds_too_few(config, result, work):
             part *= 2
             decisions, config, work = decided(shape, part)
         self.notes += plan_checks.epochs(self.training, work)
-        epochs = self._epochs(config, result, work)
-        decisions.append(epochs)
+        decisions.append(budget.decide(config, result, work))
         config = decide(self.settings, decisions)
-        return self._finished(fingerprint, shape, decisions, config, result, work), config
+        prediction = None
+        if result is not None:
+            prediction = budget.predict(config, result, work)
+        return self._finished(fingerprint, shape, decisions, result, prediction), config
 
     def _fingerprint(self) -> Fingerprint:
         context = self.context
@@ -261,7 +260,7 @@ class _Planner:
     def _work(
         self, config: RunConfig, fingerprint: Fingerprint, train: Sequence[Grid], validation: Sequence[Grid]
     ) -> Work:
-        training = _training(config)
+        training = resolved_training(config)
         samples = training.samples_per_epoch or len(train)
         validated = self._shown(config, validation)
         sources = [math.prod(case.shape) for case in fingerprint.cases]
@@ -287,7 +286,7 @@ class _Planner:
         return sum(shown) + features
 
     def _shown(self, config: RunConfig, grids: Sequence[Grid]) -> float:
-        inference, training = config.inference, _training(config)
+        inference, training = config.inference, resolved_training(config)
         window = inference.window or training.patch_size
         return shown_voxels([grid.shape for grid in grids], window, overlap=inference.overlap)
 
@@ -348,79 +347,14 @@ class _Planner:
                 f"it was tried; set budget.ram to {math.ceil(took / 50) * 50} MB or more"
             ) from err
 
-    def _epochs_are_long(self, config: RunConfig, result: ProbeResult | None, work: Work) -> bool:
-        """Whether the time holds too few epochs that the plan can still shorten."""
-        training = self.training
-        free = training.samples_per_epoch == "auto" and training.epochs == "auto"
-        if result is None or not free or work.steps_per_epoch == 1:
-            return False
-        epochs, _ = self._possible(config, result, work)
-        return epochs < _LEAST_EPOCHS
-
-    def _epochs(self, config: RunConfig, result: ProbeResult | None, work: Work) -> Decision:
-        """Number of epochs; null, where `training.time` alone is given, stays for the trainer to fit."""
-        training = self.training
-        if training.epochs != "auto" or result is None:
-            return given("training.epochs", training.epochs)
-        epochs = self._fitting(config, result, work)
-        each = " for each fold" if self.folds > 1 else ""
-        reason = f"fills {time_text(self._seconds())}{each} at {result.step_s:.3g} s a step (measured)"
-        if epochs == self._most_epochs(config, work):
-            reason = f"{MOST_SAMPLES} samples are enough; the time would allow more"
-        return chosen("training.epochs", epochs, reason)
-
-    def _seconds(self) -> float:
-        """Time of one training: training.time for its epochs alone, or its share of the budget for all of it."""
-        if self.training.time is not None:
-            return float(self.training.time)
-        return float(self.settings.budget.time / self.folds)
-
-    def _most_epochs(self, config: RunConfig, work: Work) -> int:
-        return max(1, MOST_SAMPLES // (work.steps_per_epoch * _training(config).batch_size))
-
-    def _possible(self, config: RunConfig, result: ProbeResult, work: Work) -> tuple[int, float]:
-        """Epochs that fit into the time, and the seconds of one."""
-        return fitting_epochs(
-            result,
-            work,
-            seconds=self._seconds(),
-            most=self._most_epochs(config, work),
-            whole=self.training.time is None,
-        )
-
-    def _fitting(self, config: RunConfig, result: ProbeResult, work: Work) -> int:
-        """Epochs that the time allows."""
-        epochs, least = self._possible(config, result, work)
-        whole, seconds = self.training.time is None, self._seconds()
-        if epochs:
-            return epochs
-        name = "budget.time" if whole else "training.time"
-        folds = self.folds if whole else 1
-        each = f" for each of {folds} folds" if folds > 1 else ""
-        raise ConfigError(
-            f"{name} is {time_text(seconds * folds)}, but one epoch with all that belongs to it takes about "
-            f"{time_text(least)}{each} here; set {name} to {math.ceil(1.1 * least * folds / 10) * 10}s or more, "
-            "or training.samples_per_epoch lower"
-        )
-
     def _finished(
         self,
         fingerprint: Fingerprint,
         shape: ShapePlan,
         decisions: Sequence[Decision],
-        config: RunConfig,
         result: ProbeResult | None,
-        work: Work,
+        prediction: Prediction | None,
     ) -> Plan:
-        prediction: Prediction | None = None
-        if result is not None:
-            prediction = predict(
-                result,
-                work,
-                epochs=_training(config).target_epochs or self._fitting(config, result, work),
-                program_bytes=peak_memory_bytes(),
-                limit_s=_training(config).time,
-            )
         facts = data_facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
             "parameters": shape.memory.parameters,
             "machine": self.machine.to_json(),
@@ -438,9 +372,3 @@ def _taken_text(result: ProbeResult | None) -> str:
         return "nothing was measured"
     gpu = "" if result.gpu_bytes is None else f" and {bytes_text(result.gpu_bytes)} of GPU memory"
     return f"{bytes_text(result.ram_bytes)}{gpu}"
-
-
-def _training(config: RunConfig) -> TrainingOptions:
-    if config.training is None:
-        raise ValueError("a plan of a training needs one")
-    return config.training

@@ -9,7 +9,7 @@ import torch
 from medseg.errors import BundleError
 from medseg.models.bundle import read_bundle
 from medseg.models.bundle_writer import update_bundle
-from medseg.models.ensemble_writer import write_ensemble
+from medseg.models.ensemble_writer import _widest, write_ensemble
 from medseg.models.transfer import load_matching
 
 FOLDS = (0, 1, 2)
@@ -45,6 +45,11 @@ def test_every_member_comes_back_and_the_card_lists_them(tmp_path, members):
     assert "ensemble of 3 networks" in bundle.card
     assert bundle.card.count("safetensors") == 6
     assert bundle.describe()["members"] == 3
+
+
+def test_the_training_ranges_are_the_widest_of_what_all_members_tell():
+    first, second = {"side": (1.0, 2.0), "spacing": (0.0, 9.0)}, {"side": (0.5, 1.5)}
+    assert _widest([first, second]) == {"side": (0.5, 2.0)}
 
 
 def test_a_training_starts_from_the_first_member_and_says_so(tmp_path, members, network_of):
