@@ -111,6 +111,8 @@ class LoadedModel:
             device=device,
             max_bytes=max_bytes,
             scratch=scratch,
+            regions=bundle.record.regions,
+            features=bundle.record.gate is not None,
         )
         self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)
