@@ -96,6 +96,11 @@ class InferenceSettings(_Options):
         description="Precision of what is summed over windows. float16 with average: logits adds and rounds as "
         "nnU-Net's predictor does, for masks equal to its own; float32 is the more exact one.",
     )
+    layout: Literal["channels_last", "contiguous"] = Field(
+        default="channels_last",
+        description="Memory layout of feature maps: channels_last is faster on CPUs; contiguous keeps the logits of "
+        "networks with instance norm within 1e-4 of what nnU-Net computes.",
+    )
     ensemble: Literal["probabilities", "logits"] = Field(
         default="probabilities",
         description="What is averaged over the networks of an ensemble, window by window: the probabilities, or "

@@ -53,6 +53,7 @@ def inference_options(plans: NnunetPlans, mirror_axes: Sequence[int]) -> dict[st
         "batch_size": 1,
         "average": "logits",
         "sums": "float16",
+        "layout": "contiguous",
         **({"tta": "flip", "flip_axes": mirrored} if mirrored else {}),
     }
 

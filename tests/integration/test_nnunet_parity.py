@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from medseg.interop.nnunet import import_nnunet
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 THIN = {
     "kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import nnunet_model as made
@@ -13,7 +14,9 @@ from medseg.errors import BundleError
 from medseg.interop.nnunet import ImportOptions, find_folds, import_nnunet, label_table
 from medseg.interop.nnunet_plans import read_labels, read_plans
 from medseg.interop.nnunet_steps import normalisation_steps
+from medseg.models.network import as_channels_last, as_contiguous
 from medseg.models.nnunet import nnunet_network, nnunet_state
+from medseg.models.options import UNetOptions
 from medseg.models.registry import build_network
 from medseg.pipeline.model import LoadedModel
 from medseg.pipeline.model_source import import_model, read_model
@@ -57,6 +60,17 @@ def test_plain_networks_give_the_logits_that_functions_of_torch_give(flat):
             wanted = made.plain_forward(state, kwargs, image)
     assert wanted.abs().max() > 1
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+
+
+def test_a_contiguous_network_keeps_the_variance_of_a_large_mean():
+    options = UNetOptions(channels=(32, 32), norm="instance")
+    network = build_network(options, spatial_dims=3, in_channels=2, class_count=2, seed=0).eval()
+    image = torch.randn(1, 2, 32, 48, 64, generator=torch.Generator().manual_seed(0)) + 20
+    with torch.inference_mode():
+        exact = copy.deepcopy(network).double()(image.double()).float()
+        off = [(form(network)(image) - exact).abs().max() for form in (as_channels_last, as_contiguous)]
+    assert off[1] < 1e-4
+    assert off[1] < off[0] / 2
 
 
 def test_a_folder_becomes_a_bundle(folder, tmp_path):
