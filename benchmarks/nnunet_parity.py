@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
@@ -108,7 +109,8 @@ def compare(bundle: Bundle, files: Sequence[Path], peer: Path) -> Parity:
     with np.load(peer) as arrays:
         found = dict(arrays)
     (written,) = (path for path in peer.parent.glob(f"{peer.stem}.*") if path != peer)
-    wanted = read_image([written]).array[0]
+    # ITK gives the last axis first; a mask of one value is no image to medseg's own reader.
+    wanted = sitk.GetArrayFromImage(sitk.ReadImage(str(written))).T
     volume, model = read_case(files), LoadedModel(bundle)
     predictor = model.predictor
     predictor.predict(volume)
