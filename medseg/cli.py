@@ -16,6 +16,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli_data import data_commands
+from medseg.cli_models import import_command
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -436,6 +437,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 
 app.add_typer(data_commands(_finish), name="data")
+app.command(name="import-model")(import_command(_finish))
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from medseg.inference.postprocess import bounding_box
 from medseg.labels import LabelTable
-from medseg.transforms.block_restore import Box, largest_of
+from medseg.transforms.block_restore import Box
+from medseg.transforms.class_choice import largest_of
 
 CORE_DEPTH = 2
 """Voxels of the prepared grid between the border of a mask and its core."""

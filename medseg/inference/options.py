@@ -64,6 +64,15 @@ class InferenceSettings(_Options):
         le=0.9,
         description="Share of a window that its neighbour sees again, along each axis.",
     )
+    steps: Literal["full", "even"] = Field(
+        default="full",
+        description="Where windows lie: full: each as far as `overlap` lets it, the last one ending with the image; "
+        "even: as many, at equal distances.",
+    )
+    filling: float | None = Field(
+        default=None,
+        description="Value around an image that is shorter than the window; null: the least value of the image.",
+    )
     batch_size: int = Field(default=4, ge=1, le=1024, description="Windows in one run of the network.")
     tta: Literal["none"] | TtaName | tuple[TtaName, ...] = Field(
         default="none",
@@ -76,6 +85,21 @@ class InferenceSettings(_Options):
         min_length=1,
         description="tta flip: axes of the prepared image, in every combination; the left-right axis swaps "
         "sides.",
+    )
+    average: Literal["probabilities", "logits"] = Field(
+        default="probabilities",
+        description="What is averaged over versions and windows, and brought back to the grid of the image: "
+        "probabilities, or logits (then over the networks of an ensemble as well).",
+    )
+    sums: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="Precision of what is summed over windows. float16 with average: logits adds and rounds as "
+        "nnU-Net's predictor does, for masks equal to its own; float32 is the more exact one.",
+    )
+    layout: Literal["channels_last", "contiguous"] = Field(
+        default="channels_last",
+        description="Memory layout of feature maps: channels_last is faster on CPUs; contiguous keeps the logits of "
+        "networks with instance norm within 1e-4 of what nnU-Net computes.",
     )
     ensemble: Literal["probabilities", "logits"] = Field(
         default="probabilities",
@@ -91,6 +115,8 @@ class InferenceSettings(_Options):
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:
+        if self.sums == "float16" and (self.average != "logits" or self.window is None):
+            raise ValueError("sums: float16 needs average: logits and a window")
         for name, values in (("tta", self.tta_names), ("flip_axes", self.flip_axes)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {list(values)}; each may stand there once")

@@ -17,18 +17,29 @@ from torch import Tensor, nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
-from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit, shared_voxels
+from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit
 from medseg.inference.confidence import ConfidenceTally
 from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, RefineOptions
+from medseg.inference.ordered_blend import fold_mean
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
-from medseg.inference.sliding_window import Copy, Sweep, copies, joined, window_slices, with_copies
+from medseg.inference.sliding_window import (
+    Copy,
+    Sweep,
+    copies,
+    joined,
+    softmax,
+    unchanged,
+    window_slices,
+    with_copies,
+)
 from medseg.inference.window_blend import Block, Box, FileTiles, TileStore
 from medseg.labels import LabelTable
 from medseg.memory import resident_bytes
 from medseg.transforms.block_restore import BlockRestorer, restore_blocks
+from medseg.transforms.class_choice import ClassChoice
 from medseg.transforms.image_view import ArrayView, ImageView, channel_maxima, channel_minima
-from medseg.transforms.options import Crop, Orient, PreprocessStep
+from medseg.transforms.options import Crop, Orient, PreprocessStep, Transpose
 from medseg.transforms.preprocess import Prepared, prepare
 from medseg.transforms.straighten import Shear, straighten, unstraighten_labels
 from medseg.volume import Volume
@@ -139,6 +150,11 @@ class Predictor:
         Ceiling of the memory of this process, kept while an image is predicted.
     scratch : Path, optional
         Folder for sums that do not fit below it; the system's for temporary files unless given.
+    regions : sequence of int, optional
+        For each channel of the network the class that it writes, where channels are regions that overlap
+        (`ClassChoice`); without any the channels are the L classes.
+    features : bool, optional
+        Whether `predict` reads the feature vector, which costs a pass of the encoder.
 
     Raises
     ------
@@ -158,6 +174,8 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        regions: Sequence[int] = (),
+        features: bool = True,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -175,7 +193,18 @@ class Predictor:
         self.dtype = dtype
         self.max_bytes, self.scratch = max_bytes, scratch
         self._network_bytes: dict[tuple[int, ...], int] = {}
+        self._reads_features = features
         self._side_axis = side_axis(steps)
+        self._channel_count = len(regions) or table.class_count
+        mirror = table.mirror_classes.tolist()
+        self._mirror = None if regions or mirror == list(range(table.class_count)) else mirror
+        self._choice = ClassChoice(
+            scale=options.average, regions=tuple(regions), rounded=options.sums == "float16"
+        )
+        if regions and options.average != "logits":
+            raise ConfigError(
+                "inference.average must be logits for a network whose channels are regions; change it"
+            )
 
     def predict(self, volume: Volume) -> Prediction:
         """Label map of a volume on its own grid.
@@ -205,7 +234,7 @@ class Predictor:
             label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
             confidence=chosen.tally.labels(),
             entropy=chosen.tally.image(),
-            features=self.features(first.prepared.image),
+            features=self.features(first.prepared.image) if self._reads_features else None,
             prepared=chosen.prepared,
             grid=chosen.grid,
             shear=shear,
@@ -231,21 +260,35 @@ class Predictor:
             )
         view = ArrayView(image)
         sweep = self._sweep_over(view)
-        return cast("NDArray[np.float32]", joined(self._blocks(view, sweep), sweep.size).numpy())
+        values = joined(self._blocks(view, sweep), sweep.size)
+        return cast("NDArray[np.float32]", self._likely(values).numpy())
+
+    def _likely(self, values: Tensor) -> Tensor:
+        """(L, ...) probabilities of classes, from a block's values."""
+        return self._choice.probabilities(values, class_count=self.table.class_count)
 
     def _sweep_over(self, image: ImageView) -> Sweep:
         options = self.options
-        return Sweep.over(image.shape, options.window, overlap=options.overlap, batch_size=options.batch_size)
+        return Sweep.over(
+            image.shape,
+            options.window,
+            overlap=options.overlap,
+            batch_size=options.batch_size,
+            even=options.steps == "even",
+            ordered=options.sums == "float16",
+        )
 
     def _blocks(self, image: ImageView, sweep: Sweep, store: TileStore | None = None) -> Iterator[Block]:
-        """Finished blocks of a prepared image on the CPU, as they are asked for."""
+        """Finished blocks of what is averaged over a prepared image, on the CPU, as they are asked for."""
         versions = copies(
             len(image.shape),
             lambda: _value_range(image),
             tta=self.options.tta_names,
             flip_axes=self.options.flip_axes,
         )
-        filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
+        filling = self.options.filling
+        if filling is None:
+            filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
 
         def read(box: Box) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(image.read(box))).to(self.device)
@@ -254,13 +297,24 @@ class Predictor:
             read, lambda batch: self._averaged(batch, versions), filling=filling, store=store
         )
         for block in asked:
-            yield Block(place=block.place, values=block.values.cpu())
+            values = block.values.cpu()
+            yield Block(
+                place=block.place,
+                values=fold_mean(values, len(self.members)) if sweep.ordered else values,
+            )
 
     @torch.inference_mode()
     def _averaged(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
-        """(B, L, *window) mean answer of the members to a batch of windows, one member after the other."""
+        """(B, L, *window) mean answer of the members to a batch of windows, one member after the other.
+
+        Sums that are rounded stand for one member each: then (B, members * L, *window) answers.
+        """
         count = len(self.members)
-        logarithms = self.options.ensemble == "logits" and count > 1
+        if self._choice.rounded:
+            return torch.cat([self._answer(position, batch, versions) for position in range(count)], dim=1)
+        logarithms = (
+            self.options.ensemble == "logits" and self.options.average == "probabilities" and count > 1
+        )
         total: Tensor | None = None
         for position in range(count):
             found = self._answer(position, batch, versions)
@@ -274,13 +328,14 @@ class Predictor:
         return torch.softmax(total, dim=1) if logarithms else total
 
     def _answer(self, position: int, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
-        """(B, L, *window) probabilities of one member, checked."""
+        """(B, L, *window) probabilities or logits of one member, checked."""
         with self._evaluating(position) as network:
             found = with_copies(
                 network,
                 versions,
+                activation=softmax if self.options.average == "probabilities" else unchanged,
                 side_axis=self._side_axis,
-                mirror_classes=self.table.mirror_classes.tolist(),
+                mirror_classes=self._mirror,
             )(batch)
         self._check(found)
         return found
@@ -331,12 +386,20 @@ class Predictor:
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
                 for block in self._blocks(prepared.image, sweep, store):
-                    tally.add(block.place, block.values)
+                    likely = self._likely(block.values)
+                    tally.add(block.place, likely)
                     if kept is not None:
-                        kept[(slice(None), *block.place)] = block.values.numpy()
+                        kept[(slice(None), *block.place)] = likely.numpy()
                     yield block.place, block.values
 
-            label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
+            label_map = restore_blocks(
+                looked_at(),
+                grid,
+                order=sweep.order,
+                class_count=classes,
+                back=prepared.back,
+                choice=self._choice,
+            )
         return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, probabilities=kept)
 
     def _fit(self, volume: Volume, prepared: Prepared, grid: GridMap, sweep: Sweep, *, max_bytes: int) -> Fit:
@@ -351,11 +414,11 @@ class Predictor:
             source_voxels=math.prod(volume.spatial_shape),
             prepared_voxels=math.prod(sweep.size),
             in_channels=prepared.image.channels,
-            class_count=self.table.class_count,
+            class_count=self._channel_count * (len(self.members) if sweep.ordered else 1),
             window=window,
             batch_size=sweep.batch_size,
-            carried=shared_voxels(axes, sweep.order),
-            rim=BlockRestorer(grid, sweep.order).kept_values(blocks),
+            carried=sweep.carried,
+            rim=BlockRestorer(grid, sweep.order, prepared.back).kept_values(blocks),
             network_bytes=self._network_bytes[window],
         )
         return fit(demand, max_bytes=max_bytes, taken_bytes=resident_bytes())
@@ -396,10 +459,10 @@ class Predictor:
                 del network
 
     def _check(self, probabilities: Tensor) -> None:
-        if probabilities.shape[1] != self.table.class_count:
+        if probabilities.shape[1] != self._channel_count:
             raise BundleError(
                 f"the network gives {probabilities.shape[1]} classes, the label table has "
-                f"{self.table.class_count} with background; weights and labels do not belong together"
+                f"{self._channel_count} with background; weights and labels do not belong together"
             )
         if not bool(torch.isfinite(probabilities).all()):
             raise BundleError(
@@ -409,11 +472,14 @@ class Predictor:
 
 
 def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
-    """Left-right axis of prepared images: by the last `orient`, else axis 0; None where there is none."""
-    orients = [step for step in steps if isinstance(step, Orient)]
-    if not orients:
-        return 0
-    return next((axis for axis, letter in enumerate(orients[-1].to) if letter in "LR"), None)
+    """Left-right axis of prepared images: by the last `orient`, else axis 0, transposed; None where there is none."""
+    side: int | None = 0
+    for step in steps:
+        if isinstance(step, Orient):
+            side = next((axis for axis, letter in enumerate(step.to) if letter in "LR"), None)
+        elif isinstance(step, Transpose) and side is not None:
+            side = step.axes.index(side)
+    return side
 
 
 def _tilt_notes(shear: Shear | None) -> tuple[str, ...]:

@@ -14,12 +14,14 @@ from torch.nn import functional as F
 
 from medseg.errors import ConfigError
 from medseg.inference.options import TtaName
+from medseg.inference.ordered_blend import OrderedBlend, half_weights
 from medseg.inference.window_blend import (
     AxisPlan,
     Block,
     Box,
     TileStore,
     WindowBlend,
+    carried_values,
     plan_axes,
     slowest_first,
 )
@@ -37,6 +39,11 @@ LEAST_WEIGHT = 1e-3
 
 GAMMAS = (0.75, 1.33)
 """Exponents of the darker and brighter versions."""
+
+
+def unchanged(logits: Tensor) -> Tensor:
+    """(B, L, *sp) logits of any float type -> float32."""
+    return logits.float()
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -60,6 +67,10 @@ class Sweep:
         Windows in one run of the network.
     blend : {"gaussian", "constant"}
         Weights of a window: falling from the centre with sigma an eighth of the window, or all alike.
+    even : bool
+        Windows at equal distances, instead of each as far as the overlap lets it.
+    ordered : bool
+        Sums in float16, window after window; see `OrderedBlend`.
     """
 
     size: tuple[int, ...]
@@ -67,6 +78,8 @@ class Sweep:
     overlap: float = 0.25
     batch_size: int = 4
     blend: Blend = "gaussian"
+    even: bool = False
+    ordered: bool = False
 
     @classmethod
     def over(cls, size: Sequence[int], window: Sequence[int] | None, **options: Any) -> Sweep:
@@ -88,14 +101,23 @@ class Sweep:
     @property
     def axes(self) -> tuple[AxisPlan, ...]:
         """Windows along each axis of the image, filled up where it is shorter than one."""
-        return plan_axes(
-            [max(n, w) for n, w in zip(self.size, self.window, strict=True)], self.window, self.overlap
-        )
+        filled = [max(n, w) for n, w in zip(self.size, self.window, strict=True)]
+        return plan_axes(filled, self.window, self.overlap, even=self.even)
 
     @property
     def order(self) -> tuple[int, ...]:
         """Axes from the slowest to the fastest, as the blocks come."""
-        return slowest_first(self.axes)
+        return tuple(range(len(self.size))) if self.ordered else slowest_first(self.axes)
+
+    @property
+    def carried(self) -> int:
+        """Voxels whose sums wait at most, each with a float32 per channel and one for the weight."""
+        if not self.ordered:
+            return carried_values([self.axes[axis] for axis in self.order])
+        slow, *rest = (AxisPlan(length=1, window=1, starts=(0,)), *self.axes)[-3:]
+        row = slow.window * rest[0].window * rest[1].length
+        # Two bytes each.
+        return -(-(slow.most_carried * math.prod(axis.length for axis in rest) + 2 * row) // 2)
 
     @property
     def count(self) -> int:
@@ -123,8 +145,12 @@ class Sweep:
         store : TileStore, optional
             See `WindowBlend`.
         """
-        weights = importance(self.window, blend=self.blend if self.count > 1 else "constant")
-        blend = WindowBlend(self.axes, weights, order=self.order, store=store)
+        blend: WindowBlend | OrderedBlend
+        if self.ordered:
+            blend = OrderedBlend(self.axes, half_weights(self.window), store=store)
+        else:
+            weights = importance(self.window, blend=self.blend if self.count > 1 else "constant")
+            blend = WindowBlend(self.axes, weights, order=self.order, store=store)
         for batch in _batches(blend.places(), self.batch_size):
             shown = torch.stack([self._cut(read, place, filling) for _, place in batch])
             for (index, _), found in zip(batch, ask(shown), strict=True):

@@ -45,8 +45,13 @@ class AxisPlan:
     starts: tuple[int, ...]
 
     @classmethod
-    def of(cls, length: int, window: int, overlap: float) -> AxisPlan:
-        """Windows of which a share `overlap` is seen again by the next; the last one ends with the image."""
+    def of(cls, length: int, window: int, overlap: float, *, even: bool = False) -> AxisPlan:
+        """Windows of which a share `overlap` is seen again by the next; the last one ends with the image.
+
+        `even`: at equal distances, as nnU-Net places them; none is longer than the overlap allows.
+        """
+        if even:
+            return cls(length=length, window=window, starts=_even_starts(length, window, overlap))
         step = max(int(window * (1 - overlap)), 1)
         count = 1 + -(-max(0, length - window) // step)
         starts = tuple(min(index * step, length - window) for index in range(count))
@@ -62,7 +67,16 @@ class AxisPlan:
         return max((a + self.window - b for a, b in itertools.pairwise(self.starts)), default=0)
 
 
-def plan_axes(size: Sequence[int], window: Sequence[int], overlap: float) -> tuple[AxisPlan, ...]:
+def _even_starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
+    count = 1 + math.ceil((length - window) / max(window * (1 - overlap), 1))
+    step = (length - window) / max(count - 1, 1)
+    # Half a voxel goes to the even number, as NumPy rounds.
+    return tuple(round(step * index) for index in range(count))
+
+
+def plan_axes(
+    size: Sequence[int], window: Sequence[int], overlap: float, *, even: bool = False
+) -> tuple[AxisPlan, ...]:
     """Windows along each axis of an image.
 
     Raises
@@ -72,7 +86,7 @@ def plan_axes(size: Sequence[int], window: Sequence[int], overlap: float) -> tup
     """
     if len(size) != len(window) or any(w > n for n, w in zip(size, window, strict=True)):
         raise ConfigError(f"a window of {tuple(window)} voxels does not lie in an image of {tuple(size)}")
-    return tuple(AxisPlan.of(n, w, overlap) for n, w in zip(size, window, strict=True))
+    return tuple(AxisPlan.of(n, w, overlap, even=even) for n, w in zip(size, window, strict=True))
 
 
 def carried_values(axes: Sequence[AxisPlan]) -> int:
@@ -198,7 +212,7 @@ def slowest_first(axes: Sequence[AxisPlan]) -> tuple[int, ...]:
 
 
 class TileStore(Protocol):
-    """Keeps what neighbouring windows share until the later one comes."""
+    """Keeps what neighbouring windows share until the later one comes, in its own precision."""
 
     def put(self, key: tuple[int, ...], tile: Tensor) -> None:
         """Keep a copy."""
@@ -235,7 +249,7 @@ class FileTiles:
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._free: dict[int, list[int]] = {}
-        self._kept: dict[tuple[int, ...], tuple[int, torch.Size, torch.device]] = {}
+        self._kept: dict[tuple[int, ...], tuple[int, torch.Size, torch.device, torch.dtype]] = {}
         self._end = 0
 
     def close(self) -> None:
@@ -262,12 +276,12 @@ class FileTiles:
                 f"{self._folder} has no room for {bytes_text(self._end)} of intermediate sums: {err.strerror or err}; "
                 "free space, or allow more memory"
             ) from err
-        self._kept[key] = (place, tile.shape, tile.device)
+        self._kept[key] = (place, tile.shape, tile.device, tile.dtype)
 
     def take(self, key: tuple[int, ...]) -> Tensor:
         """Read it back; its place is used again."""
-        place, shape, device = self._kept.pop(key)
-        tile = torch.empty(shape, dtype=torch.float32)
+        place, shape, device, dtype = self._kept.pop(key)
+        tile = torch.empty(shape, dtype=dtype)
         buffer = tile.numpy().data.cast("B")
         self._file.seek(place)
         if self._file.readinto(buffer) != len(buffer):

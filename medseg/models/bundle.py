@@ -194,7 +194,7 @@ class Bundle:
             self.network,
             spatial_dims=self.spatial_dims,
             in_channels=self.in_channels,
-            class_count=self.table.class_count,
+            class_count=self.record.channel_count,
             seed=0,
         )
         state = self.load_state(member)

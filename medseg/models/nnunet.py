@@ -1,10 +1,10 @@
 """Networks that nnU-Net v2 trained, as networks of medseg: options from the plans, weights by name.
 
-Its plain and its residual-encoder U-Net are the same as `unet` and `residual_unet` here but for three things, none of
+Its plain and its residual-encoder U-Net are the same as `unet` and `residual_unet` here but for two things, neither of
 which changes a number beyond rounding: convolutions in front of an instance norm have a bias, which the norm takes away
-again; the decoder joins (upsampled, skip) where ours joins (skip, upsampled), so the input channels change places; and
-axes are those of the array that nnU-Net reads (k, j, i of the file, then `transpose_forward`), so the kernels are turned
-to the axes of the file. A 2-D configuration becomes a 3-D network whose kernels have one voxel across the slices.
+again; and the decoder joins (upsampled, skip) where ours joins (skip, upsampled), so the input channels change places.
+Axes stay those of the array that nnU-Net shows its networks. A 2-D configuration for volumes becomes a 3-D network
+whose kernels have one voxel across the slices.
 
 Nothing of the plans is imported or called: names of classes are compared with the few that are known.
 
@@ -39,32 +39,31 @@ class NnunetNetwork:
     Parameters
     ----------
     options : UNetOptions or ResidualUNetOptions
-        By the axes of the file.
-    turn : tuple of int
-        For each axis of the file (i, j, k) the axis of nnU-Net's kernels.
+    spatial_dims : int
+        2 for pictures, 3 for volumes.
     flat : bool
-        Whether its kernels have two axes; the first axis of nnU-Net's array is across the slices.
+        Whether the configuration is 2-D and the images are volumes; the first axis is across the slices.
     """
 
     options: UNetOptions | ResidualUNetOptions
-    turn: tuple[int, ...]
+    spatial_dims: int
     flat: bool
 
-    def by_file(self, numbers: Sequence[int]) -> tuple[int, ...]:
-        """Numbers by nnU-Net's axes, such as a patch or a spacing, by those of the file."""
-        three = (1, *numbers) if self.flat else tuple(numbers)
-        return tuple(int(three[axis]) for axis in self.turn)
+
+def by_axis(numbers: Sequence[int], *, flat: bool) -> tuple[int, ...]:
+    """Numbers by the axes of a configuration, such as a kernel or a window, by those of the images."""
+    return (1, *(int(n) for n in numbers)) if flat else tuple(int(n) for n in numbers)
 
 
-def nnunet_network(configuration: Mapping[str, Any], *, transpose_forward: Sequence[int]) -> NnunetNetwork:
+def nnunet_network(configuration: Mapping[str, Any], *, spatial_dims: int = 3) -> NnunetNetwork:
     """The network that a configuration of plans.json describes.
 
     Parameters
     ----------
     configuration : mapping
         With what it inherits filled in.
-    transpose_forward : sequence of int
-        Of the plans.
+    spatial_dims : int, optional
+        Axes of the images, 2 for pictures.
 
     Raises
     ------
@@ -78,14 +77,12 @@ def nnunet_network(configuration: Mapping[str, Any], *, transpose_forward: Seque
         )
     stages = int(arguments["n_stages"])
     kernels, strides = _lists(arguments["kernel_sizes"], stages), _lists(arguments["strides"], stages)
-    flat = len(kernels[0]) == 2
-    turn = tuple(list(transpose_forward).index(axis) for axis in (2, 1, 0))
-    network = NnunetNetwork(options=UNetOptions(channels=(8, 8)), turn=turn, flat=flat)
+    flat = len(kernels[0]) < spatial_dims
     _check(name, arguments, strides)
     shape: dict[str, Any] = {
         "channels": tuple(_numbers(arguments["features_per_stage"], stages)),
-        "kernels": tuple(network.by_file(kernel) for kernel in kernels),
-        "strides": tuple(network.by_file(stride) for stride in strides[1:]),
+        "kernels": tuple(by_axis(kernel, flat=flat) for kernel in kernels),
+        "strides": tuple(by_axis(stride, flat=flat) for stride in strides[1:]),
         "norm": "instance",
         "activation": "leaky_relu",
     }
@@ -93,17 +90,23 @@ def nnunet_network(configuration: Mapping[str, Any], *, transpose_forward: Seque
     if name == PLAIN:
         counts = set(_numbers(arguments["n_conv_per_stage"], stages)) | decoder
         if len(counts) != 1:
-            raise BundleError(f"nnU-Net network with {sorted(counts)} convolutions in its levels: expected one number")
+            raise BundleError(
+                f"nnU-Net network with {sorted(counts)} convolutions in its levels: expected one number"
+            )
         options: UNetOptions | ResidualUNetOptions = UNetOptions(**shape, convolutions=counts.pop())
     else:
         if decoder != {1}:
-            raise BundleError(f"nnU-Net residual network with {sorted(decoder)} convolutions in its decoder: expected 1")
-        options = ResidualUNetOptions(**shape, blocks=tuple(_numbers(arguments["n_blocks_per_stage"], stages)))
-    return NnunetNetwork(options=options, turn=turn, flat=flat)
+            raise BundleError(
+                f"nnU-Net residual network with {sorted(decoder)} convolutions in its decoder: expected 1"
+            )
+        options = ResidualUNetOptions(
+            **shape, blocks=tuple(_numbers(arguments["n_blocks_per_stage"], stages))
+        )
+    return NnunetNetwork(options=options, spatial_dims=spatial_dims, flat=flat)
 
 
 def nnunet_state(weights: Mapping[str, Tensor], network: NnunetNetwork) -> dict[str, Tensor]:
-    """Weights under medseg's names, kernels by the axes of the file.
+    """Weights under medseg's names, kernels by the axes of the images.
 
     Parameters
     ----------
@@ -125,7 +128,8 @@ def nnunet_state(weights: Mapping[str, Tensor], network: NnunetNetwork) -> dict[
         target = _renamed(name, levels, residual=isinstance(network.options, ResidualUNetOptions))
         if target == "":
             continue
-        state[target] = _joined(target, _turned(value.float(), network), network.options.channels)
+        kernel = value.float().unsqueeze(2) if network.flat and value.ndim == 4 else value.float()
+        state[target] = _joined(target, kernel, network.options.channels)
     return state
 
 
@@ -136,7 +140,10 @@ def _architecture(configuration: Mapping[str, Any]) -> tuple[str, dict[str, Any]
         return str(found["network_class_name"]).rpartition(".")[2], dict(found["arch_kwargs"])
     name = str(configuration.get("UNet_class_name", ""))
     convolutions = list(configuration.get("n_conv_per_stage_encoder", ()))
-    base, most = configuration.get("UNet_base_num_features", 32), configuration.get("unet_max_num_features", 320)
+    base, most = (
+        configuration.get("UNet_base_num_features", 32),
+        configuration.get("unet_max_num_features", 320),
+    )
     blocks = "n_conv_per_stage" if name == PLAIN else "n_blocks_per_stage"
     return name, {
         "n_stages": len(convolutions),
@@ -152,10 +159,18 @@ def _check(name: str, arguments: Mapping[str, Any], strides: Sequence[Sequence[i
     """Refuse what changes the numbers and is not known."""
     if max(strides[0]) > 1:
         raise BundleError(f"nnU-Net network whose first level has the stride {list(strides[0])}: expected 1")
-    norm, activation = str(arguments.get("norm_op", "InstanceNorm3d")), str(arguments.get("nonlin", "LeakyReLU"))
+    norm, activation = (
+        str(arguments.get("norm_op", "InstanceNorm3d")),
+        str(arguments.get("nonlin", "LeakyReLU")),
+    )
     slope = (arguments.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)
     eps = (arguments.get("norm_op_kwargs") or {}).get("eps", _NORM_BIAS_EPS)
-    known = "InstanceNorm" in norm and activation.endswith("LeakyReLU") and slope == 0.01 and eps == _NORM_BIAS_EPS
+    known = (
+        "InstanceNorm" in norm
+        and activation.endswith("LeakyReLU")
+        and slope == 0.01
+        and eps == _NORM_BIAS_EPS
+    )
     if not known:
         raise BundleError(
             f"nnU-Net network with {norm.rpartition('.')[2]} and {activation.rpartition('.')[2]} (slope {slope}, eps "
@@ -163,12 +178,16 @@ def _check(name: str, arguments: Mapping[str, Any], strides: Sequence[Sequence[i
         )
     for key in ("nonlin_first", "squeeze_excitation", "bottleneck_channels", "stochastic_depth_p"):
         if arguments.get(key):
-            raise BundleError(f"nnU-Net network {name} with {key} {arguments[key]!r}: medseg has none like it")
+            raise BundleError(
+                f"nnU-Net network {name} with {key} {arguments[key]!r}: medseg has none like it"
+            )
 
 
 def _lists(value: Any, stages: int) -> list[list[int]]:
     if not isinstance(value, list | tuple) or len(value) != stages:
-        raise BundleError(f"plans.json is damaged: expected {stages} lists of kernels and strides, found {value!r}")
+        raise BundleError(
+            f"plans.json is damaged: expected {stages} lists of kernels and strides, found {value!r}"
+        )
     return [[int(n) for n in row] for row in value]
 
 
@@ -188,12 +207,16 @@ def _renamed(name: str, levels: int, *, residual: bool) -> str:
     if residual and (found := re.fullmatch(rf"encoder\.stem\.convs\.(\d+)\.{part}", name)):
         number, kind, what = found.groups()
         return _convolution(f"encoder.0.0.{number}", kind, what)
-    if residual and (found := re.fullmatch(rf"encoder\.stages\.(\d+)\.blocks\.(\d+)\.(conv1|conv2)\.{part}", name)):
+    if residual and (
+        found := re.fullmatch(rf"encoder\.stages\.(\d+)\.blocks\.(\d+)\.(conv1|conv2)\.{part}", name)
+    ):
         level, block, which, kind, what = found.groups()
         place = int(block) + (1 if level == "0" else 0)
         side = "first" if which == "conv1" else "second"
         return _convolution(f"encoder.{level}.{place}.{side}", kind, what)
-    if residual and (found := re.fullmatch(rf"encoder\.stages\.(\d+)\.blocks\.(\d+)\.skip\.(\d+)\.{part}", name)):
+    if residual and (
+        found := re.fullmatch(rf"encoder\.stages\.(\d+)\.blocks\.(\d+)\.skip\.(\d+)\.{part}", name)
+    ):
         level, block, position, kind, what = found.groups()
         place = int(block) + (1 if level == "0" else 0)
         return _convolution(f"encoder.{level}.{place}.shortcut.{position}", kind, what)
@@ -213,14 +236,6 @@ def _convolution(place: str, kind: str, what: str) -> str:
         return f"{place}.1.{what}"
     # The norm behind it takes the mean away, and the bias with it.
     return f"{place}.0.weight" if what == "weight" else ""
-
-
-def _turned(value: Tensor, network: NnunetNetwork) -> Tensor:
-    """A kernel by the axes of the file; weights without spatial axes as they are."""
-    if value.ndim < 4:
-        return value
-    value = value.unsqueeze(2) if network.flat else value
-    return value.permute(0, 1, *(2 + axis for axis in network.turn)).contiguous()
 
 
 def _joined(name: str, value: Tensor, channels: Sequence[int]) -> Tensor:

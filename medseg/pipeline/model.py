@@ -102,15 +102,18 @@ class LoadedModel:
         self.flag_options = flag_options or FlagOptions()
         self.measures = tuple(measures)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
+        options = inference or InferenceOptions.model_validate(bundle.inference)
         self.predictor = Predictor(
-            networks_of(bundle, device=device),
+            networks_of(bundle, device=device, contiguous=options.layout == "contiguous"),
             steps=_STEPS.validate_python(bundle.preprocess),
             table=self.table,
-            options=inference or InferenceOptions.model_validate(bundle.inference),
+            options=options,
             statistics=bundle.record.training.statistics or None,
             device=device,
             max_bytes=max_bytes,
             scratch=scratch,
+            regions=bundle.record.regions,
+            features=bundle.record.gate is not None,
         )
         self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)
@@ -223,17 +226,23 @@ class LoadedModel:
             )
 
 
-def networks_of(bundle: Bundle, *, device: str) -> nn.Module | Members:
-    """The network of a bundle, or the members of an ensemble.
+def networks_of(bundle: Bundle, *, device: str, contiguous: bool = False) -> nn.Module | Members:
+    """The network of a bundle, or the members of an ensemble; `contiguous` as in the inference option `layout`.
 
     Small members stay in memory from one image to the next; larger ones are there one at a time.
     """
     import torch
 
+    from medseg.models.network import as_contiguous
+
+    def load(position: int) -> nn.Module:
+        network = bundle.load_network(position)
+        return as_contiguous(network) if contiguous else network
+
     if bundle.member_count == 1:
-        return bundle.load_network()
+        return load(0)
     return LoadedMembers(
-        [partial(bundle.load_network, position) for position in range(bundle.member_count)],
+        [partial(load, position) for position in range(bundle.member_count)],
         device=torch.device(device),
         keep=bundle.member_count * bundle.weights_bytes <= KEEP_BYTES,
     )

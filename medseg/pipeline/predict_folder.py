@@ -20,8 +20,9 @@ from medseg.io.select import choose_one, choose_per_study
 from medseg.io.series import describe_volume
 from medseg.io.series_rule import SeriesRule
 from medseg.io.walk import Skipped
-from medseg.models.bundle import Bundle, read_bundle
+from medseg.models.bundle import Bundle
 from medseg.pipeline import case_files
+from medseg.pipeline.model_source import read_model
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.privacy import safe_name
@@ -70,7 +71,7 @@ def predict_folder(
     inputs : sequence of Path
         Files or folders.
     model : str
-        Shipped name, or folder of a bundle.
+        Shipped name, or folder of a bundle or of nnU-Net's results.
     output : Path
         One folder per image is made in it, with predictions.json and measurements.csv beside them.
     formats : str
@@ -96,7 +97,7 @@ def predict_folder(
         Exit code 1 where some images failed, 3 where all did.
     """
     reporter = reporter or SilentReporter()
-    kinds, bundle = _kinds(formats), read_bundle(model)
+    kinds, bundle = _kinds(formats), read_model(model, reporter=reporter)
     bundle = bundle if fold is None else bundle.member(fold)
     missing = [path for path in inputs if not path.exists()]
     if missing:

@@ -12,7 +12,7 @@ from medseg.planning.fingerprint import CaseFingerprint
 from medseg.planning.grids import Grid
 from medseg.transforms import framing
 from medseg.transforms.image_view import ArrayView
-from medseg.transforms.options import Crop, Orient, Pad, PreprocessStep, Resample, Resize
+from medseg.transforms.options import Crop, Orient, Pad, PreprocessStep, Resample, Resize, Transpose
 from medseg.volume import Volume
 
 
@@ -70,6 +70,8 @@ def _moves(volume: Volume, grid: GridMap, step: PreprocessStep) -> tuple[GridMap
     shape = grid.target_shape
     if isinstance(step, Orient):
         return (framing.orient_map(volume, grid, step)[0],)
+    if isinstance(step, Transpose):
+        return (framing.transpose_map(shape, step),)
     if isinstance(step, Resample):
         return (framing.resample_map(shape, _spacing(volume, grid), step),)
     if isinstance(step, Resize):

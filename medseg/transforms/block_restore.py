@@ -7,8 +7,9 @@ never exists, neither on its own grid nor on the source's.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.geometry import GridMap
+from medseg.transforms.class_choice import ClassChoice
+from medseg.transforms.framing import Back
 from medseg.transforms.regrid import coordinates, covered_range, linear_weights
+from medseg.transforms.spline import nearest_places
 
 Box = tuple[slice, ...]
-# A class below this share of 1 / L everywhere cannot be the largest of L that sum to one, rounding included.
-_SURELY_BELOW = 0.999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,10 @@ class SourceAxis:
         First and last prediction voxel of each covered source voxel.
     length : int
         Voxels of the prediction.
+    pair : (2, covered) int array
+        Of an axis without smoothing: the two voxels around each source voxel; beyond the edge twice the last one.
+    share : (covered,) float64 array
+        What the first of them counts, the rest going to the other.
     """
 
     source: int
@@ -49,6 +55,8 @@ class SourceAxis:
     low: NDArray[np.int64]
     high: NDArray[np.int64]
     length: int
+    pair: NDArray[np.int64]
+    share: NDArray[np.float64]
 
     @property
     def reach(self) -> int:
@@ -68,21 +76,53 @@ class SourceAxis:
         return torch.from_numpy(part[:, begin:end].toarray().astype(np.float32))
 
 
-def source_axes(grid: GridMap) -> tuple[SourceAxis, ...]:
-    """The axes of a grid map, in the order of the prediction's axes."""
+def source_axes(grid: GridMap, back: Sequence[Back] = ()) -> tuple[SourceAxis, ...]:
+    """The axes of a grid map, in the order of the prediction's axes; `back` as in `Prepared`."""
     axes = []
     for target, (source, scale, offset) in enumerate(grid.axis_maps()):
         length = grid.target_shape[target]
+        way = back[target] if back else "smooth"
         positions = coordinates(grid.source_shape[source], 1.0 / scale, -offset / scale)
         start, stop = covered_range(positions, length)
-        weights = linear_weights(positions[start:stop], length, 1.0 / scale)
+        inner = positions[start:stop]
+        if way != "smooth":
+            inner = _edge_to_edge(inner, length, way, backwards=scale < 0)
+        floors, kept = np.floor(inner), np.clip(inner, 0.0, length - 1.0)
+        weights = (
+            linear_weights(inner, length, 1.0 / scale)
+            if way == "smooth"
+            else linear_weights(kept, length, 1.0)
+        )
         low, high = _columns(weights)
         axes.append(
             SourceAxis(
-                source=source, target=target, first=start, weights=weights, low=low, high=high, length=length
+                source=source,
+                target=target,
+                first=start,
+                weights=weights,
+                low=low,
+                high=high,
+                length=length,
+                pair=np.clip(np.stack([floors, floors + 1]), 0, length - 1).astype(np.int64),
+                share=1.0 - (inner - floors),
             )
         )
     return tuple(axes)
+
+
+def _edge_to_edge(
+    positions: NDArray[np.float64], length: int, way: Back, *, backwards: bool
+) -> NDArray[np.float64]:
+    """Positions to the last digit of SciPy's `zoom` with ``grid_mode=True, mode="nearest"``, where edges coincide."""
+    count = len(positions)
+    even = (np.arange(count) + 0.5) * (length / max(count, 1)) - 0.5
+    there: NDArray[np.float64] = np.asarray(even[::-1] if backwards else even, dtype=np.float64)
+    if not np.allclose(positions, there, rtol=0, atol=1e-6):
+        there = positions
+    if way == "nearest":
+        places = nearest_places(length, count)
+        there = np.asarray(places[::-1] if backwards else places, dtype=np.float64)
+    return there
 
 
 def _columns(weights: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -108,12 +148,18 @@ class SourceBlock:
         Along each of these axes, as `SourceAxis.weighing` gives them.
     back : tuple of int
         For each source axis its position among the slowest-first axes.
+    corners : tuple of ((2, n) int array, (n,) float64 array)
+        Along each of these axes the two voxels around a source voxel, and what the first of them counts.
+    order : tuple of int
+        Axes of the prediction, slowest first.
     """
 
     place: Box
     values: Tensor
     weighings: tuple[Tensor, ...]
     back: tuple[int, ...]
+    corners: tuple[tuple[NDArray[np.int64], NDArray[np.float64]], ...] = ()
+    order: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,53 +175,35 @@ class SourceBlock:
             values = _weighed(values, self.weighings[number], lead + number)
         return values.permute(*range(lead), *(lead + position for position in self.back))
 
-    def winners(self) -> Tensor:
-        """Class with the largest value at each source voxel, of equal ones the lower; int64."""
-        classes = possible_classes(self.values)
-        if len(classes) == 1:
-            return torch.full(self.shape, classes[0], dtype=torch.int64)
-        return _running_maximum(classes, self.interpolate)[0]
+    def exact(self, voxels: tuple[NDArray[np.int64], ...]) -> NDArray[np.float64]:
+        """(C, n) all channels at n source voxels of the block, axes without smoothing, in float64.
 
+        Products and sums are in the order of SciPy's `zoom`: corner by corner, the last axis of the prediction
+        fastest, so that halves which are rounded afterwards fall on the same side.
+        """
+        values = self.values.numpy()
+        # Source axes -> slowest first -> axes of the prediction.
+        at = [voxels[self.back.index(number)] for number in range(len(self.order))]
+        numbers = [self.order.index(axis) for axis in range(len(self.order))]
+        total = np.zeros((len(values), len(at[0])))
+        for corner in itertools.product((0, 1), repeat=len(numbers)):
+            places: list[NDArray[np.int64]] = [at[0]] * len(numbers)
+            parts = []
+            for number, side in zip(numbers, corner, strict=True):
+                pair, share = self.corners[number]
+                # A voxel that counts nothing may lie beyond the block.
+                places[number] = np.minimum(pair[side, at[number]], values.shape[1 + number] - 1)
+                parts.append(1.0 - share[at[number]] if side else share[at[number]])
+            index: tuple[Any, ...] = (slice(None), *places)
+            weighed = values[index].astype(np.float64)
+            for part in parts:
+                weighed *= part
+            total += weighed
+        return total
 
-def possible_classes(values: Tensor) -> list[int]:
-    """Classes that can be the largest somewhere between the voxels of a block of probabilities.
-
-    Values that are mixed never leave the range of the mixed, and the largest of L that sum to one is 1 / L or more.
-
-    Parameters
-    ----------
-    values : (L, ...) float32 tensor
-        Probabilities.
-    """
-    flat = values.flatten(1)
-    most = flat.amax(dim=1)
-    floor = max(float(flat.amin(dim=1).max()), _SURELY_BELOW / len(flat))
-    return [index for index, value in enumerate(most.tolist()) if value >= floor] or [int(most.argmax())]
-
-
-def largest_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Class with the largest probability, of equal ones the lower, and that probability.
-
-    Parameters
-    ----------
-    values : (L, ...) float32 tensor
-        Probabilities.
-
-    Returns
-    -------
-    (...) int64 tensor and (...) float32 tensor
-    """
-    return _running_maximum(possible_classes(values), lambda index: values[index])
-
-
-def _running_maximum(classes: Sequence[int], channel: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-    best = channel(classes[0]).clone()
-    winner = torch.full(best.shape, classes[0], dtype=torch.int64)
-    for index in classes[1:]:
-        value = channel(index)
-        winner.masked_fill_(value > best, index)
-        torch.maximum(best, value, out=best)
-    return winner, best
+    def winners(self, choice: ClassChoice | None = None) -> Tensor:
+        """Class of each source voxel, int64; by the largest probability unless a choice is given."""
+        return (choice or ClassChoice()).winners(self)
 
 
 def _weighed(values: Tensor, weighing: Tensor, dim: int) -> Tensor:
@@ -196,10 +224,12 @@ class BlockRestorer:
         Source to prediction (`Prepared.grid`).
     order : sequence of int
         Axes of the prediction from the slowest to the fastest, as the blocks come.
+    back : sequence of {"smooth", "linear", "nearest"}, optional
+        How the prediction goes back along each axis (`Prepared.back`).
     """
 
-    def __init__(self, grid: GridMap, order: Sequence[int]) -> None:
-        axes = source_axes(grid)
+    def __init__(self, grid: GridMap, order: Sequence[int], back: Sequence[Back] = ()) -> None:
+        axes = source_axes(grid, back)
         self._axes = tuple(axes[a] for a in order)
         self._order = tuple(order)
         by_source = {axis.source: number for number, axis in enumerate(self._axes)}
@@ -247,6 +277,11 @@ class BlockRestorer:
             values=piece,
             weighings=weighings,
             back=self._back,
+            corners=tuple(
+                (axis.pair[:, r] - begin, axis.share[r])
+                for axis, r, begin in zip(self._axes, rows, begins, strict=True)
+            ),
+            order=self._order,
         )
 
     def _with_rim(self, piece: Tensor, number: int, box: slice, after: Sequence[slice]) -> Tensor:
@@ -272,19 +307,29 @@ class BlockRestorer:
 
 
 def restore_blocks(
-    blocks: Iterator[tuple[Box, Tensor]], grid: GridMap, *, order: Sequence[int], class_count: int
+    blocks: Iterator[tuple[Box, Tensor]],
+    grid: GridMap,
+    *,
+    order: Sequence[int],
+    class_count: int,
+    back: Sequence[Back] = (),
+    choice: ClassChoice | None = None,
 ) -> NDArray[Any]:
-    """Most probable class of each source voxel, from blocks of probabilities.
+    """Class of each source voxel, from blocks of channel values.
 
     Parameters
     ----------
-    blocks : iterator of (place, (L, *place) float32 tensor)
+    blocks : iterator of (place, (C, *place) float32 tensor)
         All of the prediction, each voxel once, in the order of `order`.
     grid : GridMap
     order : sequence of int
         Axes of the prediction from the slowest to the fastest.
     class_count : int
         L.
+    back : sequence of {"smooth", "linear", "nearest"}, optional
+        As in `BlockRestorer`.
+    choice : ClassChoice, optional
+        By the largest probability unless given.
 
     Returns
     -------
@@ -292,8 +337,8 @@ def restore_blocks(
         As `restore.restore_label_map` gives it.
     """
     restored = np.zeros(grid.source_shape, dtype=np.uint8 if class_count <= 256 else np.int16)
-    restorer = BlockRestorer(grid, order)
+    restorer = BlockRestorer(grid, order, back)
     for place, values in blocks:
         for block in restorer.add(place, values):
-            restored[block.place] = block.winners().numpy()
+            restored[block.place] = block.winners(choice).numpy()
     return restored

@@ -6,17 +6,20 @@ windows needs no prepared copy of a large image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.geometry import GridMap
 from medseg.transforms.regrid import coordinates, covered_range, linear_weights, weigh_axis
+from medseg.transforms.spline import nearest_places, spline_weights
 
 Box = tuple[slice, ...]
+Kind = Literal["linear", "cubic", "nearest"]
+"""How an axis is interpolated: linear smooths where voxels become larger; the others keep the outer edges."""
 _SLAB_VOXELS = 1 << 22
 _HISTOGRAM_BINS = 1 << 16
 
@@ -70,17 +73,29 @@ class GridView:
         From the grid of `base`.
     outside : (C,) float array, optional
         Value of voxels whose centre lies outside of `base`; by default the minimum of each channel.
+    kinds : sequence of {"linear", "cubic", "nearest"}, optional
+        How each axis of the result is interpolated; linear unless given. Splines overshoot, so with them values
+        are cut off at the range of `base`, or at that of each of its slices where an axis is nearest.
     """
 
-    def __init__(self, base: ImageView, grid: GridMap, *, outside: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self,
+        base: ImageView,
+        grid: GridMap,
+        *,
+        outside: NDArray[np.float32] | None = None,
+        kinds: Sequence[Kind] | None = None,
+    ) -> None:
         self._base, self._grid, self._given = base, grid, outside
         self.channels, self.shape = base.channels, grid.target_shape
         maps = grid.axis_maps()
         self._sources = tuple(source for source, _, _ in maps)
         self.slow_axis = self._sources.index(base.slow_axis)
+        plain: list[Kind] = ["linear"] * len(maps)
+        self._kinds: tuple[Kind, ...] = tuple(plain if kinds is None else kinds)
         self._axes = tuple(
-            _AxisView(count, scale, offset, base.shape[source])
-            for count, (source, scale, offset) in zip(grid.target_shape, maps, strict=True)
+            _AxisView(count, scale, offset, base.shape[source], kind)
+            for count, (source, scale, offset), kind in zip(grid.target_shape, maps, self._kinds, strict=True)
         )
 
     @cached_property
@@ -97,14 +112,38 @@ class GridView:
         source: list[slice] = [slice(0)] * len(found)
         for axis, part in zip(self._sources, found, strict=True):
             source[axis] = slice(part.low, part.high)
-        values = self._base.read(tuple(source)).transpose(0, *(1 + axis for axis in self._sources))
+        values: NDArray[Any] = self._base.read(tuple(source)).transpose(
+            0, *(1 + axis for axis in self._sources)
+        )
         for number in self._order(found):
             values = _along(values, found[number], 1 + number)
+        if any(axis.bent for axis in self._axes):
+            values = self._cut_off(values.astype(np.float32), box)
         if values.shape[1:] == size:
             return values
         result = self._filled(size)
         result[(slice(None), *(slice(p.start, p.stop) for p in found))] = values
         return result
+
+    def _cut_off(self, values: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
+        """Values without what splines overshoot; changed in place."""
+        low, high = self._range
+        if "nearest" in self._kinds:
+            axis = self._kinds.index("nearest")
+            rows = nearest_places(low.shape[1], self.shape[axis])[box[axis]]
+            low, high = low[:, rows], high[:, rows]
+            beside = tuple(1 + a for a in range(len(box)) if a != axis)
+        else:
+            beside = tuple(2 + a for a in range(len(box) - 1))
+        np.clip(values, np.expand_dims(low, beside), np.expand_dims(high, beside), out=values)
+        return values
+
+    @cached_property
+    def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(C, slices) least and largest value of each slice of the base along the nearest axis; (C, 1) without one."""
+        if "nearest" not in self._kinds:
+            return channel_minima(self._base)[:, None], channel_maxima(self._base)[:, None]
+        return slice_ranges(self._base, self._sources[self._kinds.index("nearest")])
 
     def _filled(self, size: tuple[int, ...]) -> NDArray[np.float32]:
         result = np.empty((self.channels, *size), dtype=np.float32)
@@ -120,7 +159,9 @@ class GridView:
 class _Part:
     """What a box needs of one axis: columns `low` to `high` of the base give rows `start` to `stop` of the box."""
 
-    def __init__(self, start: int, stop: int, low: int, high: int, pick: slice | None, weights: Any) -> None:
+    def __init__(
+        self, start: int, stop: int, low: int, high: int, pick: slice | NDArray[np.int64] | None, weights: Any
+    ) -> None:
         self.start, self.stop, self.low, self.high, self.pick, self.weights = (
             start,
             stop,
@@ -134,14 +175,19 @@ class _Part:
 class _AxisView:
     """One axis of a grid view."""
 
-    def __init__(self, count: int, scale: float, offset: float, length: int) -> None:
+    def __init__(self, count: int, scale: float, offset: float, length: int, kind: Kind) -> None:
         positions = coordinates(count, scale, offset)
         self._first, self._last = covered_range(positions, length)
         inner = positions[self._first : self._last]
         self._places: NDArray[np.int64] | None = None
         self._weights: Any = None
+        self._jumps, self.bent = False, False
         if abs(scale) == 1 and (inner == np.round(inner)).all():
             self._places = inner.astype(np.int64)
+        elif kind == "nearest":
+            self._places, self._jumps = nearest_places(length, count), True
+        elif kind == "cubic":
+            self._weights, self.bent = spline_weights(length, count), True
         else:
             self._weights = linear_weights(inner, length, scale)
         self.rank = 0 if self._places is not None else 2 if len(inner) > length else 1
@@ -155,6 +201,8 @@ class _AxisView:
         if self._places is not None:
             places = self._places[rows]
             low, high = int(places.min()), int(places.max()) + 1
+            if self._jumps:
+                return _Part(start - begin, stop - begin, low, high, places - low, None)
             backwards = len(places) > 1 and places[0] > places[-1]
             return _Part(
                 start - begin, stop - begin, low, high, slice(None, None, -1 if backwards else 1), None
@@ -164,7 +212,7 @@ class _AxisView:
         return _Part(start - begin, stop - begin, low, high, None, lines[:, low:high])
 
 
-def _along(values: NDArray[np.float32], part: _Part, axis: int) -> NDArray[np.float32]:
+def _along(values: NDArray[Any], part: _Part, axis: int) -> NDArray[Any]:
     if part.pick is not None:
         return values[(slice(None),) * axis + (part.pick,)]
     return weigh_axis(values, part.weights, axis)
@@ -189,13 +237,51 @@ class ValueView:
         *,
         channels: int | None = None,
     ) -> None:
-        self._base, self._change = base, change
+        self._base, self.change = base, change
         self.channels = base.channels if channels is None else channels
         self.shape, self.slow_axis = base.shape, base.slow_axis
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """Read the base and change it."""
-        return self._change(self._base.read(box))
+        return self.change(self._base.read(box))
+
+
+class ChannelsView:
+    """Some channels of an image, in the order that is given."""
+
+    def __init__(self, base: ImageView, channels: Sequence[int]) -> None:
+        self._base, self._channels = base, list(channels)
+        self.channels, self.shape, self.slow_axis = len(self._channels), base.shape, base.slow_axis
+
+    def read(self, box: Box) -> NDArray[np.float32]:
+        """Read all, keep some."""
+        return self._base.read(box)[self._channels]
+
+
+class MaskedView:
+    """An image of which some channels are standardised within a mask, and stay what they are beyond it.
+
+    Parameters
+    ----------
+    base : ImageView
+    mask : (*shape) boolean array
+    numbers : mapping of int to (float, float)
+        Channel -> mean and standard deviation.
+    """
+
+    def __init__(
+        self, base: ImageView, mask: NDArray[np.bool_], numbers: Mapping[int, tuple[float, float]]
+    ) -> None:
+        self._base, self._mask, self._numbers = base, mask, dict(numbers)
+        self.channels, self.shape, self.slow_axis = base.channels, base.shape, base.slow_axis
+
+    def read(self, box: Box) -> NDArray[np.float32]:
+        """Read the base and change what lies in the mask."""
+        part, mask = self._base.read(box).copy(), self._mask[box]
+        for channel, (mean, deviation) in self._numbers.items():
+            values = (part[channel] - np.float32(mean)) / np.float32(deviation)
+            np.copyto(part[channel], values, where=mask)
+        return part
 
 
 def whole(view: ImageView) -> NDArray[np.float32]:
@@ -205,13 +291,30 @@ def whole(view: ImageView) -> NDArray[np.float32]:
 
 def slabs(view: ImageView) -> Iterator[NDArray[np.float32]]:
     """All of an image in parts of a few million voxels, in the order that suits its memory."""
+    return (view.read(box) for box in slab_boxes(view))
+
+
+def slab_boxes(view: ImageView) -> Iterator[Box]:
+    """Where the parts lie that `slabs` gives."""
     axis = view.slow_axis
     layer = int(np.prod([n for a, n in enumerate(view.shape) if a != axis])) * view.channels
     rows = max(1, _SLAB_VOXELS // max(1, layer))
     for start in range(0, view.shape[axis], rows):
         box = [slice(0, n) for n in view.shape]
         box[axis] = slice(start, min(view.shape[axis], start + rows))
-        yield view.read(tuple(box))
+        yield tuple(box)
+
+
+def slice_ranges(view: ImageView, axis: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(C, slices) least and (C, slices) largest value of each slice along an axis."""
+    low = np.full((view.channels, view.shape[axis]), np.inf, dtype=np.float32)
+    high = -low
+    beside = tuple(1 + a for a in range(len(view.shape)) if a != axis)
+    for box in slab_boxes(view):
+        slab, rows = view.read(box), (slice(None), box[axis])
+        low[rows] = np.minimum(low[rows], slab.min(axis=beside))
+        high[rows] = np.maximum(high[rows], slab.max(axis=beside))
+    return low, high
 
 
 def channel_minima(view: ImageView) -> NDArray[np.float32]:
@@ -226,23 +329,30 @@ def channel_maxima(view: ImageView) -> NDArray[np.float32]:
     return np.asarray(np.max(found, axis=0), dtype=np.float32)
 
 
-def mean_and_deviation(view: ImageView, *, above: float | None = None) -> list[tuple[int, float, float]]:
-    """(voxels, mean, standard deviation) of each channel, of the values above a threshold if one is given.
+def mean_and_deviation(
+    view: ImageView, *, above: float | None = None, mask: NDArray[np.bool_] | None = None
+) -> list[tuple[int, float, float]]:
+    """(voxels, mean, standard deviation) of each channel, of the values above a threshold or in a mask if one is given.
 
     In float64 and in two rounds, so that a large mean costs no digits.
     """
+
+    def values() -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for box in slab_boxes(view):
+            for index, channel in enumerate(view.read(box)):
+                if mask is not None:
+                    yield index, channel[mask[box]]
+                else:
+                    yield index, channel if above is None else channel[channel > above]
+
     counts, sums = np.zeros(view.channels), np.zeros(view.channels)
-    for slab in slabs(view):
-        for index, channel in enumerate(slab):
-            chosen = channel if above is None else channel[channel > above]
-            counts[index] += chosen.size
-            sums[index] += chosen.sum(dtype=np.float64)
+    for index, chosen in values():
+        counts[index] += chosen.size
+        sums[index] += chosen.sum(dtype=np.float64)
     means = sums / np.maximum(counts, 1)
     squares = np.zeros(view.channels)
-    for slab in slabs(view):
-        for index, channel in enumerate(slab):
-            chosen = channel if above is None else channel[channel > above]
-            squares[index] += np.square(chosen - means[index], dtype=np.float64).sum()
+    for index, chosen in values():
+        squares[index] += np.square(chosen - means[index], dtype=np.float64).sum()
     deviations = np.sqrt(squares / np.maximum(counts, 1))
     return [(int(n), float(m), float(s)) for n, m, s in zip(counts, means, deviations, strict=True)]
 

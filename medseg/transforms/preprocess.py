@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from medseg.errors import InputRefusedError
 from medseg.geometry import GridMap
 from medseg.transforms import framing
-from medseg.transforms.image_view import ArrayView, GridView, ImageView, slabs, whole
-from medseg.transforms.options import Crop, Orient, Pad, PreprocessStep, Resample, Resize
+from medseg.transforms.framing import Back
+from medseg.transforms.image_view import ArrayView, GridView, ImageView, Kind, slabs, whole
+from medseg.transforms.options import Crop, Orient, Pad, PreprocessStep, Resample, Resize, Transpose
 from medseg.transforms.regrid import label_to_grid
 from medseg.transforms.value_steps import change_values
 from medseg.volume import Volume
 
 __all__ = ["Prepared", "label_to_grid", "prepare", "preprocess"]
+
+_GEOMETRIC = Orient | Transpose | Crop | Resample | Resize | Pad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,15 @@ class Prepared:
         Distance between voxel centres along each axis of `image`; None where unknown.
     notes : tuple of str
         What a reader must know of the preparation, one sentence each.
+    back : tuple of {"smooth", "linear", "nearest"}
+        How a prediction goes back along each axis of `image`; empty: smooth along all.
     """
 
     image: ImageView
     grid: GridMap
     spacing_mm: tuple[float, ...] | None
     notes: tuple[str, ...] = ()
+    back: tuple[Back, ...] = ()
 
     @property
     def array(self) -> NDArray[np.float32]:
@@ -106,20 +112,39 @@ def prepare(
     _refuse_broken(volume.array)
     view: ImageView = ArrayView(volume.array)
     grid = GridMap.identity(volume.spatial_shape)
+    smooth: list[Back] = ["smooth"] * volume.spatial_dims
+    back = tuple(smooth)
     notes: list[str] = []
     for step in steps:
-        if isinstance(step, Orient | Crop | Resample | Resize | Pad):
+        if isinstance(step, _GEOMETRIC):
+            kinds, ways = _kinds(volume, grid, step)
+            back = back if ways is None else ways
             for move, note in _moves(volume, view, grid, step):
                 fill = None
                 if isinstance(step, Pad) and step.value is not None:
                     fill = np.full(view.channels, step.value, dtype=np.float32)
-                view, grid = _kept(GridView(view, move, outside=fill), keep_bytes), grid.then(move)
+                made = GridView(view, move, outside=fill, kinds=kinds)
+                view, grid = _kept(made, keep_bytes), grid.then(move)
+                back = tuple(back[source] for source, _, _ in move.axis_maps())
                 notes += [note] if note else []
         else:
             view = change_values(view, step, statistics)
     return Prepared(
-        image=_kept(view, keep_bytes), grid=grid, spacing_mm=_spacing(volume, grid), notes=tuple(notes)
+        image=_kept(view, keep_bytes),
+        grid=grid,
+        spacing_mm=_spacing(volume, grid),
+        notes=tuple(notes),
+        back=back,
     )
+
+
+def _kinds(
+    volume: Volume, grid: GridMap, step: PreprocessStep
+) -> tuple[tuple[Kind, ...] | None, tuple[Back, ...] | None]:
+    """How a step interpolates each axis, and how predictions go back; None where it is as by default, or as before."""
+    if not isinstance(step, Resample):
+        return None, None
+    return framing.resample_kinds(grid.target_shape, _spacing(volume, grid), step)
 
 
 def _refuse_broken(array: NDArray[Any]) -> None:
@@ -138,12 +163,14 @@ def _kept(view: ImageView, keep_bytes: float) -> ImageView:
 
 
 def _moves(
-    volume: Volume, view: ImageView, grid: GridMap, step: Orient | Crop | Resample | Resize | Pad
+    volume: Volume, view: ImageView, grid: GridMap, step: Orient | Transpose | Crop | Resample | Resize | Pad
 ) -> list[tuple[GridMap, str]]:
     """The maps that a geometric step consists of, each with a note or "", in the order they apply."""
     shape = grid.target_shape
     if isinstance(step, Orient):
         return [framing.orient_map(volume, grid, step)]
+    if isinstance(step, Transpose):
+        return [(framing.transpose_map(shape, step), "")]
     if isinstance(step, Crop):
         return [framing.crop_map(view, step)]
     if isinstance(step, Resample):

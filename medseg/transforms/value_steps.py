@@ -6,18 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medseg.errors import ConfigError, InputError, InputRefusedError
 from medseg.transforms import intensity
 from medseg.transforms.clahe import clahe
 from medseg.transforms.image_view import (
     ArrayView,
+    ChannelsView,
     ImageView,
+    MaskedView,
     ValueView,
     channel_maxima,
     channel_minima,
     mean_and_deviation,
     percentiles,
+    slab_boxes,
     slabs,
     whole,
 )
@@ -44,12 +48,20 @@ def change_values(view: ImageView, step: ValueStep, statistics: Mapping[str, flo
     Raises
     ------
     ConfigError
-        Method dataset without statistics.
+        Method dataset without statistics; a channel that the image does not have.
     InputError
         Luma of an image that has not three channels.
     InputRefusedError
         The image has no contrast, its values do not vary, or no voxel is foreground.
     """
+    if isinstance(step, Normalise | Standardise) and step.channels is not None:
+        missing = [channel for channel in step.channels if channel >= view.channels]
+        if missing:
+            raise ConfigError(
+                f"{step.use}: channels names {missing[0]}, but the image has {view.channels}, counted from 0"
+            )
+        if getattr(step, "method", "") != "nonzero":
+            return _on_channels(view, step, step.channels, statistics)
     match step:
         case Gray():
             if step.weights == "rec601" and view.channels not in (1, 3):
@@ -72,6 +84,28 @@ def change_values(view: ImageView, step: ValueStep, statistics: Mapping[str, flo
             from medseg.transforms.denoise import denoise
 
             return ArrayView(denoise(whole(view), step))
+
+
+def _on_channels(
+    view: ImageView,
+    step: Normalise | Standardise,
+    channels: Sequence[int],
+    statistics: Mapping[str, float] | None,
+) -> ImageView:
+    """The view after a step that changes some channels and leaves the others."""
+    chosen = list(channels)
+    alone = ChannelsView(view, chosen)
+    changed = change_values(alone, step.model_copy(update={"channels": None}), statistics)
+    if not isinstance(changed, ValueView):
+        raise TypeError(f"{step.use} does not change values one by one")
+    change = changed.change
+
+    def on_some(part: NDArray[np.float32]) -> NDArray[np.float32]:
+        result = part.copy()
+        result[chosen] = change(part[chosen])
+        return result
+
+    return ValueView(view, on_some)
 
 
 def _otsu(view: ImageView) -> list[float]:
@@ -119,6 +153,10 @@ def _standardised(view: ImageView, step: Standardise, statistics: Mapping[str, f
                 f"standardise: method dataset needs the training data's {' and '.join(missing)}"
             )
         numbers = [(statistics["mean"], statistics["std"])] * view.channels
+    elif step.method == "given" and step.mean is not None and step.std is not None:
+        return _by_given(view, mean=step.mean, std=step.std, clip=step.clip)
+    elif step.method == "nonzero":
+        return _within_nonzero(view, step.channels or range(view.channels))
     else:
         above = step.threshold if step.method == "masked" else None
         found = mean_and_deviation(view, above=above)
@@ -131,6 +169,32 @@ def _standardised(view: ImageView, step: Standardise, statistics: Mapping[str, f
             raise InputRefusedError(f"standardise: the values do not vary, all are {mean:g}")
     means, deviations = (_column(column, view) for column in zip(*numbers, strict=True))
     return ValueView(view, lambda part: (part - means) / deviations)
+
+
+def _by_given(view: ImageView, *, mean: float, std: float, clip: tuple[float, float] | None) -> ImageView:
+    def change(part: NDArray[np.float32]) -> NDArray[np.float32]:
+        cut = part if clip is None else np.clip(part, np.float32(clip[0]), np.float32(clip[1]))
+        return np.asarray((cut - np.float32(mean)) / np.float32(std))
+
+    return ValueView(view, change)
+
+
+def _within_nonzero(view: ImageView, channels: Sequence[int]) -> ImageView:
+    """Channels standardised within the voxels that are not zero in some channel, and those that they enclose."""
+    mask = np.zeros(view.shape, dtype=np.bool_)
+    for box in slab_boxes(view):
+        mask[box] = (view.read(box) != 0).any(axis=0)
+    mask = ndimage.binary_fill_holes(mask)
+    numbers = {}
+    for channel, (count, mean, deviation) in enumerate(mean_and_deviation(view, mask=mask)):
+        if channel not in channels:
+            continue
+        if count == 0 or not deviation > 0:
+            raise InputRefusedError(
+                f"standardise: the values of channel {channel} do not vary where the image is not zero"
+            )
+        numbers[channel] = (mean, deviation)
+    return MaskedView(view, mask, numbers)
 
 
 def _pooled(channels: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:

@@ -1,0 +1,1 @@
+"""Models and data sets of other programs, in and out."""

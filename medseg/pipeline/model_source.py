@@ -1,0 +1,107 @@
+"""The bundle that a command is given: shipped, a folder of ours, or the result folder of nnU-Net."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.errors import BundleError, ConfigError
+from medseg.interop.nnunet_plans import DATASET, PLANS, is_result_folder
+from medseg.models.bundle import RECORD, Bundle, read_bundle
+from medseg.pipeline.progress import Reporter, SilentReporter
+from medseg.pipeline.result import Result
+from medseg.provenance import sha256_json
+
+KINDS = ("nnunet",)
+
+
+def read_model(name_or_path: str | Path, *, reporter: Reporter | None = None) -> Bundle:
+    """A bundle by shipped name or path; a result folder of nnU-Net v2 is converted once and kept.
+
+    Raises
+    ------
+    BundleError
+        There is no such bundle, or it is damaged; a folder of nnU-Net that medseg cannot run.
+    StorageError
+        The folder for converted models cannot be written.
+    """
+    folder = Path(name_or_path)
+    if not is_result_folder(folder) or (folder / RECORD).is_file():
+        return read_bundle(name_or_path)
+    kept = converted_folder(folder)
+    if (kept / RECORD).is_file():
+        return read_bundle(kept)
+    (reporter or SilentReporter()).note(
+        f"{folder.name} is a model of nnU-Net; converted once, kept in {kept}"
+    )
+    from medseg.interop.nnunet import import_nnunet
+
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return import_nnunet(folder, kept)
+
+
+def converted_folder(folder: Path) -> Path:
+    """Where the converted model of a result folder lies; another one once a file has changed."""
+    files = sorted(path for path in folder.glob("fold_*/checkpoint_final.pth"))
+    facts: list[Any] = [__version__, str(folder.resolve())]
+    for path in (folder / PLANS, folder / DATASET, *files):
+        stat = path.stat()
+        facts.append([str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns])
+    return cache_home() / "models" / f"nnunet-{sha256_json(facts)[:20]}"
+
+
+def cache_home() -> Path:
+    """Folder for what can be made again: MEDSEG_CACHE, or medseg in the user's cache folder."""
+    given = os.environ.get("MEDSEG_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg"
+
+
+def import_model(
+    kind: str,
+    folder: Path,
+    output: Path,
+    *,
+    folds: str | None = None,
+    checkpoint: str | None = None,
+    trainer: str | None = None,
+    mirroring: bool = True,
+    name: str | None = None,
+) -> Result:
+    """Convert a model of another program into a bundle.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    folder : Path
+        What the other program left.
+    output : Path
+        Folder of the bundle.
+    folds : str or None
+        Comma-separated folds, such as 0,1 or all; all complete ones unless given.
+    checkpoint, trainer, mirroring, name
+        See `interop.nnunet.ImportOptions`.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"import-model {kind}: expected one of {', '.join(KINDS)}")
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is no folder; give the one that nnU-Net trained into")
+    from medseg.interop.nnunet import CHECKPOINT, ImportOptions, import_nnunet
+
+    options = ImportOptions(
+        folds=tuple(part.strip() for part in (folds or "").split(",") if part.strip()),
+        checkpoint=checkpoint or CHECKPOINT,
+        trainer=trainer,
+        mirroring=mirroring,
+        name=name,
+    )
+    bundle = import_nnunet(folder, output, options)
+    facts = bundle.describe()
+    lines = (
+        f"{bundle.name}: {bundle.network.use}, {bundle.member_count} network(s), {', '.join(bundle.table.names[1:])}",
+    )
+    return Result(exit_code=0, path=output, lines=lines, facts=facts)
