@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,5 +142,15 @@ def _training(
             "epochs": max(record.epochs for record in records),
             "seconds": round(sum(record.seconds for record in records), 1),
             "settings_sha256": settings_sha256,
+            "input_ranges": _widest([record.input_ranges for record in records]),
         }
     )
+
+
+def _widest(ranges: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """From the lowest to the highest value of any member; only what all of them tell."""
+    names = set.intersection(*(set(one) for one in ranges))
+    return {
+        name: (min(one[name][0] for one in ranges), max(one[name][1] for one in ranges))
+        for name in sorted(names)
+    }

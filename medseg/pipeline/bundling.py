@@ -13,6 +13,7 @@ from medseg.data.dataset import PreparedSet
 from medseg.inference.options import PostprocessStep
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.models.bundle_record import BundleAbout, MetricRecord, TrainingRecord
+from medseg.quality.spacing_check import fit_spacing
 
 if TYPE_CHECKING:
     from medseg.models.network import SegmentationNetwork
@@ -59,6 +60,7 @@ def write_trained(
             seconds=round(result.seconds, 1),
             started_from=config.model.start_from,
             settings_sha256=context.run.record["settings_sha256"],
+            input_ranges=fit_spacing(context.facts[case_id]["spacing_mm"] for case_id in train_set.case_ids),
         ),
         inference=config.inference.model_dump(mode="json"),
         postprocess=[]
