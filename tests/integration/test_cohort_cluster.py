@@ -15,12 +15,14 @@ import small_cohorts as small
 
 pytestmark = [
     pytest.mark.slow,
+    # Three processes import torch on whatever cores the machine has left.
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None, reason="Ray (extra cluster) is not installed"
     ),
 ]
 
-COUNT = 12
+COUNT = 10
 ENVIRONMENT = os.environ | {
     "RAY_USAGE_STATS_ENABLED": "0",
     # The machine may be short of memory for reasons that are not ours.
@@ -69,7 +71,7 @@ def command(cohort, bundle, output, *arguments):
     ]
 
 
-def wait_until(condition, process, within_s=240.0):
+def wait_until(condition, process, within_s=600.0):
     end = time.monotonic() + within_s
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -86,7 +88,7 @@ def test_every_case_once_while_a_node_is_killed_and_another_joins(nodes, tmp_pat
     cohort = small.write_cohort(tmp_path / "in", COUNT)
     for number in range(COUNT):
         # Long enough that the node is killed while it has a case.
-        small.write_nifti(cohort / f"v{number:02d}.nii", small.small_image(number, (150, 140, 60)))
+        small.write_nifti(cohort / f"v{number:02d}.nii", small.small_image(number, (90, 80, 40)))
     subprocess.run(command(cohort, bundle, tmp_path / "plain"), check=True, capture_output=True)
     nodes.tell("add")
     nodes.tell("add")
@@ -98,11 +100,13 @@ def test_every_case_once_while_a_node_is_killed_and_another_joins(nodes, tmp_pat
         text=True,
         env=ENVIRONMENT,
     )
-    wait_until(lambda: len(finished(output)) >= 3, process)
-    nodes.tell("kill")
-    wait_until(lambda: len(finished(output)) >= 5, process)
-    nodes.tell("add")
-    _, said = process.communicate(timeout=280)
+    try:
+        wait_until(lambda: len(finished(output)) >= 2, process)
+        nodes.tell("kill")
+        nodes.tell("add")
+        _, said = process.communicate(timeout=600)
+    finally:
+        process.kill()
     assert process.returncode == 0, said
     assert "is gone" in said
     assert "the case is tried once more" in said
@@ -122,7 +126,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path):
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 4, done.stderr
