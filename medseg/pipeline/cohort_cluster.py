@@ -30,6 +30,7 @@ _LOOK_S = 2.0
 """How often the list of machines is asked for."""
 _SHUN_S = 5.0
 """How long a machine gets no new worker after one died there; Ray needs a while to see that it is gone."""
+_CONNECT_S = 5.0
 _ALONE_S = 60.0
 """How long to wait for a machine when none is left."""
 
@@ -260,6 +261,7 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
         return
     try:
+        _require_listener(address)
         ray.init(
             address=address,
             namespace=f"medseg-{uuid.uuid4().hex[:12]}",
@@ -277,7 +279,15 @@ def connected(address: str) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
+def _require_listener(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself tries for more than a minute, and may end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+
+
 def _reason(err: Exception) -> str:
-    """The line of an error of Ray that says what happened."""
+    """The sentence of an error of Ray that says what happened."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return (lines[0] if lines else type(err).__name__).rstrip(".:")[:200]
+    sentence = lines[0].split(". ")[0] if lines else type(err).__name__
+    return sentence.rstrip(".:")[:200]
