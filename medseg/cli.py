@@ -214,13 +214,29 @@ def predict(
     max_ram: Annotated[
         str | None, typer.Option("--max-ram", help="Ceiling of memory, such as 2GB; the result is the same.")
     ] = None,
+    parallel: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Worker processes that share cores and memory; on a cluster, of each machine."
+        ),
+    ] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster with a shared file system: auto, HOST:PORT or ray://HOST:PORT.",
+        ),
+    ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Segment images with a trained model; needs no YAML."""
+    """Segment images with a trained model; needs no YAML.
+
+    The same command goes on where it was stopped; finished cases are not done again.
+    """
     from medseg.pipeline.predict_folder import predict_folder
 
     with _reporter(quiet) as reporter:
@@ -236,6 +252,8 @@ def predict(
             series=series,
             fold=fold,
             max_ram=max_ram,
+            parallel=parallel,
+            cluster=cluster,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

@@ -28,5 +28,15 @@ report as PDF (needs medseg[pdf]); png: `mask.png`, values of the label table; o
 contours on the image.
 """
 
+OBJECT_FILES: dict[ExportName, str] = {
+    "dicom_seg_labelmap": "segmentation_labelmap.dcm",
+    "rtstruct": "structures.dcm",
+    "measurement_sr": "measurements.dcm",
+    "presentation_state": "presentation_state.dcm",
+    "secondary_capture": "secondary_capture.dcm",
+    "encapsulated_pdf": "report.dcm",
+}
+"""DICOM objects besides the SEG, and the file of each."""
+
 ContentQualification = Literal["RESEARCH", "PRODUCT", "SERVICE"]
 """DICOM (0018,9004). PRODUCT claims a cleared device and is never a default."""

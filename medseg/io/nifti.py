@@ -84,7 +84,7 @@ def read_nifti(
     path = Path(path)
     header_path = header_beside(path) or path
     header = read_nifti_header(header_path, limits)
-    files = (header_path, _image_beside(header_path)) if header.pair else (header_path,)
+    files = _files(header, header_path)
     shape = _kept_shape(header, volume, path, channels=channels)
     stored, extra = _read_voxels(files[-1], header, shape, volume or 0)
     array = _scaled(_channels_first(stored, header, path), header)
@@ -103,6 +103,22 @@ def read_nifti(
         notes=(*header.notes, *notes, *([f"{extra} bytes after the voxels were not used"] if extra else [])),
         header=header.facts,
     )
+
+
+def nifti_files(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> tuple[Path, ...]:
+    """The file, or both of a pair, the header first.
+
+    Raises
+    ------
+    ImageReadError, GeometryError
+        As `nifti_header.parse_nifti_header`; or the voxels of a pair are missing.
+    """
+    header_path = header_beside(path) or path
+    return _files(read_nifti_header(header_path, limits), header_path)
+
+
+def _files(header: NiftiHeader, header_path: Path) -> tuple[Path, ...]:
+    return (header_path, _image_beside(header_path)) if header.pair else (header_path,)
 
 
 def read_nifti_header(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> NiftiHeader:

@@ -1,7 +1,8 @@
 """The files of one case: written by `predict` and `export`, read by `evaluate` and `report`.
 
 `segmentation.nii.gz` and `measurements.json` are what later stages stand on; the JSON is written last, so a
-case is done where it is there with the right key.
+case is done where it is there with the right key. What writes DICOM is imported when it is written: a picture
+that is segmented needs none of it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from numpy.typing import NDArray
 
 from medseg.data.tables import write_csv
 from medseg.errors import InputError, StorageError
-from medseg.export.dicom_seg import write_dicom_seg
 from medseg.export.nifti import write_segmentation
-from medseg.export.options import ExportName
+from medseg.export.options import OBJECT_FILES, ExportName
 from medseg.export.picture import write_mask_png, write_overlay_png
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
-from medseg.pipeline.case_objects import OBJECTS, export_object
 from medseg.provenance import sha256_file, write_json
 from medseg.volume import Volume
 
@@ -36,21 +35,40 @@ NO_SEG = "no DICOM SEG"
 FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
     "dicom_seg": (SEG,),
-    **{kind: (name,) for kind, name in OBJECTS.items()},
+    **{kind: (name,) for kind, name in OBJECT_FILES.items()},
     "png": ("mask.png",),
     "overlay": ("overlay.png",),
 }
 
 
+NAMES = frozenset(
+    {MASK, RECORD, "overlay.png", "measurements.csv", *(name for names in FILES.values() for name in names)}
+)
+"""Every file that a case's folder may get."""
+
+
 def write_result(
-    folder: Path, *, case_id: str, key: str, volume: Volume, result: CaseResult, model: LoadedModel
+    folder: Path,
+    *,
+    case_id: str,
+    key: str,
+    volume: Volume,
+    result: CaseResult,
+    model: LoadedModel,
+    export_notes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Write mask, overlay, table and record of one case; the record."""
+    """Write mask, overlay, table and record of one case; the record.
+
+    Where notes of `export_case` are given, the record tells them and the files that the folder has.
+    """
     write_segmentation(folder / MASK, result.label_map, volume, model.table)
     if volume.spatial_dims == 2:
         write_overlay_png(folder / "overlay.png", volume, result.label_map, model.table)
     write_csv(folder / "measurements.csv", result.measures.rows())
     record = case_record(case_id=case_id, key=key, volume=volume, result=result, model=model)
+    if export_notes is not None:
+        names = sorted(path.name for path in folder.iterdir() if path.name in NAMES)
+        record |= {"export_notes": list(export_notes), "files": names}
     write_json(folder / RECORD, record)
     return record
 
@@ -113,6 +131,19 @@ def is_done(folder: Path, key: str) -> bool:
     return record is not None and record.get("key") == key and (folder / MASK).exists()
 
 
+def finished_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a case that names its files, if they are all there; None also where it is damaged."""
+    try:
+        record = read_record(folder)
+    except StorageError:
+        return None
+    if not isinstance(record, dict) or not {"key", "verdict", "measurements", "export_notes", "files"} <= {
+        *record
+    }:
+        return None
+    return record if all((folder / name).is_file() for name in record["files"]) else None
+
+
 def read_mask_file(folder: Path, table: LabelTable) -> NDArray[np.uint8]:
     """Class indices of a written mask, (*source)."""
     values = np.asarray(read_nifti(folder / MASK).array[0]).astype(np.int64)
@@ -143,7 +174,9 @@ def export_case(
             failed = any(text.startswith(NO_SEG) for text in said)
             seg = folder / SEG if not failed and (folder / SEG).exists() else None
             notes += said
-        elif kind in OBJECTS:
+        elif kind in OBJECT_FILES:
+            from medseg.pipeline.case_objects import export_object
+
             notes += export_object(
                 kind, folder, volume=volume, label_map=label_map, table=table, record=record, seg=seg
             )
@@ -160,6 +193,8 @@ def _export_seg(
 ) -> list[str]:
     if volume.source.format != "dicom":
         return [f"{NO_SEG}: the image is not a DICOM file, so there is no instance to refer to"]
+    from medseg.export.dicom_seg import write_dicom_seg
+
     try:
         written = write_dicom_seg(
             folder / SEG,

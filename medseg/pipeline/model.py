@@ -22,7 +22,7 @@ from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Answer, Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
-from medseg.pipeline.calibration import read_gate, read_ranges
+from medseg.pipeline.bundle_gate import read_gate, read_ranges
 from medseg.quality.finding import Finding
 from medseg.quality.flag import CaseFlags, ResultFacts
 from medseg.quality.flags import judge_result
@@ -30,8 +30,9 @@ from medseg.quality.gate import GateStatistics
 from medseg.quality.image_checks import check_image
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.quality.ranges import plausibility_record
+from medseg.quality.spacing_check import check_spacing
 from medseg.quality.verdict import GateVerdict, judge_input
-from medseg.transforms.options import PreprocessStep
+from medseg.transforms.options import Gray, PreprocessStep
 from medseg.volume import Volume
 
 if TYPE_CHECKING:
@@ -121,12 +122,7 @@ class LoadedModel:
     @property
     def facts(self) -> dict[str, str]:
         """Name, version and weights, for records and DICOM objects."""
-        return {
-            "name": self.bundle.name,
-            "version": self.bundle.version,
-            "weights_sha256": self.bundle.weights_sha256,
-            "licence": self.bundle.licence,
-        }
+        return self.bundle.facts
 
     def segment(self, volume: Volume, *, case_id: str) -> CaseResult:
         """Segment, clean up, measure and judge one image.
@@ -144,9 +140,12 @@ class LoadedModel:
         Raises
         ------
         InputRefusedError
-            The image by itself is not one that the model can be shown, and the settings refuse those.
+            The image by itself is not one that the model can be shown, and the settings refuse those; or
+            it has other axes or channels, which no setting accepts.
         """
+        self._require_axes(volume)
         self._refuse(judge_input(image=self._look(volume), options=self.gate_options))
+        self._require_channels(volume)
         return self.predictor.predict(volume)
 
     def judge(self, volume: Volume, prediction: Answer, *, case_id: str) -> CaseResult:
@@ -190,7 +189,7 @@ class LoadedModel:
             confidence=prediction.confidence,
             ranges=self.ranges or None,
             record=record,
-            gate=verdict.findings if self.gate is not None else None,
+            gate=verdict.findings if self.gate is not None or verdict.findings else None,
         )
         return CaseResult(
             label_map=label_map,
@@ -201,7 +200,33 @@ class LoadedModel:
         )
 
     def _look(self, volume: Volume) -> Sequence[Finding]:
-        return check_image(volume.array, in_channels=self.bundle.in_channels, options=self.gate_options)
+        options, ranges = self.gate_options, self.bundle.record.training.input_ranges
+        found = check_image(volume.array, in_channels=self.bundle.in_channels, options=options)
+        if self.bundle.spatial_dims == 2:
+            # Pictures are brought to one size, whatever their spacing is.
+            return found
+        return (*found, *check_spacing(volume.spacing_mm, ranges, options))
+
+    def _require_axes(self, volume: Volume) -> None:
+        """Refuse what has too few or too many axes for the network, whatever the settings accept."""
+        size = " x ".join(str(n) for n in volume.spatial_shape)
+        if volume.spatial_dims != self.bundle.spatial_dims:
+            kinds = {2: "a picture, or a single slice,", 3: "a volume"}
+            wanted = {2: "pictures", 3: "volumes"}[self.bundle.spatial_dims]
+            raise InputRefusedError(
+                f"the image is {kinds[volume.spatial_dims]} of {size} voxels, model {self.bundle.name} is for "
+                f"{wanted}; use a model that was trained on such images"
+            )
+
+    def _require_channels(self, volume: Volume) -> None:
+        turns_gray = any(isinstance(step, Gray) for step in self.predictor.steps)
+        channels = 1 if turns_gray else volume.array.shape[0]
+        if channels != self.bundle.in_channels:
+            raise InputRefusedError(
+                f"the image has {_channels(channels)}, model {self.bundle.name} takes "
+                f"{_channels(self.bundle.in_channels)}; give the images of all channels in one file, or use a model "
+                "that was trained on such images"
+            )
 
     def _judge(
         self, image: Sequence[Finding], prediction: Answer, record: Mapping[str, float]
@@ -224,6 +249,10 @@ class LoadedModel:
                 f"{verdict.sentence}; model {self.bundle.name} is not used on it "
                 "(--accept-unlike, or gate.refuse: false, segments it all the same)"
             )
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
 
 
 def networks_of(bundle: Bundle, *, device: str, contiguous: bool = False) -> nn.Module | Members:
