@@ -12,6 +12,10 @@ from medseg.transforms.options import Crop, Orient, Pad, Resample, Resize
 from medseg.transforms.preprocess_options import HEAD_AND_FOOT, OPPOSITE
 from medseg.volume import Volume
 
+# Moves the far end of 500 voxels by less than a hundredth of one.
+_SAME_SCALE = 1e-5
+# A smaller part of a voxel at the far end is rounding and gets no voxel of its own.
+_LEAST_VOXEL = 1e-3
 # A border that leaves less of an axis than this is more likely a dark image than a border.
 _LEAST_CONTENT = 0.25
 
@@ -164,7 +168,9 @@ def resample_map(shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None, s
             "resample: the file does not say how far its pixels are apart; use resize instead"
         )
     scale = np.asarray(step.spacing_mm) / np.asarray(spacing_mm)
-    target = tuple(max(1, int(n)) for n in np.ceil(np.asarray(shape) / scale - 1e-6))
+    # Files keep spacings in single precision: 0.8 comes back as 0.80000001, which is the same spacing.
+    scale[np.abs(scale - 1) < _SAME_SCALE] = 1
+    target = tuple(max(1, int(n)) for n in np.ceil(np.asarray(shape) / scale - _LEAST_VOXEL))
     matrix = np.diag([*scale, 1.0])
     matrix[:-1, -1] = (np.asarray(shape) - 1) / 2 - scale * (np.asarray(target) - 1) / 2
     return GridMap(source_shape=shape, target_shape=target, matrix=matrix)
