@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError
 
 SMALLEST_MM, LARGEST_MM = 1e-6, 1e4
+_UNUSABLE = "the affine is not finite, flat or absurd: voxel axes"
 _POSITIVE_NEGATIVE_RAS = (("R", "L"), ("A", "P"), ("H", "F"))
 _AXIS_OF = {letter: axis for axis, pair in enumerate(_POSITIVE_NEGATIVE_RAS) for letter in pair}
 
@@ -22,13 +23,25 @@ def check_affine(affine: NDArray[np.float64], path: Path) -> None:
     GeometryError
         Names the lengths of the voxel axes in mm.
     """
+    check_numbers(affine, path)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    usable = bool(np.isfinite(affine).all()) and bool(
-        ((lengths >= SMALLEST_MM) & (lengths <= LARGEST_MM)).all()
-    )
+    usable = bool(((lengths >= SMALLEST_MM) & (lengths <= LARGEST_MM)).all())
     if not usable or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+        raise GeometryError(f"{path}: {_UNUSABLE} of {lengths.tolist()} mm")
+
+
+def check_numbers(affine: NDArray[np.float64], path: Path) -> None:
+    """Refuse an affine with which nothing can be computed: infinities become NaN, squares of large numbers overflow.
+
+    Raises
+    ------
+    GeometryError
+        Names the voxel axes in mm.
+    """
+    axes = affine[:3, :3]
+    if not (np.isfinite(affine).all() and (np.abs(axes) <= LARGEST_MM).all()):
         raise GeometryError(
-            f"{path}: the affine is not finite, flat or absurd: voxel axes of {lengths.tolist()} mm"
+            f"{path}: {_UNUSABLE} {axes.T.tolist()} in mm, first voxel at {affine[:3, 3].tolist()}"
         )
 
 

@@ -123,7 +123,7 @@ def slices_with_partial_overlap(polygons: SlicePolygons, shape: tuple[int, int, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Intervals:
-    """Runs of columns start..end-1 that one polygon covers in a row, none of them empty."""
+    """Runs of columns start..end-1 that one polygon covers in a row, none of them empty or touching another."""
 
     polygon: Ints
     k: Ints
@@ -134,15 +134,18 @@ class _Intervals:
     @classmethod
     def of(cls, found: _Crossings) -> _Intervals:
         order = np.lexsort((found.column, found.polygon, found.row))
-        start, end = found.column[order][::2], found.column[order][1::2]
-        order = order[::2][start < end]
-        filled = start < end
+        places = np.stack([found.row[order], found.polygon[order], found.column[order]])
+        first = np.flatnonzero(np.diff(places, prepend=-1).any(axis=0))
+        # Two crossings at one place undo each other: no empty runs, and none that only touch the next.
+        times = np.diff(first, append=len(order))
+        order = order[first[times % 2 == 1]]
+        starts = order[::2]
         return cls(
-            polygon=found.polygon[order],
-            k=found.k[order],
-            row=found.row[order],
-            start=start[filled],
-            end=end[filled],
+            polygon=found.polygon[starts],
+            k=found.k[starts],
+            row=found.row[starts],
+            start=found.column[starts],
+            end=found.column[order[1::2]],
         )
 
 

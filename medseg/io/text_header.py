@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError, ImageReadError
 from medseg.io.foreign import foreign_parser
 from medseg.io.limits import open_regular
+from medseg.io.orientation import check_numbers
 from medseg.io.voxel_stream import Encoding
 from medseg.volume import SpacingOrigin
 
@@ -141,15 +142,16 @@ def full_affine(columns: NDArray[np.float64], origin: NDArray[np.float64], path:
     Raises
     ------
     GeometryError
-        Two axes of a slice that are parallel.
+        Numbers that are not finite or beyond any scanner's; two axes of a slice that are parallel.
     """
     affine = np.eye(4)
     affine[:3, : columns.shape[1]] = columns
+    affine[:3, 3] = origin
+    check_numbers(affine, path)
     if columns.shape[1] == 2:
         normal = np.cross(columns[:, 0], columns[:, 1])
         length = float(np.linalg.norm(normal))
         if not length > 0:
             raise GeometryError(f"{path}: the two axes of the image are parallel or have no length")
         affine[:3, 2] = normal / length
-    affine[:3, 3] = origin
     return affine + 0.0  # no negative zeros

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from medseg.amounts import time_text
-from medseg.config.schema import PipelineConfig, RunConfig
+from medseg.config.schema import RunConfig
 from medseg.errors import ConfigError
 from medseg.memory import peak_memory_bytes
 from medseg.planning.cost import Prediction, ProbeResult, Work, fitting_epochs, predict
@@ -24,16 +24,16 @@ class EpochBudget:
 
     Parameters
     ----------
-    settings : PipelineConfig
-        As the YAML has them.
     training : TrainingSettings
-        Their section `training`.
+        As the YAML has it.
+    budget_s : float
+        `budget.time` in seconds.
     folds : int
-        Trainings that share `budget.time`.
+        Trainings that share it.
     """
 
-    settings: PipelineConfig
     training: TrainingSettings
+    budget_s: float
     folds: int
 
     def holds_too_few(self, config: RunConfig, result: ProbeResult | None, work: Work) -> bool:
@@ -78,7 +78,7 @@ class EpochBudget:
         """Time of one training: training.time for its epochs alone, or its share of the budget for all of it."""
         if self.training.time is not None:
             return float(self.training.time)
-        return float(self.settings.budget.time / self.folds)
+        return self.budget_s / self.folds
 
     def _possible(self, config: RunConfig, result: ProbeResult, work: Work) -> tuple[int, float]:
         """Epochs that fit into the time, and the seconds of one."""

@@ -116,7 +116,8 @@ class _Planner:
                 self.notes.append(f"even a smaller training took more than the budget: {_taken_text(result)}")
                 break
             shape = smaller
-        budget, part = EpochBudget(settings=self.settings, training=self.training, folds=self.folds), 1
+        seconds = float(self.settings.budget.time)
+        budget, part = EpochBudget(training=self.training, budget_s=seconds, folds=self.folds), 1
         while budget.holds_too_few(config, result, work):
             part *= 2
             decisions, config, work = decided(shape, part)

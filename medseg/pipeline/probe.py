@@ -15,6 +15,7 @@ from medseg.config.schema import RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.memory import PeakMemory, peak_memory_bytes
 from medseg.pipeline.context import Context
+from medseg.pipeline.epoch_budget import resolved_training
 from medseg.pipeline.progress import SilentReporter
 from medseg.pipeline.run_folder import RunFolder
 from medseg.planning.cost import ProbeResult
@@ -123,9 +124,7 @@ def _validated(cases: ProbeCases) -> bool:
 
 
 def _shortened(config: RunConfig, steps: int, *, validated: bool) -> RunConfig:
-    training = config.training
-    if training is None:
-        raise ValueError("without a training there is nothing to probe")
+    training = resolved_training(config)
     changed = training.model_dump() | {
         "epochs": EPOCHS,
         "time": None,

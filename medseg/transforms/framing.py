@@ -19,6 +19,10 @@ from medseg.volume import Volume
 Back = Literal["smooth", "linear", "nearest"]
 """How a prediction goes back along an axis; smooth widens the filter where the source is coarser."""
 
+# Moves the far end of 500 voxels by less than a hundredth of one.
+_SAME_SCALE = 1e-5
+# A smaller part of a voxel at the far end is rounding and gets no voxel of its own.
+_LEAST_VOXEL = 1e-3
 # A border that leaves less of an axis than this is more likely a dark image than a border.
 _LEAST_CONTENT = 0.25
 
@@ -195,7 +199,9 @@ def resample_map(shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None, s
         target = tuple(max(1, round(a / b * n)) for a, b, n in zip(old, new, shape, strict=True))
         return GridMap.resize(shape, target)
     scale = np.asarray(new) / np.asarray(old)
-    target = tuple(max(1, int(n)) for n in np.ceil(np.asarray(shape) / scale - 1e-6))
+    # Files keep spacings in single precision: 0.8 comes back as 0.80000001, which is the same spacing.
+    scale[np.abs(scale - 1) < _SAME_SCALE] = 1
+    target = tuple(max(1, int(n)) for n in np.ceil(np.asarray(shape) / scale - _LEAST_VOXEL))
     matrix = np.diag([*scale, 1.0])
     matrix[:-1, -1] = (np.asarray(shape) - 1) / 2 - scale * (np.asarray(target) - 1) / 2
     return GridMap(source_shape=shape, target_shape=target, matrix=matrix)

@@ -12,7 +12,7 @@ from medseg.models.bundle import read_bundle
 from medseg.pipeline.predict_folder import predict_folder
 
 
-def test_it_finds_both_parts_and_stays_below_its_size(shared_data: Path, tmp_path: Path) -> None:
+def test_it_finds_both_parts_on_the_grid_of_the_image(shared_data: Path, tmp_path: Path) -> None:
     """The case was trained on by four of the five networks: this shows that the bundle works, not how well."""
     folder = shared_data / "hippocampus"
     image = next((folder / "imagesTr").glob("hippocampus_001*"))

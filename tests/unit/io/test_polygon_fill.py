@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medseg.io import polygon_fill
@@ -117,7 +117,14 @@ def test_partial_overlap(boxes, overlap):
     assert slices_with_partial_overlap(found, SHAPE).tolist() == ([1] if overlap else [])
 
 
+def test_a_polygon_that_crosses_itself_holds_what_lies_across_the_crossing():
+    crossing = [(0, 6), (1, 0), (-1, 6), (3, 4)]
+    found = polygons((1, [(0, 3), (0, 5), (2, 6)]), (1, crossing))
+    assert slices_with_partial_overlap(found, SHAPE).tolist() == []
+
+
 @settings(max_examples=40, deadline=None)
+@example([[(0, 0), (0, 0), (0, 0)], [(0, 3), (0, 5), (2, 6)], [(0, 6), (1, 0), (-1, 6), (3, 4)]])
 @given(st.lists(st.lists(whole, min_size=3, max_size=5), min_size=2, max_size=4))
 def test_partial_overlap_pair_by_pair(corners):
     found = polygons(*((1, c) for c in corners))

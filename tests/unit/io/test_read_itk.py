@@ -434,3 +434,13 @@ def test_kinds_are_told_by_content(tmp_path):
     path = nrrd(tmp_path / "a.dcm", HEAD)
     assert sniff(path) == "nrrd"
     assert isinstance(read_image([path]), Volume)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1e200"])
+def test_directions_beyond_all_numbers_are_refused(tmp_path, number):
+    path = meta(
+        tmp_path / "a.mha",
+        f"{META}ElementSpacing = 1 1 1\nOffset = 0 0 0\nTransformMatrix = 1 0 0 0 {number} 0 0 0 1\n",
+    )
+    with pytest.raises(GeometryError, match="not finite, flat or absurd"):
+        read_image([path])

@@ -254,3 +254,19 @@ def test_colour_becomes_luma_or_mean():
     assert mean.array[0, 0, 0] == 30
     with pytest.raises(InputError, match="rec601 needs 3 channels, found 2"):
         preprocess(volume(colour[:2]), steps({"use": "gray"}))
+
+
+@pytest.mark.parametrize("spacing", [0.8, 1 / 3, 0.7421875, 2.3])
+@pytest.mark.parametrize("size", [7, 120, 511])
+def test_a_spacing_that_a_file_rounded_needs_no_resampling(spacing, size):
+    stored = float(np.float32(spacing))
+    image = volume(picture(size, 9), spacing_mm=(stored, 2 * stored))
+    prepared = preprocess(image, steps({"use": "resample", "spacing_mm": [spacing, 2 * spacing]}))
+    assert np.array_equal(prepared.array, image.array)
+    assert prepared.grid.source_shape == prepared.grid.target_shape
+
+
+def test_resampling_covers_the_image_and_adds_no_voxel_for_rounding():
+    image = volume(picture(120, 9), spacing_mm=(float(np.float32(0.8)), 1.0))
+    prepared = preprocess(image, steps({"use": "resample", "spacing_mm": [1.6, 0.9]}))
+    assert prepared.array.shape == (1, 60, 10)
