@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TtaName = Literal["flip", "gamma", "invert"]
 """One kind of test-time augmentation."""
+
+MapName = Literal["entropy", "disagreement", "variance", "probabilities"]
+"""A map on the grid of the image, beside its mask."""
+
+MAP_NAMES: tuple[MapName, ...] = ("entropy", "disagreement", "variance", "probabilities")
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
@@ -64,6 +69,10 @@ class InferenceSettings(_Options):
         le=0.9,
         description="Share of a window that its neighbour sees again, along each axis.",
     )
+    blend: Literal["gaussian", "constant"] = Field(
+        default="gaussian",
+        description="How much a voxel of a window counts where windows overlap: less towards the rim, or all alike.",
+    )
     batch_size: int = Field(default=4, ge=1, le=1024, description="Windows in one run of the network.")
     tta: Literal["none"] | TtaName | tuple[TtaName, ...] = Field(
         default="none",
@@ -85,9 +94,19 @@ class InferenceSettings(_Options):
     refine: RefineOptions | None = Field(
         default=None, description="Second pass around what the first one found; null: one pass."
     )
-    save_probabilities: bool = Field(
-        default=False, description="Whether the probabilities on the prepared grid are kept with the result."
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_kept_array(cls, value: Any) -> Any:
+        """Bundles and YAMLs of older versions name a setting whose array no command ever wrote."""
+        if not isinstance(value, dict) or "save_probabilities" not in value:
+            return value
+        if value["save_probabilities"]:
+            raise ValueError(
+                "save_probabilities is gone: it kept an array that nothing wrote; export: [probabilities] writes a map "
+                "for each structure"
+            )
+        return {key: item for key, item in value.items() if key != "save_probabilities"}
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
 from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit, shared_voxels
-from medseg.inference.confidence import ConfidenceTally
+from medseg.inference.confidence import ConfidenceTally, LabelTally
+from medseg.inference.maps import SourceMaps, restore_with_maps
 from medseg.inference.members import Members, SingleNetwork
-from medseg.inference.options import InferenceOptions, RefineOptions
+from medseg.inference.options import InferenceOptions, MapName, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
 from medseg.inference.sliding_window import Copy, Sweep, copies, joined, window_slices, with_copies
+from medseg.inference.spread import SPREAD, MemberSpread
 from medseg.inference.window_blend import Block, Box, FileTiles, TileStore
 from medseg.labels import LabelTable
 from medseg.memory import resident_bytes
@@ -50,9 +52,13 @@ class Answer:
     label_map : (*source) integer array
         Class indices on the grid of the volume that was given; not yet postprocessed.
     confidence : mapping of str to mapping of str to float
-        See `confidence.label_confidence`; labels that were not found are left out.
+        See `ConfidenceTally.labels`; labels that were not found are left out.
     entropy : mapping of str to float
-        See `confidence.image_entropy`.
+        See `ConfidenceTally.image`.
+    disagreement : mapping of str to float
+        See `ConfidenceTally.disagreement`; empty where there is one network.
+    maps : mapping of str to (*source) uint8 array
+        Maps that were asked for, in steps of 1 / 255; those of probabilities as ``probability_<label>``.
     features : (F,) float32 array or None
         The network's feature vector of the first pass, for the input gate; None where the
         network has none. Of an ensemble that of its first member.
@@ -66,6 +72,8 @@ class Answer:
     confidence: Mapping[str, Mapping[str, float]]
     entropy: Mapping[str, float]
     features: NDArray[np.float32] | None
+    disagreement: Mapping[str, float] = field(default_factory=dict)
+    maps: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     passes: int = 1
     notes: tuple[str, ...] = ()
 
@@ -76,6 +84,8 @@ class Answer:
             confidence=self.confidence,
             entropy=self.entropy,
             features=self.features,
+            disagreement=self.disagreement,
+            maps=self.maps,
             passes=self.passes,
             notes=self.notes,
         )
@@ -90,29 +100,26 @@ class Prediction(Answer):
     prepared : Prepared
         Image as the network saw it, in the pass that counts.
     grid : GridMap
-        From the source grid to that of `prepared` and `probabilities`; for a tilted volume from its
+        From the source grid to that of `prepared`; for a tilted volume from its
         straight grid.
     shear : Shear or None
         The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
-    probabilities : (L, *prepared) float32 array or None
-        Kept where the options say so.
     """
 
     prepared: Prepared
     grid: GridMap
     shear: Shear | None = None
-    probabilities: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """What is left of one pass: its probabilities were there block by block, and whole only where they are kept."""
+    """What is left of one pass: its probabilities were there block by block."""
 
     prepared: Prepared
     grid: GridMap
-    tally: ConfidenceTally
+    tally: LabelTally
     label_map: NDArray[Any]
-    probabilities: NDArray[np.float32] | None
+    maps: Mapping[str, NDArray[np.uint8]]
 
 
 class Predictor:
@@ -139,6 +146,8 @@ class Predictor:
         Ceiling of the memory of this process, kept while an image is predicted.
     scratch : Path, optional
         Folder for sums that do not fit below it; the system's for temporary files unless given.
+    maps : sequence of MapName, optional
+        Maps on the source grid that `predict` gives beside the label map.
 
     Raises
     ------
@@ -158,6 +167,7 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        maps: Sequence[MapName] = (),
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -174,6 +184,7 @@ class Predictor:
         self.statistics = statistics
         self.dtype = dtype
         self.max_bytes, self.scratch = max_bytes, scratch
+        self.maps = tuple(maps)
         self._network_bytes: dict[tuple[int, ...], int] = {}
         self._side_axis = side_axis(steps)
 
@@ -195,24 +206,46 @@ class Predictor:
             No two axes of the volume are at right angles.
         """
         volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
-        first = self._run(volume, GridMap.identity(volume.spatial_shape))
-        chosen, passes = first, 1
-        notes: tuple[str, ...] = ()
-        if self.options.refine is not None:
-            chosen, passes, notes = self._refine(volume, first, self.options.refine)
-        label_map = chosen.label_map
+        first, chosen, passes, notes = self._passes(volume, ConfidenceTally)
+        tally = chosen.tally
+        if not isinstance(tally, ConfidenceTally):
+            raise TypeError("the passes were asked for confidence")
         return Prediction(
-            label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
-            confidence=chosen.tally.labels(),
-            entropy=chosen.tally.image(),
+            label_map=_on_source(chosen.label_map, shear),
+            confidence=tally.labels(),
+            entropy=tally.image(),
+            disagreement=tally.disagreement(),
+            maps={name: _on_source(values, shear) for name, values in chosen.maps.items()},
             features=self.features(first.prepared.image),
             prepared=chosen.prepared,
             grid=chosen.grid,
             shear=shear,
-            probabilities=chosen.probabilities,
             passes=passes,
             notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
         )
+
+    def segment(self, volume: Volume) -> NDArray[Any]:
+        """Label map of a volume as `predict` gives it, and nothing else: for frames that come fast.
+
+        Returns
+        -------
+        (*source) integer array
+
+        Raises
+        ------
+        MedsegError
+            As `predict`.
+        """
+        volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
+        _, chosen, _, _ = self._passes(volume, LabelTally)
+        return _on_source(chosen.label_map, shear)
+
+    def _passes(self, volume: Volume, kind: type[LabelTally]) -> tuple[_Pass, _Pass, int, tuple[str, ...]]:
+        """The first pass, the one that counts, their number, and why a second was not used."""
+        first = self._run(volume, GridMap.identity(volume.spatial_shape), kind)
+        if self.options.refine is None:
+            return first, first, 1, ()
+        return first, *self._refine(volume, first, self.options.refine, kind)
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities of a prepared image, one pass, on its own grid.
@@ -231,11 +264,18 @@ class Predictor:
             )
         view = ArrayView(image)
         sweep = self._sweep_over(view)
-        return cast("NDArray[np.float32]", joined(self._blocks(view, sweep), sweep.size).numpy())
+        found = joined(self._blocks(view, sweep), sweep.size)[: self.table.class_count]
+        return cast("NDArray[np.float32]", found.numpy())
 
     def _sweep_over(self, image: ImageView) -> Sweep:
         options = self.options
-        return Sweep.over(image.shape, options.window, overlap=options.overlap, batch_size=options.batch_size)
+        return Sweep.over(
+            image.shape,
+            options.window,
+            overlap=options.overlap,
+            batch_size=options.batch_size,
+            blend=options.blend,
+        )
 
     def _blocks(self, image: ImageView, sweep: Sweep, store: TileStore | None = None) -> Iterator[Block]:
         """Finished blocks of a prepared image on the CPU, as they are asked for."""
@@ -258,20 +298,26 @@ class Predictor:
 
     @torch.inference_mode()
     def _averaged(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
-        """(B, L, *window) mean answer of the members to a batch of windows, one member after the other."""
+        """(B, L, *window) mean answer of the members to a batch of windows, one member after the other.
+
+        Of an ensemble (B, L + 2, *window): the channels of `MemberSpread` follow.
+        """
         count = len(self.members)
-        logarithms = self.options.ensemble == "logits" and count > 1
-        total: Tensor | None = None
+        if count == 1:
+            return self._answer(0, batch, versions)
+        logarithms = self.options.ensemble == "logits"
+        total, logs, spread = torch.zeros(()), torch.zeros(()), MemberSpread()
         for position in range(count):
             found = self._answer(position, batch, versions)
-            found = found.clamp_(min=_LEAST_PROBABILITY).log_() if logarithms else found
-            total = found if total is None else total.add_(found)
+            spread.add(found)
+            if logarithms:
+                log = found.clamp(min=_LEAST_PROBABILITY).log_()
+                logs = log if position == 0 else logs.add_(log)
+            total = found if position == 0 else total.add_(found)
             del found
-        if total is None:
-            raise ValueError("there is no network to ask")
-        if count > 1:
-            total.div_(count)
-        return torch.softmax(total, dim=1) if logarithms else total
+        total.div_(count)
+        mean = torch.softmax(logs.div_(count), dim=1) if logarithms else total
+        return torch.cat([mean, spread.channels(total)], dim=1)
 
     def _answer(self, position: int, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
         """(B, L, *window) probabilities of one member, checked."""
@@ -309,7 +355,7 @@ class Predictor:
             mean: Tensor = torch.cat(vectors).mean(dim=0)
         return cast("NDArray[np.float32]", mean.cpu().numpy())
 
-    def _run(self, volume: Volume, cut: GridMap) -> _Pass:
+    def _run(self, volume: Volume, cut: GridMap, kind: type[LabelTally]) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
         bounded = self.max_bytes is not None
         prepared = prepare(
@@ -326,18 +372,28 @@ class Predictor:
                 if found.in_file:
                     folder = self.scratch or Path(tempfile.gettempdir())
                     store = stack.enter_context(contextlib.closing(FileTiles(folder)))
-            tally = ConfidenceTally(sweep.size, self.table)
-            kept = np.empty((classes, *sweep.size), np.float32) if self.options.save_probabilities else None
+            tally, maps = kind(sweep.size, self.table), self._source_maps(grid)
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
                 for block in self._blocks(prepared.image, sweep, store):
-                    tally.add(block.place, block.values)
-                    if kept is not None:
-                        kept[(slice(None), *block.place)] = block.values.numpy()
-                    yield block.place, block.values
+                    values, spread = block.values[:classes], block.values[classes:]
+                    tally.add(block.place, values, spread if len(spread) else None)
+                    yield block.place, values if maps is None else maps.with_channels(values, spread)
 
-            label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
-        return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, probabilities=kept)
+            if maps is None:
+                label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
+            else:
+                label_map = restore_with_maps(looked_at(), grid, order=sweep.order, maps=maps)
+        found = {} if maps is None else maps.arrays
+        return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, maps=found)
+
+    def _source_maps(self, grid: GridMap) -> SourceMaps | None:
+        if not self.maps:
+            return None
+        folder = None if self.max_bytes is None else self.scratch or Path(tempfile.gettempdir())
+        return SourceMaps(
+            self.maps, grid.source_shape, table=self.table, members=len(self.members), folder=folder
+        )
 
     def _fit(self, volume: Volume, prepared: Prepared, grid: GridMap, sweep: Sweep, *, max_bytes: int) -> Fit:
         """How this image is predicted below a ceiling."""
@@ -351,7 +407,7 @@ class Predictor:
             source_voxels=math.prod(volume.spatial_shape),
             prepared_voxels=math.prod(sweep.size),
             in_channels=prepared.image.channels,
-            class_count=self.table.class_count,
+            class_count=self.table.class_count + (len(SPREAD) if len(self.members) > 1 else 0),
             window=window,
             batch_size=sweep.batch_size,
             carried=shared_voxels(axes, sweep.order),
@@ -361,7 +417,7 @@ class Predictor:
         return fit(demand, max_bytes=max_bytes, taken_bytes=resident_bytes())
 
     def _refine(
-        self, volume: Volume, first: _Pass, options: RefineOptions
+        self, volume: Volume, first: _Pass, options: RefineOptions, kind: type[LabelTally]
     ) -> tuple[_Pass, int, tuple[str, ...]]:
         classes = refine_classes(options, self.table)
         mask = main_components(first.tally.label_map, classes)
@@ -372,7 +428,7 @@ class Predictor:
         if size == volume.spatial_shape:
             return first, 1, ()
         cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
-        second = self._run(crop_volume(volume, start, size), cut)
+        second = self._run(crop_volume(volume, start, size), cut, kind)
         areas = [source_voxels(main_components(p.tally.label_map, classes), p.grid) for p in (first, second)]
         change = abs(areas[0] - areas[1]) / max(areas)
         if change > options.max_change:
@@ -414,6 +470,10 @@ def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
     if not orients:
         return 0
     return next((axis for axis, letter in enumerate(orients[-1].to) if letter in "LR"), None)
+
+
+def _on_source(values: NDArray[Any], shear: Shear | None) -> NDArray[Any]:
+    return values if shear is None else unstraighten_labels(values, shear)
 
 
 def _tilt_notes(shear: Shear | None) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class AnswerStore:
                     label_map=stored["label_map"],
                     confidence=said["confidence"],
                     entropy=said["entropy"],
+                    disagreement=said.get("disagreement", {}),
                     features=features if features.size else None,
                     passes=said["passes"],
                     notes=tuple(said["notes"]),
@@ -55,6 +56,7 @@ class AnswerStore:
             "key": key,
             "confidence": {name: dict(values) for name, values in answer.confidence.items()},
             "entropy": dict(answer.entropy),
+            "disagreement": dict(answer.disagreement),
             "passes": answer.passes,
             "notes": list(answer.notes),
         }

@@ -17,7 +17,7 @@ from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
-from medseg.inference.options import InferenceOptions, PostprocessStep
+from medseg.inference.options import InferenceOptions, MapName, PostprocessStep
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Answer, Predictor
 from medseg.labels import LabelTable
@@ -79,6 +79,8 @@ class LoadedModel:
         In a cross-validation, the fold that the bundle never saw; results say so.
     max_bytes, scratch : optional
         Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
+    maps : sequence of MapName, optional
+        Maps that come with each answer.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class LoadedModel:
         fold: int | None = None,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        maps: Sequence[MapName] = (),
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -111,6 +114,7 @@ class LoadedModel:
             device=device,
             max_bytes=max_bytes,
             scratch=scratch,
+            maps=maps,
         )
         self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)

@@ -14,6 +14,7 @@ from medseg.errors import ConfigError, InputError, MedsegError, StorageError
 from medseg.evaluation.options import MeasureName
 from medseg.export.encapsulated_pdf import require_pdf
 from medseg.export.options import ExportName
+from medseg.inference.options import MapName
 from medseg.io.discover import Discovery, Found, discover
 from medseg.io.read import read_image, read_volume
 from medseg.io.select import choose_one, choose_per_study
@@ -42,6 +43,10 @@ FORMATS: dict[str, ExportName] = {
     "dicom-sc": "secondary_capture",
     "dicom-pdf": "encapsulated_pdf",
     "png": "png",
+    "entropy": "entropy",
+    "disagreement": "disagreement",
+    "variance": "variance",
+    "probabilities": "probabilities",
 }
 MEASURES: tuple[MeasureName, ...] = ("area", "volume", "left_right_ratio", "cardiothoracic_ratio")
 VOLUME_MEASURES: tuple[MeasureName, ...] = ("volume", "long_axis", "intensity", "left_right_ratio")
@@ -114,6 +119,7 @@ def predict_folder(
         accept_unlike=accept_unlike,
         max_bytes=max_bytes,
         scratch=output,
+        maps=case_files.maps_of(kinds),
     )
     sweep_parts(output)
     begin, cases = time.monotonic(), []
@@ -188,6 +194,7 @@ def _load(
     accept_unlike: bool,
     max_bytes: int | None,
     scratch: Path,
+    maps: tuple[MapName, ...],
 ) -> LoadedModel:
     import torch
 
@@ -207,6 +214,7 @@ def _load(
         measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
         max_bytes=max_bytes,
         scratch=scratch,
+        maps=maps,
     )
 
 
