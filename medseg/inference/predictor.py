@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
+from medseg.inference.answer import Prediction
 from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit, shared_voxels
 from medseg.inference.confidence import ConfidenceTally, LabelTally
 from medseg.inference.maps import SourceMaps, restore_with_maps
@@ -41,74 +42,6 @@ _LEAST_TILT_DEGREES = 0.5
 _LEAST_PROBABILITY = 1e-38
 # A prepared image that takes more than this is made window by window from its source.
 _KEEP_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What is kept of a prediction once its probabilities are gone.
-
-    Parameters
-    ----------
-    label_map : (*source) integer array
-        Class indices on the grid of the volume that was given; not yet postprocessed.
-    confidence : mapping of str to mapping of str to float
-        See `ConfidenceTally.labels`; labels that were not found are left out.
-    entropy : mapping of str to float
-        See `ConfidenceTally.image`.
-    disagreement : mapping of str to float
-        See `ConfidenceTally.disagreement`; empty where there is one network.
-    maps : mapping of str to (*source) uint8 array
-        Maps that were asked for, in steps of 1 / 255; those of probabilities as ``probability_<label>``.
-    features : (F,) float32 array or None
-        The network's feature vector of the first pass, for the input gate; None where the
-        network has none. Of an ensemble that of its first member.
-    passes : int
-        2 where the result is that of the second pass.
-    notes : tuple of str
-        What a reader of the result must know, one sentence each.
-    """
-
-    label_map: NDArray[Any]
-    confidence: Mapping[str, Mapping[str, float]]
-    entropy: Mapping[str, float]
-    features: NDArray[np.float32] | None
-    disagreement: Mapping[str, float] = field(default_factory=dict)
-    maps: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    passes: int = 1
-    notes: tuple[str, ...] = ()
-
-    def bare(self, label_map: NDArray[Any]) -> Answer:
-        """The same for another label map, without what a subclass keeps beside it."""
-        return Answer(
-            label_map=label_map,
-            confidence=self.confidence,
-            entropy=self.entropy,
-            features=self.features,
-            disagreement=self.disagreement,
-            maps=self.maps,
-            passes=self.passes,
-            notes=self.notes,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction(Answer):
-    """What a network makes of one image.
-
-    Parameters
-    ----------
-    prepared : Prepared
-        Image as the network saw it, in the pass that counts.
-    grid : GridMap
-        From the source grid to that of `prepared`; for a tilted volume from its
-        straight grid.
-    shear : Shear or None
-        The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
-    """
-
-    prepared: Prepared
-    grid: GridMap
-    shear: Shear | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from medseg.privacy import safe_name
 from medseg.provenance import whole_file
 
 if TYPE_CHECKING:
-    from medseg.inference.predictor import Answer
+    from medseg.inference.answer import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class AnswerStore:
 
     def read(self, case_id: str, key: str) -> Answer | None:
         """The answer that was written with this key, None where there is none or it is damaged."""
-        from medseg.inference.predictor import Answer
+        from medseg.inference.answer import Answer
 
         path = self._path(case_id)
         if not path.is_file():

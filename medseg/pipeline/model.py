@@ -16,10 +16,11 @@ from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
+from medseg.inference.answer import Answer
 from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
 from medseg.inference.options import InferenceOptions, MapName, PostprocessStep
 from medseg.inference.postprocess import postprocess
-from medseg.inference.predictor import Answer, Predictor
+from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
 from medseg.pipeline.calibration import read_gate, read_ranges
