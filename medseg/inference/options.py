@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -62,6 +62,10 @@ _WINDOW = (
 class InferenceSettings(_Options):
     """How the prepared image is shown to the network, as a YAML says it."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "save_probabilities": "probabilities under export, which writes a map for each structure"
+    }
+
     window: Literal["auto"] | Window | None = Field(default=None, description=_WINDOW)
     overlap: float = Field(
         default=0.25,
@@ -94,19 +98,6 @@ class InferenceSettings(_Options):
     refine: RefineOptions | None = Field(
         default=None, description="Second pass around what the first one found; null: one pass."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_kept_array(cls, value: Any) -> Any:
-        """Bundles and YAMLs of older versions name a setting whose array no command ever wrote."""
-        if not isinstance(value, dict) or "save_probabilities" not in value:
-            return value
-        if value["save_probabilities"]:
-            raise ValueError(
-                "save_probabilities is gone: it kept an array that nothing wrote; export: [probabilities] writes a map "
-                "for each structure"
-            )
-        return {key: item for key, item in value.items() if key != "save_probabilities"}
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:

@@ -340,7 +340,9 @@ class Predictor:
             source_voxels=math.prod(volume.spatial_shape),
             prepared_voxels=math.prod(sweep.size),
             in_channels=prepared.image.channels,
-            class_count=self.table.class_count + (len(SPREAD) if len(self.members) > 1 else 0),
+            class_count=self.table.class_count
+            + (len(SPREAD) if len(self.members) > 1 else 0)
+            + len(self.maps),
             window=window,
             batch_size=sweep.batch_size,
             carried=shared_voxels(axes, sweep.order),

@@ -228,6 +228,8 @@ def _notes(bundle: Bundle, made: Twin, written: Written) -> tuple[str, ...]:
     for key, plain in (("tta", "none"), ("refine", None)):
         if inference.get(key, plain) != plain:
             notes.append(f"inference.{key}: left out; masks of the MONAI bundle are those without it")
+    if inference.get("window") is not None and inference.get("overlap", 0.25) > 0:
+        notes.append("inferer: where windows overlap, MONAI averages logits and medseg probabilities")
     if bundle.postprocess:
         notes.append("postprocess: left out; clean up with medseg, or with transforms of MONAI")
     return tuple(notes)

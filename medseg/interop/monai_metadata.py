@@ -140,6 +140,8 @@ def windows(config: MonaiConfig, *, spatial_dims: int) -> Windows:
     lines = [
         f"{name}: windows of {' x '.join(map(str, window))} voxels, overlap {overlap:g}, {blend} weights"
     ]
+    if overlap > 0:
+        lines.append(f"{name}: where windows overlap, MONAI averages logits, medseg probabilities")
     if name == "SliceInferer":
         lines.append("SliceInferer: MONAI runs the network over the slices of a volume, medseg over pictures")
     pad = None

@@ -307,12 +307,11 @@ def _norm(value: Any, where: str) -> dict[str, Any]:
     kind = {"INSTANCE": "instance", "INSTANCE_NVFUSER": "instance", "BATCH": "batch", "GROUP": "group"}.get(
         name.upper()
     )
-    found: dict[str, Any] = {"use": kind}
+    found: dict[str, Any] = {"kind": kind}
     for theirs, ours in (("num_groups", "groups"), ("affine", "affine"), ("eps", "eps")):
         if theirs in arguments:
             found[ours] = arguments.pop(theirs)
-    if name.upper() == "INSTANCE_NVFUSER":
-        found.setdefault("affine", True)
+    found.setdefault("affine", name.upper() != "INSTANCE")
     arguments.pop("num_channels", None)
     if kind is None or arguments:
         raise BundleError(
@@ -326,7 +325,7 @@ def _activation(value: Any, where: str) -> dict[str, Any]:
     kind = _OUR_ACTIVATIONS.get(name.upper())
     for key in ("inplace", "init"):
         arguments.pop(key, None)
-    found: dict[str, Any] = {"use": kind}
+    found: dict[str, Any] = {"kind": kind}
     if kind == "leaky_relu":
         found["slope"] = arguments.pop("negative_slope", 0.01)
     if arguments.get("num_parameters", 1) == 1:

@@ -61,7 +61,8 @@ def _named(step: Step) -> str:
 
 def _orient(step: Step, dims: int, statistics: Mapping[str, float]) -> Made:
     letters = step["to"].replace("H", "S").replace("F", "I")
-    return (transform("Orientationd", axcodes=letters), "") if dims == 3 else None
+    made = transform("Orientationd", axcodes=letters, labels=[["L", "R"], ["P", "A"], ["I", "S"]])
+    return (made, "") if dims == 3 else None
 
 
 def _resample(step: Step, dims: int, statistics: Mapping[str, float]) -> Made:

@@ -92,7 +92,9 @@ def _swin(options: SwinUNETROptions) -> dict[str, Any]:
 
 
 def _is_dynunet(options: UNetOptions) -> bool:
-    return options.convolutions == 2 and len(options.channels) >= 3
+    # Its decoder has the kernels of the level below, ours those of its own.
+    same_kernels = len(set(options.kernels or ())) <= 1
+    return options.convolutions == 2 and len(options.channels) >= 3 and same_kernels
 
 
 def _dynunet(options: UNetOptions, dims: int) -> dict[str, Any]:

@@ -128,16 +128,16 @@ _ARGUMENTS: dict[type, Callable[[Any], dict[str, Any]]] = {
 
 def _norm(norm: MonaiNorm) -> list[Any]:
     arguments: dict[str, Any] = {"affine": norm.learns, "eps": norm.eps}
-    return [norm.use, {**({"num_groups": norm.groups} if norm.use == "group" else {}), **arguments}]
+    return [norm.kind, {**({"num_groups": norm.groups} if norm.kind == "group" else {}), **arguments}]
 
 
 def _activation(activation: MonaiActivation) -> list[Any]:
     arguments: dict[str, Any] = {}
-    if activation.use == "leaky_relu":
+    if activation.kind == "leaky_relu":
         arguments["negative_slope"] = activation.slope
-    if activation.use in ("relu", "leaky_relu"):
+    if activation.kind in ("relu", "leaky_relu"):
         arguments["inplace"] = True
-    return [ACTIVATIONS[activation.use], arguments]
+    return [ACTIVATIONS[activation.kind], arguments]
 
 
 def _plain(number: int | tuple[int, ...]) -> int | list[int]:

@@ -15,6 +15,9 @@ from medseg.models.option_fields import Channels, Kernel, NetworkFields, Repeats
 
 Stride = Annotated[int, Field(ge=1, le=8)] | Steps
 Edge = Literal[1, 3, 5, 7] | Kernel
+Ordering = Literal[
+    "N", "A", "NA", "AN", "NDA", "NAD", "DNA", "DAN", "AND", "ADN", "ND", "DN", "DA", "AD", "D"
+]
 Upsampling = Literal["deconv", "nontrainable", "pixelshuffle"]
 _STRIDES = "Factor by which each level is smaller than the one before, one number or one per axis."
 
@@ -24,7 +27,7 @@ class MonaiNorm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    use: Literal["instance", "batch", "group"] = Field(
+    kind: Literal["instance", "batch", "group"] = Field(
         default="instance",
         description="Each channel of each image, of the batch, or groups of channels of each image.",
     )
@@ -38,7 +41,7 @@ class MonaiNorm(BaseModel):
     @property
     def learns(self) -> bool:
         """`affine`, decided."""
-        return self.use != "instance" if self.affine is None else self.affine
+        return self.kind != "instance" if self.affine is None else self.affine
 
 
 class MonaiActivation(BaseModel):
@@ -46,7 +49,7 @@ class MonaiActivation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    use: Literal["relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "swish", "mish"] = Field(
+    kind: Literal["relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "swish", "mish"] = Field(
         default="prelu", description="Name of the function; prelu learns its slope."
     )
     slope: float = Field(default=0.01, gt=0, lt=1, description="leaky_relu: slope below zero.")
@@ -94,9 +97,8 @@ class MonaiUNetOptions(_SteppedFields):
         default=MonaiActivation(), description="Function after each normalisation."
     )
     bias: bool = Field(default=True, description="Whether convolutions have a bias.")
-    ordering: str = Field(
+    ordering: Ordering = Field(
         default="NDA",
-        pattern=r"^(?!.*(.).*\1)[NDA]{1,3}$",
         description="Order of normalisation, dropout and activation after a convolution.",
     )
 
@@ -127,7 +129,8 @@ class MonaiBasicUNetOptions(_MonaiFields):
         default=MonaiNorm(affine=True), description="Normalisation after each convolution."
     )
     activation: MonaiActivation = Field(
-        default=MonaiActivation(use="leaky_relu", slope=0.1), description="Function after each normalisation."
+        default=MonaiActivation(kind="leaky_relu", slope=0.1),
+        description="Function after each normalisation.",
     )
     bias: bool = Field(default=True, description="Whether convolutions have a bias.")
     upsampling: Upsampling = Field(default="deconv", description="How coarse maps become fine ones.")
@@ -152,10 +155,10 @@ class MonaiSegResNetOptions(_MonaiFields):
         default=(1, 1, 1), description="Residual blocks of each level on the way up, coarsest first."
     )
     norm: MonaiNorm = Field(
-        default=MonaiNorm(use="group"), description="Normalisation before each convolution."
+        default=MonaiNorm(kind="group"), description="Normalisation before each convolution."
     )
     activation: MonaiActivation = Field(
-        default=MonaiActivation(use="relu"), description="Function after each normalisation."
+        default=MonaiActivation(kind="relu"), description="Function after each normalisation."
     )
     upsampling: Upsampling = Field(default="nontrainable", description="How coarse maps become fine ones.")
 
@@ -205,7 +208,7 @@ class MonaiDynUNetOptions(_MonaiFields):
         default=MonaiNorm(affine=True), description="Normalisation after each convolution."
     )
     activation: MonaiActivation = Field(
-        default=MonaiActivation(use="leaky_relu"), description="Function after each normalisation."
+        default=MonaiActivation(kind="leaky_relu"), description="Function after each normalisation."
     )
 
     @model_validator(mode="after")

@@ -86,12 +86,9 @@ def source_axes(grid: GridMap) -> tuple[SourceAxis, ...]:
 
 
 def _columns(weights: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rows = weights.shape[0]
-    low, high = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
-    for row in range(rows):
-        taken = weights.indices[weights.indptr[row] : weights.indptr[row + 1]]
-        low[row], high[row] = taken.min(), taken.max()
-    return low, high
+    # Every row has an entry.
+    columns, begins = weights.indices.astype(np.int64), weights.indptr[:-1]
+    return np.minimum.reduceat(columns, begins), np.maximum.reduceat(columns, begins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

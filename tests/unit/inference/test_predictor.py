@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
@@ -110,12 +109,6 @@ def test_probabilities_sum_to_one_on_the_prepared_grid():
     found = whole.probabilities(whole.predict(film()).prepared.array)
     assert found.shape == (3, 64, 64)
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
-
-
-def test_a_setting_that_kept_what_nothing_wrote_is_gone_with_a_hint():
-    assert InferenceOptions.model_validate({"save_probabilities": False}) == InferenceOptions()
-    with pytest.raises(ValidationError, match=r"export: \[probabilities\] writes a map"):
-        InferenceOptions.model_validate({"save_probabilities": True})
 
 
 @pytest.mark.parametrize(

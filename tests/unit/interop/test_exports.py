@@ -62,7 +62,6 @@ UNET = {
     "use": "unet",
     "channels": [4, 8, 12],
     "strides": [[2, 2, 1], [2, 2, 2]],
-    "kernels": [[3, 3, 1], [3, 3, 3], [3, 3, 3]],
 }
 
 
@@ -102,6 +101,14 @@ def test_twins_of_monai_give_the_same_logits(value, dims, name):
             )
 
 
+def test_kernels_that_differ_by_level_are_not_those_of_dynunet():
+    kernels = [[3, 3, 1], [3, 3, 3], [3, 3, 3]]
+    made = twin(network_of({**UNET, "kernels": kernels}))
+    assert made.needs_medseg
+    assert made.definition["options"]["kernels"] == kernels
+    assert "start_from" not in made.definition["options"]
+
+
 def test_dynunet_takes_all_of_its_weights():
     import monai.networks.nets as nets
 
@@ -110,6 +117,8 @@ def test_dynunet_takes_all_of_its_weights():
     nets.DynUNet(**definition).load_state_dict(made.state, strict=True)
 
 
+# MONAI tells of plug-ins that are not installed when it loads its readers.
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_monai_bundle_runs_in_monai(tmp_path):
     import nibabel as nib
     from monai.bundle import ConfigParser
@@ -117,10 +126,11 @@ def test_a_monai_bundle_runs_in_monai(tmp_path):
     from medseg.io.read import read_image
     from medseg.pipeline.model import LoadedModel
 
-    bundle = bundle_of(tmp_path / "bundle", UNET)
+    windows_apart = {"window": [16, 24, 8], "overlap": 0.0, "blend": "constant", "batch_size": 2}
+    bundle = bundle_of(tmp_path / "bundle", UNET, inference=windows_apart)
     result = export_model(str(bundle.folder), tmp_path / "out", ExportRequest(to="monai"))
     assert any("largest difference" in line for line in result.lines)
-    image = np.random.default_rng(1).normal(size=(20, 30, 9)).astype(np.float32)
+    image = np.random.default_rng(1).normal(size=(32, 48, 8)).astype(np.float32)
     nib.save(nib.Nifti1Image(image, np.diag([-1.0, 1.5, 2.0, 1.0])), tmp_path / "scan.nii.gz")
     parser = ConfigParser()
     parser.read_config(str(tmp_path / "out" / "configs" / "inference.json"))

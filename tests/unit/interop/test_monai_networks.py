@@ -30,8 +30,8 @@ def test_names_of_the_zoo_are_understood():
     options = found.options
     assert options.use == "monai_unet"
     assert options.strides == (2, 2)
-    assert (options.norm.use, options.norm.groups) == ("group", 4)
-    assert (options.activation.use, options.activation.slope) == ("leaky_relu", 0.1)
+    assert (options.norm.kind, options.norm.groups) == ("group", 4)
+    assert (options.activation.kind, options.activation.slope) == ("leaky_relu", 0.1)
     assert (options.residual_units, options.dropout) == (2, 0.15)
 
 

@@ -20,14 +20,14 @@ SMALL = {
 }
 CASES = [
     *[(use, dims, {}) for use in SMALL for dims in (2, 3)],
-    ("monai_unet", 3, {"residual_units": 2, "norm": {"use": "batch"}, "strides": [[2, 2, 1], 2]}),
+    ("monai_unet", 3, {"residual_units": 2, "norm": {"kind": "batch"}, "strides": [[2, 2, 1], 2]}),
     (
         "monai_unet",
         2,
-        {"residual_units": 1, "activation": {"use": "leaky_relu", "slope": 0.2}, "ordering": "AN"},
+        {"residual_units": 1, "activation": {"kind": "leaky_relu", "slope": 0.2}, "ordering": "AN"},
     ),
-    ("monai_basic_unet", 2, {"upsampling": "nontrainable", "norm": {"use": "group", "groups": 2}}),
-    ("monai_segresnet", 3, {"upsampling": "deconv", "activation": {"use": "swish"}}),
+    ("monai_basic_unet", 2, {"upsampling": "nontrainable", "norm": {"kind": "group", "groups": 2}}),
+    ("monai_segresnet", 3, {"upsampling": "deconv", "activation": {"kind": "swish"}}),
     (
         "monai_dynunet",
         3,
@@ -78,7 +78,7 @@ def test_stored_weights_are_there_once(use):
     ("value", "said"),
     [
         ({"use": "monai_unet", "channels": [4, 8, 12], "strides": [2]}, "need 2 strides"),
-        ({"use": "monai_unet", "channels": [4, 8], "strides": [2], "ordering": "NDN"}, "pattern"),
+        ({"use": "monai_unet", "channels": [4, 8], "strides": [2], "ordering": "NDN"}, "ordering"),
         ({"use": "monai_segresnet", "blocks": [1, 2, 2], "up_blocks": [1]}, "need 2 up_blocks"),
         (
             {"use": "monai_dynunet", "channels": [4, 8, 12], "kernels": [3, 3], "strides": [2, 2]},
