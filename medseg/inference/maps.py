@@ -53,7 +53,7 @@ class SourceMaps:
     ) -> None:
         self._names = tuple(n for n in names if n not in SPREAD or members > 1)
         self._table = table
-        self._plain = tuple(n for n in ("entropy", *SPREAD) if n in self._names)
+        self._plain = tuple(str(n) for n in ("entropy", *SPREAD) if n in self._names)
         kept = list(self._plain)
         if "probabilities" in self._names:
             kept += [f"probability_{name}" for name in table.names[1:]]

@@ -317,8 +317,8 @@ class Predictor:
                 label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
             else:
                 label_map = restore_with_maps(looked_at(), grid, order=sweep.order, maps=maps)
-        found = {} if maps is None else maps.arrays
-        return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, maps=found)
+        arrays = {} if maps is None else maps.arrays
+        return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, maps=arrays)
 
     def _source_maps(self, grid: GridMap) -> SourceMaps | None:
         if not self.maps:

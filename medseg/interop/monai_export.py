@@ -139,7 +139,7 @@ def _config(bundle: Bundle, made: Twin, written: Written) -> dict[str, Any]:
             ],
         },
     }
-    if inference.get("window") is not None:
+    if window is not None and inference.get("window") is not None:
         config["inferer"] = {
             "_target_": "monai.inferers.SlidingWindowInferer",
             "roi_size": list(window),

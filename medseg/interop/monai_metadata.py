@@ -36,7 +36,7 @@ def label_table(metadata: Mapping[str, Any], *, class_count: int) -> LabelTable:
         There is no such table, it has another number of classes, or channel 0 is not the background.
     """
     outputs = _dig(metadata, "network_data_format", "outputs")
-    first = next(iter(outputs.values()), {}) if isinstance(outputs, Mapping) else {}
+    first: Any = next(iter(outputs.values()), {}) if isinstance(outputs, Mapping) else {}
     given = first.get("channel_def") if isinstance(first, Mapping) else None
     where, ask = (
         f"{CONFIGS}/{METADATA}: channel_def",

@@ -223,7 +223,7 @@ def _resample(t: _Transform, dims: int) -> tuple[Step, str]:
         t.take(key)
     pixdim = [float(n) for n in t.numbers("pixdim")]
     spacing = pixdim * dims if len(pixdim) == 1 else pixdim[:dims]
-    note = "about the centre of the image and smoothed where it shrinks; MONAI begins at the first voxel and picks values"
+    note = "about the image's centre, smoothed where it shrinks; MONAI begins at the first voxel and picks values"
     return {"use": "resample", "spacing_mm": spacing}, note
 
 

@@ -82,7 +82,8 @@ class MonaiUNet(MonaiNetwork):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Feature maps of all levels, finest first."""
-        maps, level = [], self.body.model
+        maps: list[Tensor] = []
+        level = self.body.model
         while isinstance(level, nn.Sequential) and len(level) == 3:
             maps.append(level[0](x if not maps else maps[-1]))
             level = level[1].submodule
@@ -110,7 +111,9 @@ class MonaiAttentionUNet(MonaiNetwork):
 
     def _layers(self) -> tuple[list[Any], list[Any]]:
         """Convolutions that lead down, and the layers around them."""
-        downs, layers, layer = [], [], self.body.model[1]
+        downs: list[Any] = []
+        layers: list[Any] = []
+        layer = self.body.model[1]
         while True:
             layers.append(layer)
             below = layer.submodule

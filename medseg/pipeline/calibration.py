@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from medseg.data.manifest import Case
 from medseg.errors import InputError
-from medseg.inference.postprocess import postprocess
 from medseg.inference.answer import Prediction
+from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
 from medseg.memory import return_free_memory
 from medseg.models.bundle import Bundle
