@@ -16,7 +16,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli_data import data_commands
-from medseg.cli_models import import_command
+from medseg.cli_models import add_model_commands
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def predict(
         typer.Option(
             "--format",
             help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
-            "dicom-pdf, png.",
+            "dicom-pdf, png; maps as NIfTI: entropy, disagreement, variance, probabilities.",
         ),
     ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -387,7 +387,7 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="start, train, predict, all of these, or io (some minutes).")
+        str, typer.Argument(help="start, train, predict, all of these, latency, or io (some minutes).")
     ] = "all",
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median is printed.")] = 5,
     full: Annotated[
@@ -402,6 +402,13 @@ def bench(
 
         figures = measure_io(repeats=repeats, full=full)
         print(json.dumps(to_rows(figures), indent=2) if as_json else "\n".join(to_lines(figures)))
+        return
+    if what == "latency":
+        from medseg.bench.latency import measure_latency
+        from medseg.bench.latency import to_lines as latency_lines
+
+        found = measure_latency(repeats=repeats)
+        print(json.dumps(found, indent=2) if as_json else "\n".join(latency_lines(found)))
         return
     from medseg.bench.program import bench as run_bench
 
@@ -455,7 +462,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 
 app.add_typer(data_commands(_finish), name="data")
-app.command(name="import-model")(import_command(_finish))
+add_model_commands(app, _finish)
 
 
 def main() -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.io.nifti import write_nifti
+from medseg.io.nifti import write_nifti, write_nifti_map
 from medseg.labels import LabelTable
 from medseg.provenance import sha256_file, write_json, write_text
 from medseg.volume import Volume
 
 SIDECAR_VERSION = 1
+_MAPS = ("entropy.nii.gz", "disagreement.nii.gz", "variance.nii.gz", "probability_*.nii.gz")
 
 
 def write_segmentation(
@@ -60,6 +61,27 @@ def write_segmentation(
     sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     write_json(sidecar, _sidecar(path, counts, volume, table, notes))
     return sidecar
+
+
+def write_maps(
+    folder: Path, maps: Mapping[str, NDArray[np.uint8]], volume: Volume, *, steps: int = 255
+) -> None:
+    """Write `<name>.nii.gz` for each map, and remove those of an earlier result that are not among them.
+
+    Parameters
+    ----------
+    folder : Path
+    maps : mapping of str to (*source) uint8 array
+        On the grid of `volume`; `steps` stands for 1.
+    volume : Volume
+    steps : int, optional
+    """
+    for pattern in _MAPS:
+        for path in folder.glob(pattern):
+            if path.name.removesuffix(".nii.gz") not in maps:
+                path.unlink(missing_ok=True)
+    for name, values in maps.items():
+        write_nifti_map(folder / f"{name}.nii.gz", values, volume, slope=1 / steps)
 
 
 def write_sidecar(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TtaName = Literal["flip", "gamma", "invert"]
 """One kind of test-time augmentation."""
+
+MapName = Literal["entropy", "disagreement", "variance", "probabilities"]
+"""A map on the grid of the image, beside its mask."""
+
+MAP_NAMES: tuple[MapName, ...] = ("entropy", "disagreement", "variance", "probabilities")
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
@@ -57,12 +62,20 @@ _WINDOW = (
 class InferenceSettings(_Options):
     """How the prepared image is shown to the network, as a YAML says it."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "save_probabilities": "probabilities under export, which writes a map for each structure"
+    }
+
     window: Literal["auto"] | Window | None = Field(default=None, description=_WINDOW)
     overlap: float = Field(
         default=0.25,
         ge=0,
         le=0.9,
         description="Share of a window that its neighbour sees again, along each axis.",
+    )
+    blend: Literal["gaussian", "constant"] = Field(
+        default="gaussian",
+        description="How much a voxel of a window counts where windows overlap: less towards the rim, or all alike.",
     )
     steps: Literal["full", "even"] = Field(
         default="full",
@@ -88,8 +101,13 @@ class InferenceSettings(_Options):
     )
     average: Literal["probabilities", "logits"] = Field(
         default="probabilities",
-        description="What is averaged over versions and windows, and brought back to the grid of the image: "
-        "probabilities, or logits (then over the networks of an ensemble as well).",
+        description="What is averaged over versions and windows: probabilities, or logits (then over the networks of "
+        "an ensemble as well).",
+    )
+    restore: Literal["averaged", "probabilities"] = Field(
+        default="averaged",
+        description="What is brought back to the grid of the image: what was averaged, or, of logits, the "
+        "probabilities that they give, as MONAI bundles do.",
     )
     sums: Literal["float32", "float16"] = Field(
         default="float32",
@@ -109,14 +127,13 @@ class InferenceSettings(_Options):
     refine: RefineOptions | None = Field(
         default=None, description="Second pass around what the first one found; null: one pass."
     )
-    save_probabilities: bool = Field(
-        default=False, description="Whether the probabilities on the prepared grid are kept with the result."
-    )
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:
-        if self.sums == "float16" and (self.average != "logits" or self.window is None):
-            raise ValueError("sums: float16 needs average: logits and a window")
+        if self.sums == "float16" and (
+            self.average != "logits" or self.restore != "averaged" or self.window is None
+        ):
+            raise ValueError("sums: float16 needs average: logits, restore: averaged and a window")
         for name, values in (("tta", self.tta_names), ("flip_axes", self.flip_axes)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {list(values)}; each may stand there once")

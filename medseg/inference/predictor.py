@@ -15,24 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medseg.errors import BundleError, ConfigError, InputRefusedError
+from medseg.errors import ConfigError, InputRefusedError
 from medseg.geometry import GridMap
+from medseg.inference.answer import Prediction
 from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit
-from medseg.inference.confidence import ConfidenceTally
+from medseg.inference.confidence import ConfidenceTally, LabelTally
+from medseg.inference.ensemble import Ensemble
+from medseg.inference.maps import SourceMaps
 from medseg.inference.members import Members, SingleNetwork
-from medseg.inference.options import InferenceOptions, RefineOptions
-from medseg.inference.ordered_blend import fold_mean
+from medseg.inference.options import InferenceOptions, MapName, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
-from medseg.inference.sliding_window import (
-    Copy,
-    Sweep,
-    copies,
-    joined,
-    softmax,
-    unchanged,
-    window_slices,
-    with_copies,
-)
+from medseg.inference.sliding_window import Sweep, copies, joined
 from medseg.inference.window_blend import Block, Box, FileTiles, TileStore
 from medseg.labels import LabelTable
 from medseg.memory import resident_bytes
@@ -46,84 +39,19 @@ from medseg.volume import Volume
 
 # A smaller tilt moves the slices of a whole scan by less than a few voxels; networks do not notice.
 _LEAST_TILT_DEGREES = 0.5
-# Probabilities that a softmax in float32 rounds to zero have a logarithm of about -87.
-_LEAST_PROBABILITY = 1e-38
 # A prepared image that takes more than this is made window by window from its source.
 _KEEP_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What is kept of a prediction once its probabilities are gone.
-
-    Parameters
-    ----------
-    label_map : (*source) integer array
-        Class indices on the grid of the volume that was given; not yet postprocessed.
-    confidence : mapping of str to mapping of str to float
-        See `confidence.label_confidence`; labels that were not found are left out.
-    entropy : mapping of str to float
-        See `confidence.image_entropy`.
-    features : (F,) float32 array or None
-        The network's feature vector of the first pass, for the input gate; None where the
-        network has none. Of an ensemble that of its first member.
-    passes : int
-        2 where the result is that of the second pass.
-    notes : tuple of str
-        What a reader of the result must know, one sentence each.
-    """
-
-    label_map: NDArray[Any]
-    confidence: Mapping[str, Mapping[str, float]]
-    entropy: Mapping[str, float]
-    features: NDArray[np.float32] | None
-    passes: int = 1
-    notes: tuple[str, ...] = ()
-
-    def bare(self, label_map: NDArray[Any]) -> Answer:
-        """The same for another label map, without what a subclass keeps beside it."""
-        return Answer(
-            label_map=label_map,
-            confidence=self.confidence,
-            entropy=self.entropy,
-            features=self.features,
-            passes=self.passes,
-            notes=self.notes,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction(Answer):
-    """What a network makes of one image.
-
-    Parameters
-    ----------
-    prepared : Prepared
-        Image as the network saw it, in the pass that counts.
-    grid : GridMap
-        From the source grid to that of `prepared` and `probabilities`; for a tilted volume from its
-        straight grid.
-    shear : Shear or None
-        The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
-    probabilities : (L, *prepared) float32 array or None
-        Kept where the options say so.
-    """
-
-    prepared: Prepared
-    grid: GridMap
-    shear: Shear | None = None
-    probabilities: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """What is left of one pass: its probabilities were there block by block, and whole only where they are kept."""
+    """What is left of one pass: its probabilities were there block by block."""
 
     prepared: Prepared
     grid: GridMap
-    tally: ConfidenceTally
+    tally: LabelTally
     label_map: NDArray[Any]
-    probabilities: NDArray[np.float32] | None
+    maps: Mapping[str, NDArray[np.uint8]]
 
 
 class Predictor:
@@ -155,6 +83,8 @@ class Predictor:
         (`ClassChoice`); without any the channels are the L classes.
     features : bool, optional
         Whether `predict` reads the feature vector, which costs a pass of the encoder.
+    maps : sequence of MapName, optional
+        Maps on the source grid that `predict` gives beside the label map.
 
     Raises
     ------
@@ -176,35 +106,40 @@ class Predictor:
         scratch: Path | None = None,
         regions: Sequence[int] = (),
         features: bool = True,
+        maps: Sequence[MapName] = (),
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
                 "inference.refine does not go with preprocess crop: box, a place that the second pass does "
                 "not have; use crop: foreground or border, or leave refine out"
             )
+        if regions and (options.average, options.restore) != ("logits", "averaged"):
+            raise ConfigError(
+                "a network whose channels are regions needs inference.average: logits and restore: averaged; "
+                "change them"
+            )
         self.device = torch.device(device)
-        self.members: Members = (
-            SingleNetwork(network, self.device) if isinstance(network, nn.Module) else network
-        )
         self.steps = tuple(steps)
         self.table = table
         self.options = options
         self.statistics = statistics
-        self.dtype = dtype
         self.max_bytes, self.scratch = max_bytes, scratch
+        self.maps = tuple(maps)
         self._network_bytes: dict[tuple[int, ...], int] = {}
         self._reads_features = features
-        self._side_axis = side_axis(steps)
-        self._channel_count = len(regions) or table.class_count
-        mirror = table.mirror_classes.tolist()
-        self._mirror = None if regions or mirror == list(range(table.class_count)) else mirror
-        self._choice = ClassChoice(
+        self._averaged = ClassChoice(
             scale=options.average, regions=tuple(regions), rounded=options.sums == "float16"
         )
-        if regions and options.average != "logits":
-            raise ConfigError(
-                "inference.average must be logits for a network whose channels are regions; change it"
-            )
+        self._restored = self._averaged if options.restore == "averaged" else ClassChoice()
+        self.ensemble = Ensemble(
+            SingleNetwork(network, self.device) if isinstance(network, nn.Module) else network,
+            table=table,
+            options=options,
+            choice=self._averaged,
+            side_axis=side_axis(steps),
+            device=self.device,
+            dtype=dtype,
+        )
 
     def predict(self, volume: Volume) -> Prediction:
         """Label map of a volume on its own grid.
@@ -224,24 +159,46 @@ class Predictor:
             No two axes of the volume are at right angles.
         """
         volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
-        first = self._run(volume, GridMap.identity(volume.spatial_shape))
-        chosen, passes = first, 1
-        notes: tuple[str, ...] = ()
-        if self.options.refine is not None:
-            chosen, passes, notes = self._refine(volume, first, self.options.refine)
-        label_map = chosen.label_map
+        first, chosen, passes, notes = self._passes(volume, ConfidenceTally)
+        tally = chosen.tally
+        if not isinstance(tally, ConfidenceTally):
+            raise TypeError("the passes were asked for confidence")
         return Prediction(
-            label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
-            confidence=chosen.tally.labels(),
-            entropy=chosen.tally.image(),
+            label_map=_on_source(chosen.label_map, shear),
+            confidence=tally.labels(),
+            entropy=tally.image(),
+            disagreement=tally.disagreement(),
+            maps={name: _on_source(values, shear) for name, values in chosen.maps.items()},
             features=self.features(first.prepared.image) if self._reads_features else None,
             prepared=chosen.prepared,
             grid=chosen.grid,
             shear=shear,
-            probabilities=chosen.probabilities,
             passes=passes,
             notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
         )
+
+    def segment(self, volume: Volume) -> NDArray[Any]:
+        """Label map of a volume as `predict` gives it, and nothing else: for frames that come fast.
+
+        Returns
+        -------
+        (*source) integer array
+
+        Raises
+        ------
+        MedsegError
+            As `predict`.
+        """
+        volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
+        _, chosen, _, _ = self._passes(volume, LabelTally)
+        return _on_source(chosen.label_map, shear)
+
+    def _passes(self, volume: Volume, kind: type[LabelTally]) -> tuple[_Pass, _Pass, int, tuple[str, ...]]:
+        """The first pass, the one that counts, their number, and why a second was not used."""
+        first = self._run(volume, GridMap.identity(volume.spatial_shape), kind)
+        if self.options.refine is None:
+            return first, first, 1, ()
+        return first, *self._refine(volume, first, self.options.refine, kind)
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities of a prepared image, one pass, on its own grid.
@@ -258,14 +215,20 @@ class Predictor:
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
-        view = ArrayView(image)
-        sweep = self._sweep_over(view)
-        values = joined(self._blocks(view, sweep), sweep.size)
-        return cast("NDArray[np.float32]", self._likely(values).numpy())
+        return cast("NDArray[np.float32]", self._likely(self.blended(ArrayView(image))).numpy())
+
+    def blended(self, image: ImageView) -> Tensor:
+        """(C, *sp) what is averaged over windows and networks: probabilities or logits, of classes or regions."""
+        sweep = self._sweep_over(image)
+        parts = (
+            Block(place=block.place, values=self.ensemble.parted(block.values)[0])
+            for block in self._blocks(image, sweep)
+        )
+        return joined(parts, sweep.size)
 
     def _likely(self, values: Tensor) -> Tensor:
         """(L, ...) probabilities of classes, from a block's values."""
-        return self._choice.probabilities(values, class_count=self.table.class_count)
+        return self._averaged.probabilities(values, class_count=self.table.class_count)
 
     def _sweep_over(self, image: ImageView) -> Sweep:
         options = self.options
@@ -274,6 +237,7 @@ class Predictor:
             options.window,
             overlap=options.overlap,
             batch_size=options.batch_size,
+            blend=options.blend,
             even=options.steps == "even",
             ordered=options.sums == "float16",
         )
@@ -294,51 +258,10 @@ class Predictor:
             return torch.from_numpy(np.ascontiguousarray(image.read(box))).to(self.device)
 
         asked = sweep.blocks(
-            read, lambda batch: self._averaged(batch, versions), filling=filling, store=store
+            read, lambda batch: self.ensemble.answer(batch, versions), filling=filling, store=store
         )
         for block in asked:
-            values = block.values.cpu()
-            yield Block(
-                place=block.place,
-                values=fold_mean(values, len(self.members)) if sweep.ordered else values,
-            )
-
-    @torch.inference_mode()
-    def _averaged(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
-        """(B, L, *window) mean answer of the members to a batch of windows, one member after the other.
-
-        Sums that are rounded stand for one member each: then (B, members * L, *window) answers.
-        """
-        count = len(self.members)
-        if self._choice.rounded:
-            return torch.cat([self._answer(position, batch, versions) for position in range(count)], dim=1)
-        logarithms = (
-            self.options.ensemble == "logits" and self.options.average == "probabilities" and count > 1
-        )
-        total: Tensor | None = None
-        for position in range(count):
-            found = self._answer(position, batch, versions)
-            found = found.clamp_(min=_LEAST_PROBABILITY).log_() if logarithms else found
-            total = found if total is None else total.add_(found)
-            del found
-        if total is None:
-            raise ValueError("there is no network to ask")
-        if count > 1:
-            total.div_(count)
-        return torch.softmax(total, dim=1) if logarithms else total
-
-    def _answer(self, position: int, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
-        """(B, L, *window) probabilities or logits of one member, checked."""
-        with self._evaluating(position) as network:
-            found = with_copies(
-                network,
-                versions,
-                activation=softmax if self.options.average == "probabilities" else unchanged,
-                side_axis=self._side_axis,
-                mirror_classes=self._mirror,
-            )(batch)
-        self._check(found)
-        return found
+            yield Block(place=block.place, values=block.values.cpu())
 
     def features(self, image: NDArray[np.float32] | ImageView) -> NDArray[np.float32] | None:
         """Feature vector of a prepared image: the network's, averaged over windows side by side.
@@ -353,68 +276,82 @@ class Predictor:
         """
         view = ArrayView(image) if isinstance(image, np.ndarray) else image
         window = tuple(min(n, w) for n, w in zip(view.shape, self.options.window or view.shape, strict=True))
-        with self._evaluating(0) as network:
-            read = getattr(network, "features", None)
-            if read is None:
-                return None
-            vectors = [
-                read(torch.from_numpy(np.ascontiguousarray(view.read(place)))[None].to(self.device)).float()
-                for place in window_slices(view.shape, window, 0.0)
-            ]
-            mean: Tensor = torch.cat(vectors).mean(dim=0)
-        return cast("NDArray[np.float32]", mean.cpu().numpy())
+        return self.ensemble.features(view, window)
 
-    def _run(self, volume: Volume, cut: GridMap) -> _Pass:
+    def _run(self, volume: Volume, cut: GridMap, kind: type[LabelTally]) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
         bounded = self.max_bytes is not None
         prepared = prepare(
             volume, self.steps, statistics=self.statistics, keep_bytes=0 if bounded else _KEEP_BYTES
         )
-        grid, classes = cut.then(prepared.grid), self.table.class_count
-        sweep = self._sweep_over(prepared.image)
+        grid = cut.then(prepared.grid)
+        sweep, maps = self._sweep_over(prepared.image), self._source_maps(grid)
         with contextlib.ExitStack() as stack:
             store: TileStore | None = None
             if self.max_bytes is not None:
-                found = self._fit(volume, prepared, grid, sweep, max_bytes=self.max_bytes)
+                found = self._fit(prepared, grid, sweep, maps, max_bytes=self.max_bytes)
                 sweep = replace(sweep, batch_size=found.batch_size)
                 prepared = prepared.kept(found.keep_bytes)
                 if found.in_file:
-                    folder = self.scratch or Path(tempfile.gettempdir())
-                    store = stack.enter_context(contextlib.closing(FileTiles(folder)))
-            tally = ConfidenceTally(sweep.size, self.table)
-            kept = np.empty((classes, *sweep.size), np.float32) if self.options.save_probabilities else None
+                    store = stack.enter_context(contextlib.closing(FileTiles(self._scratch())))
+            tally = kind(sweep.size, self.table)
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
                 for block in self._blocks(prepared.image, sweep, store):
-                    likely = self._likely(block.values)
-                    tally.add(block.place, likely)
-                    if kept is not None:
-                        kept[(slice(None), *block.place)] = likely.numpy()
-                    yield block.place, block.values
+                    values, spread = self.ensemble.parted(block.values)
+                    likely = self._likely(values)
+                    tally.add(block.place, likely, spread)
+                    values = values if self._restored is self._averaged else likely
+                    if maps is not None:
+                        values = maps.with_channels(values, likely, spread)
+                    yield block.place, values
 
             label_map = restore_blocks(
                 looked_at(),
                 grid,
                 order=sweep.order,
-                class_count=classes,
+                class_count=self.table.class_count,
                 back=prepared.back,
-                choice=self._choice,
+                winners=self._restored.winners if maps is None else maps.winners,
             )
-        return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, probabilities=kept)
+        return _Pass(
+            prepared=prepared,
+            grid=grid,
+            tally=tally,
+            label_map=label_map,
+            maps={} if maps is None else maps.arrays,
+        )
 
-    def _fit(self, volume: Volume, prepared: Prepared, grid: GridMap, sweep: Sweep, *, max_bytes: int) -> Fit:
+    def _source_maps(self, grid: GridMap) -> SourceMaps | None:
+        if not self.maps:
+            return None
+        return SourceMaps(
+            self.maps,
+            grid.source_shape,
+            table=self.table,
+            members=len(self.ensemble.members),
+            choice=self._restored,
+            folder=None if self.max_bytes is None else self._scratch(),
+        )
+
+    def _scratch(self) -> Path:
+        return self.scratch or Path(tempfile.gettempdir())
+
+    def _fit(
+        self, prepared: Prepared, grid: GridMap, sweep: Sweep, maps: SourceMaps | None, *, max_bytes: int
+    ) -> Fit:
         """How this image is predicted below a ceiling."""
         axes, window = sweep.axes, sweep.window
         if window not in self._network_bytes:
             versions = copies(len(window), lambda: (0.0, 1.0))
             shown = torch.zeros((1, prepared.image.channels, *window), device=self.device)
-            self._network_bytes[window] = extra_bytes(lambda: self._averaged(shown, versions))
+            self._network_bytes[window] = extra_bytes(lambda: self.ensemble.answer(shown, versions))
         blocks = [max(axis.finished(n) - axis.starts[n] for n in range(len(axis.starts))) for axis in axes]
         demand = Demand(
-            source_voxels=math.prod(volume.spatial_shape),
+            source_voxels=math.prod(grid.source_shape),
             prepared_voxels=math.prod(sweep.size),
             in_channels=prepared.image.channels,
-            class_count=self._channel_count * (len(self.members) if sweep.ordered else 1),
+            class_count=self.ensemble.channels + (0 if maps is None else maps.channels),
             window=window,
             batch_size=sweep.batch_size,
             carried=sweep.carried,
@@ -424,7 +361,7 @@ class Predictor:
         return fit(demand, max_bytes=max_bytes, taken_bytes=resident_bytes())
 
     def _refine(
-        self, volume: Volume, first: _Pass, options: RefineOptions
+        self, volume: Volume, first: _Pass, options: RefineOptions, kind: type[LabelTally]
     ) -> tuple[_Pass, int, tuple[str, ...]]:
         classes = refine_classes(options, self.table)
         mask = main_components(first.tally.label_map, classes)
@@ -435,40 +372,12 @@ class Predictor:
         if size == volume.spatial_shape:
             return first, 1, ()
         cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
-        second = self._run(crop_volume(volume, start, size), cut)
+        second = self._run(crop_volume(volume, start, size), cut, kind)
         areas = [source_voxels(main_components(p.tally.label_map, classes), p.grid) for p in (first, second)]
         change = abs(areas[0] - areas[1]) / max(areas)
         if change > options.max_change:
             return first, 1, (_kept(f"the masks of the two differ in size by {change:.0%}"),)
         return second, 2, ()
-
-    @contextlib.contextmanager
-    def _evaluating(self, position: int) -> Iterator[nn.Module]:
-        """A member in evaluation mode, in the precision of this predictor."""
-        with self.members.network(position) as network:
-            training = network.training
-            network.eval()
-            try:
-                with (
-                    torch.inference_mode(),
-                    torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32),
-                ):
-                    yield network
-            finally:
-                network.train(training)
-                del network
-
-    def _check(self, probabilities: Tensor) -> None:
-        if probabilities.shape[1] != self._channel_count:
-            raise BundleError(
-                f"the network gives {probabilities.shape[1]} classes, the label table has "
-                f"{self._channel_count} with background; weights and labels do not belong together"
-            )
-        if not bool(torch.isfinite(probabilities).all()):
-            raise BundleError(
-                "the network gave probabilities that are not finite for a finite image "
-                f"(precision {str(self.dtype).removeprefix('torch.')}); use float32, or check the weights"
-            )
 
 
 def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
@@ -480,6 +389,10 @@ def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
         elif isinstance(step, Transpose) and side is not None:
             side = step.axes.index(side)
     return side
+
+
+def _on_source(values: NDArray[Any], shear: Shear | None) -> NDArray[Any]:
+    return values if shear is None else unstraighten_labels(values, shear)
 
 
 def _tilt_notes(shear: Shear | None) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Models and data sets of other programs, in and out."""
+"""Models of other programs, in and out: nnU-Net, MONAI bundles, ONNX."""

@@ -54,8 +54,8 @@ class ImportOptions:
         A trainer class of one's own that is taken, too, because it builds the network of the plans.
     mirroring : bool
         Whether images are mirrored along the axes that the checkpoint allows.
-    name : str or None
-        Of the bundle; made of data set and configuration unless given.
+    name, licence : str or None
+        Of the bundle; the name is made of data set and configuration unless given.
     """
 
     folds: tuple[str, ...] = ()
@@ -63,6 +63,7 @@ class ImportOptions:
     trainer: str | None = None
     mirroring: bool = True
     name: str | None = None
+    licence: str | None = None
 
 
 def import_nnunet(folder: Path, output: Path, options: ImportOptions | None = None) -> Bundle:
@@ -207,7 +208,7 @@ class _Model:
             name=self.options.name or name[:80] or "nnunet",
             version="1.0.0",
             description=f"nnU-Net {plans.configuration} of {plans.dataset}: {', '.join(self.table.names[1:])[:400]}.",
-            licence="LicenseRef-unstated",
+            licence=self.options.licence or "LicenseRef-unstated",
             attribution=("Isensee et al., nnU-Net, Nature Methods 2021, doi:10.1038/s41592-020-01008-z.",),
             intended_use="Research use only, not a medical device.",
             limitations=("Imported from nnU-Net v2; its results on held-out cases did not come with it.",),

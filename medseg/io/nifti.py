@@ -261,6 +261,42 @@ def _spacing(header: NiftiHeader, flat: bool) -> tuple[tuple[float, ...] | None,
     return header.spacing_mm[:axes], "affine", []
 
 
+def write_nifti_map(path: Path, values: NDArray[np.uint8], like: Volume, *, slope: float) -> None:
+    """Write a map of fractions on the grid of the volume it was made for, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .nii or .nii.gz.
+    values : (I, J) or (I, J, K) uint8 array
+        Stored as they are; readers multiply by `slope`.
+    like : Volume
+    slope : float
+        Value of one step, such as 1 / 255.
+
+    Raises
+    ------
+    GeometryError, StorageError
+        As `write_nifti`.
+    """
+    _check_target(path, values, like)
+    voxels = values[..., np.newaxis] if values.ndim == 2 else values
+    head = nifti_header_bytes(path, voxels, like, label_map=False, slope=slope)
+    with whole_file(path) as part:
+        write_stream(
+            part, itertools.chain([head], voxel_blocks(voxels)), compressed=path.name.endswith(".gz")
+        )
+
+
+def _check_target(path: Path, array: NDArray[Any], like: Volume) -> None:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise StorageError(f"{path}: expected a name that ends in .nii or .nii.gz")
+    if tuple(array.shape) != like.spatial_shape:
+        raise GeometryError(
+            f"{path}: expected a label map of shape {like.spatial_shape}, found {array.shape}"
+        )
+
+
 def write_nifti(path: Path, label_map: NDArray[Any], like: Volume) -> None:
     """Write a label map on the grid of the volume it was made for, whole or not at all.
 
@@ -286,12 +322,7 @@ def write_nifti(path: Path, label_map: NDArray[Any], like: Volume) -> None:
         The name has another ending, or the file cannot be written.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise StorageError(f"{path}: expected a name that ends in .nii or .nii.gz")
-    if tuple(label_map.shape) != like.spatial_shape:
-        raise GeometryError(
-            f"{path}: expected a label map of shape {like.spatial_shape}, found {label_map.shape}"
-        )
+    _check_target(path, label_map, like)
     data = _smallest_type(label_map, path)
     voxels = data[..., np.newaxis] if data.ndim == 2 else data
     head = nifti_header_bytes(path, voxels, like, label_map=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medseg.labels import LabelTable
 from medseg.models.options import NetworkOptions
@@ -143,6 +143,12 @@ class BundleRecord(BundleAbout):
         default=(), description="Networks whose answers are averaged; empty for a bundle of one."
     )
     files: dict[str, Sha256] = Field(description="SHA-256 of each file of the bundle that is checked.")
+
+    @field_validator("inference")
+    @classmethod
+    def _without_old_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Bundles of older versions name a setting that kept an array for nobody."""
+        return {key: item for key, item in value.items() if key != "save_probabilities"}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

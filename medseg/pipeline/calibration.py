@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from medseg.data.manifest import Case
 from medseg.errors import InputError
+from medseg.inference.answer import Prediction
 from medseg.inference.postprocess import postprocess
-from medseg.inference.predictor import Prediction, Predictor
+from medseg.inference.predictor import Predictor
 from medseg.memory import return_free_memory
 from medseg.pipeline import bundling
 from medseg.pipeline.bundle_gate import RANGE

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from medseg.data.tables import write_csv
 from medseg.errors import InputError, StorageError
-from medseg.export.nifti import write_segmentation
+from medseg.export.nifti import write_maps, write_segmentation
 from medseg.export.options import OBJECT_FILES, ExportName
 from medseg.export.picture import write_mask_png, write_overlay_png
+from medseg.inference.options import MAP_NAMES, MapName
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
 from medseg.provenance import sha256_file, write_json
@@ -32,19 +33,29 @@ MASK = "segmentation.nii.gz"
 RECORD = "measurements.json"
 SEG = "segmentation.dcm"
 NO_SEG = "no DICOM SEG"
+SPREAD_MAPS = ("disagreement", "variance")
 FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
     "dicom_seg": (SEG,),
     **{kind: (name,) for kind, name in OBJECT_FILES.items()},
     "png": ("mask.png",),
     "overlay": ("overlay.png",),
+    "entropy": ("entropy.nii.gz",),
+    "disagreement": ("disagreement.nii.gz",),
+    "variance": ("variance.nii.gz",),
+    "probabilities": ("probability_*.nii.gz",),
 }
 
 
 NAMES = frozenset(
     {MASK, RECORD, "overlay.png", "measurements.csv", *(name for names in FILES.values() for name in names)}
 )
-"""Every file that a case's folder may get."""
+"""Every file that a case's folder may get; * stands for a structure."""
+
+
+def maps_of(kinds: Sequence[ExportName]) -> tuple[MapName, ...]:
+    """Maps that a prediction has to give for these exports."""
+    return tuple(name for name in MAP_NAMES if name in kinds)
 
 
 def write_result(
@@ -64,10 +75,11 @@ def write_result(
     write_segmentation(folder / MASK, result.label_map, volume, model.table)
     if volume.spatial_dims == 2:
         write_overlay_png(folder / "overlay.png", volume, result.label_map, model.table)
+    write_maps(folder, result.prediction.maps, volume)
     write_csv(folder / "measurements.csv", result.measures.rows())
     record = case_record(case_id=case_id, key=key, volume=volume, result=result, model=model)
     if export_notes is not None:
-        names = sorted(path.name for path in folder.iterdir() if path.name in NAMES)
+        names = sorted(path.name for pattern in NAMES for path in folder.glob(pattern))
         record |= {"export_notes": list(export_notes), "files": names}
     write_json(folder / RECORD, record)
     return record
@@ -91,6 +103,8 @@ def case_record(
         "gate": result.gate.to_json(),
         "confidence": {name: dict(values) for name, values in result.prediction.confidence.items()},
         "entropy": dict(result.prediction.entropy),
+        **({"disagreement": dict(result.prediction.disagreement)} if result.prediction.disagreement else {}),
+        **({"maps": sorted(result.prediction.maps)} if result.prediction.maps else {}),
         "passes": result.prediction.passes,
         "notes": [*volume.notes, *result.prediction.notes],
         "measurements": result.measures.to_json(),
@@ -182,9 +196,11 @@ def export_case(
             )
         elif kind in ("png", "overlay") and volume.spatial_dims != 2:
             notes.append(f"no {kind}: the image is a volume")
+        elif kind in SPREAD_MAPS and kind not in record.get("maps", ()):
+            notes.append(f"no map of the {kind}: the model is a single network")
         elif kind == "png":
             write_mask_png(folder / "mask.png", label_map, table)
-    names = [name for kind in kinds for name in FILES[kind] if (folder / name).exists()]
+    names = [path.name for kind in kinds for pattern in FILES[kind] for path in sorted(folder.glob(pattern))]
     return {name: sha256_file(folder / name) for name in names}, tuple(notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import shutil
 import uuid
@@ -58,7 +59,7 @@ def whole_case(path: Path, *, last: str, own: Collection[str]) -> Iterator[Path]
     last : str
         The file that says that the folder is whole.
     own : collection of str
-        Names that results have.
+        Names that results have; * stands for anything.
 
     Raises
     ------
@@ -96,8 +97,9 @@ def _put_into(part: Path, path: Path, *, last: str, own: Collection[str]) -> Non
     (path / last).unlink(missing_ok=True)
     _sync(path)
     names = sorted((child.name for child in part.iterdir()), key=lambda name: (name == last, name))
-    for name in {*own} - {*names}:
-        (path / name).unlink(missing_ok=True)
+    for child in path.iterdir():
+        if child.name not in names and any(fnmatch.fnmatchcase(child.name, pattern) for pattern in own):
+            child.unlink(missing_ok=True)
     for name in names:
         os.replace(part / name, path / name)
     _sync(path)

@@ -11,6 +11,7 @@ from medseg.errors import ConfigError
 from medseg.evaluation.options import MeasureName
 from medseg.export.options import ExportName
 from medseg.models.bundle import Bundle, shipped_folder
+from medseg.pipeline.case_files import maps_of
 from medseg.pipeline.model_source import read_model
 from medseg.quality.options import GateOptions
 
@@ -27,6 +28,10 @@ FORMATS: dict[str, ExportName] = {
     "dicom-sc": "secondary_capture",
     "dicom-pdf": "encapsulated_pdf",
     "png": "png",
+    "entropy": "entropy",
+    "disagreement": "disagreement",
+    "variance": "variance",
+    "probabilities": "probabilities",
 }
 MEASURES: tuple[MeasureName, ...] = ("area", "volume", "left_right_ratio", "cardiothoracic_ratio")
 VOLUME_MEASURES: tuple[MeasureName, ...] = ("volume", "long_axis", "intensity", "left_right_ratio")
@@ -142,6 +147,7 @@ class CohortSettings:
             measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
             max_bytes=self.max_bytes,
             scratch=self.output,
+            maps=maps_of(self.kinds),
         )
 
 

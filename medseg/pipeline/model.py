@@ -16,10 +16,11 @@ from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
+from medseg.inference.answer import Answer
 from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
-from medseg.inference.options import InferenceOptions, PostprocessStep
+from medseg.inference.options import InferenceOptions, MapName, PostprocessStep
 from medseg.inference.postprocess import postprocess
-from medseg.inference.predictor import Answer, Predictor
+from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
 from medseg.pipeline.bundle_gate import read_gate, read_ranges
@@ -80,6 +81,8 @@ class LoadedModel:
         In a cross-validation, the fold that the bundle never saw; results say so.
     max_bytes, scratch : optional
         Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
+    maps : sequence of MapName, optional
+        Maps that come with each answer.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class LoadedModel:
         fold: int | None = None,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        maps: Sequence[MapName] = (),
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -115,6 +119,7 @@ class LoadedModel:
             scratch=scratch,
             regions=bundle.record.regions,
             features=bundle.record.gate is not None,
+            maps=maps,
         )
         self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)

@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.errors import BundleError, ConfigError
 from medseg.interop.nnunet_plans import DATASET, PLANS, is_result_folder
 from medseg.models.bundle import RECORD, Bundle, read_bundle
 from medseg.pipeline.progress import Reporter, SilentReporter
-from medseg.pipeline.result import Result
 from medseg.provenance import sha256_json
-
-KINDS = ("nnunet",)
 
 
 def read_model(name_or_path: str | Path, *, reporter: Reporter | None = None) -> Bundle:
@@ -58,50 +54,3 @@ def cache_home() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg"
-
-
-def import_model(
-    kind: str,
-    folder: Path,
-    output: Path,
-    *,
-    folds: str | None = None,
-    checkpoint: str | None = None,
-    trainer: str | None = None,
-    mirroring: bool = True,
-    name: str | None = None,
-) -> Result:
-    """Convert a model of another program into a bundle.
-
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-    folder : Path
-        What the other program left.
-    output : Path
-        Folder of the bundle.
-    folds : str or None
-        Comma-separated folds, such as 0,1 or all; all complete ones unless given.
-    checkpoint, trainer, mirroring, name
-        See `interop.nnunet.ImportOptions`.
-    """
-    if kind not in KINDS:
-        raise ConfigError(f"import-model {kind}: expected one of {', '.join(KINDS)}")
-    if not folder.is_dir():
-        raise BundleError(f"{folder} is no folder; give the one that nnU-Net trained into")
-    from medseg.interop.nnunet import CHECKPOINT, ImportOptions, import_nnunet
-
-    options = ImportOptions(
-        folds=tuple(part.strip() for part in (folds or "").split(",") if part.strip()),
-        checkpoint=checkpoint or CHECKPOINT,
-        trainer=trainer,
-        mirroring=mirroring,
-        name=name,
-    )
-    bundle = import_nnunet(folder, output, options)
-    facts = bundle.describe()
-    lines = (
-        f"{bundle.name}: {bundle.network.use}, {bundle.member_count} network(s), {', '.join(bundle.table.names[1:])}",
-    )
-    return Result(exit_code=0, path=output, lines=lines, facts=facts)

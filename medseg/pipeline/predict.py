@@ -96,7 +96,9 @@ class _Work:
         key = case_key(context, bundle, case.case_id, cleaning=self.cleaning)
         if not case_files.is_done(folder, key):
             model, volume = load(), image_reader(context.config)(case.images)
-            raw = answers(context).read(case.case_id, answer_key(context, bundle, case.case_id))
+            raw = None
+            if not case_files.maps_of(context.config.export):
+                raw = answers(context).read(case.case_id, answer_key(context, bundle, case.case_id))
             answer = model.answer(volume) if raw is None else raw
             result = model.judge(volume, answer, case_id=case.case_id)
             case_files.write_result(
@@ -129,6 +131,7 @@ def load_model(
         fold=fold,
         max_bytes=config.predict.max_ram,
         scratch=context.run.cache,
+        maps=case_files.maps_of(config.export),
     )
 
 
@@ -182,5 +185,7 @@ def case_key(
             bundle.weights_sha256,
             sections | {"postprocess": list(steps)},
             list(context.facts[case_id]["image_sha256"]),
+            # Results without maps keep the key that they had before there were any.
+            *([maps] if (maps := list(case_files.maps_of(context.config.export))) else []),
         ]
     )

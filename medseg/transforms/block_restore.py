@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,12 +126,9 @@ def _edge_to_edge(
 
 
 def _columns(weights: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rows = weights.shape[0]
-    low, high = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
-    for row in range(rows):
-        taken = weights.indices[weights.indptr[row] : weights.indptr[row + 1]]
-        low[row], high[row] = taken.min(), taken.max()
-    return low, high
+    # Every row has an entry.
+    columns, begins = weights.indices.astype(np.int64), weights.indptr[:-1]
+    return np.minimum.reduceat(columns, begins), np.maximum.reduceat(columns, begins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,10 +197,6 @@ class SourceBlock:
                 weighed *= part
             total += weighed
         return total
-
-    def winners(self, choice: ClassChoice | None = None) -> Tensor:
-        """Class of each source voxel, int64; by the largest probability unless a choice is given."""
-        return (choice or ClassChoice()).winners(self)
 
 
 def _weighed(values: Tensor, weighing: Tensor, dim: int) -> Tensor:
@@ -313,7 +306,7 @@ def restore_blocks(
     order: Sequence[int],
     class_count: int,
     back: Sequence[Back] = (),
-    choice: ClassChoice | None = None,
+    winners: Callable[[SourceBlock], Tensor] | None = None,
 ) -> NDArray[Any]:
     """Class of each source voxel, from blocks of channel values.
 
@@ -328,8 +321,8 @@ def restore_blocks(
         L.
     back : sequence of {"smooth", "linear", "nearest"}, optional
         As in `BlockRestorer`.
-    choice : ClassChoice, optional
-        By the largest probability unless given.
+    winners : callable, optional
+        Class of each voxel of a block, such as `ClassChoice.winners`; by the largest probability unless given.
 
     Returns
     -------
@@ -337,8 +330,8 @@ def restore_blocks(
         As `restore.restore_label_map` gives it.
     """
     restored = np.zeros(grid.source_shape, dtype=np.uint8 if class_count <= 256 else np.int16)
-    restorer = BlockRestorer(grid, order, back)
+    restorer, winners = BlockRestorer(grid, order, back), winners or ClassChoice().winners
     for place, values in blocks:
         for block in restorer.add(place, values):
-            restored[block.place] = block.winners(choice).numpy()
+            restored[block.place] = winners(block).numpy()
     return restored

@@ -107,7 +107,7 @@ def test_regions_are_thresholds_of_their_own():
     for channel, index in enumerate((2, 1, 2)):
         wanted[(torch.sigmoid(logits[channel]) > 0.5).numpy()] = index
     np.testing.assert_array_equal(predictor.predict(Volume(array=image())).label_map, wanted)
-    with pytest.raises(ConfigError, match="average must be logits"):
+    with pytest.raises(ConfigError, match="average: logits"):
         Predictor(Mixes(1), steps=(), table=TABLE, options=InferenceOptions(), regions=(1, 2, 1))
 
 
@@ -139,7 +139,7 @@ def test_short_images_are_filled_up_as_the_settings_say():
 
 def test_half_sums_need_logits_and_a_window():
     for fields in ({"average": "probabilities"}, {"window": None}):
-        with pytest.raises(ValidationError, match="float16 needs average: logits and a window"):
+        with pytest.raises(ValidationError, match="float16 needs average: logits, restore: averaged"):
             InferenceOptions(**{**HALF, **fields})
 
 
@@ -159,3 +159,55 @@ def test_features_are_read_only_where_they_are_asked_for():
             Reads(0), steps=(), table=TABLE, options=InferenceOptions(window=WINDOW), features=asked
         )
         assert (predictor.predict(Volume(array=image())).features is not None) == asked
+
+
+@pytest.mark.parametrize("regions", [(), (2, 1, 2)])
+@pytest.mark.parametrize("extra", [HALF, HALF | {"sums": "float32"}])
+def test_maps_tell_probabilities_whatever_is_averaged(extra, regions, tmp_path):
+    networks = [Mixes(seed) for seed in range(2)]
+    members = LoadedMembers([lambda n=n: n for n in networks], device=torch.device("cpu"), keep=True)
+    predictor = Predictor(
+        members,
+        steps=(),
+        table=TABLE,
+        options=InferenceOptions(**extra),
+        regions=regions,
+        maps=("entropy", "disagreement", "probabilities"),
+        max_bytes=1 << 36,
+        scratch=tmp_path,
+    )
+    found = predictor.predict(Volume(array=image()))
+    likely = predictor.probabilities(image())
+    np.testing.assert_allclose(likely.sum(axis=0), 1, atol=1e-5)
+    entropy = -(likely * np.log(np.maximum(likely, 1e-30))).sum(axis=0) / np.log(3)
+    for name, wanted in (("entropy", entropy), ("probability_a", likely[1]), ("probability_b", likely[2])):
+        np.testing.assert_allclose(found.maps[name] / 255, wanted, atol=0.51 / 255)
+    # Random networks differ somewhere, and agree somewhere.
+    assert 0 < found.maps["disagreement"].mean() < 255
+    plain = Predictor(
+        members, steps=(), table=TABLE, options=InferenceOptions(**extra), regions=regions
+    ).predict(Volume(array=image()))
+    np.testing.assert_array_equal(found.label_map, plain.label_map)
+
+
+def test_logits_may_go_back_as_probabilities():
+    # Between a sure voxel and an unsure one the mean of logits is above zero, that of probabilities below a half.
+    values = torch.tensor([[0.0, 0.0], [8.0, -3.0], [-50.0, -50.0]])
+
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return values.reshape(1, 3, 2, 1).expand(len(x), -1, -1, x.shape[-1])
+
+    volume = Volume(array=np.arange(12, dtype=np.float32).reshape(1, 4, 3), spacing_mm=(1.0, 1.0))
+    steps = (Resample(spacing_mm=(2.0, 1.0)),)
+    found = {}
+    for restore in ("averaged", "probabilities"):
+        options = InferenceOptions(average="logits", restore=restore)
+        found[restore] = Predictor(Fixed(), steps=steps, table=TABLE, options=options).predict(volume)
+    shares = torch.softmax(values, dim=0)[1].numpy()
+    between = {"averaged": (8 * 0.25 - 3 * 0.75) > 0, "probabilities": shares @ (0.25, 0.75) > 0.5}
+    for restore, prediction in found.items():
+        assert prediction.label_map[0, 0] == 1
+        assert prediction.label_map[3, 0] == 0
+        assert bool(prediction.label_map[2, 0]) == between[restore]
+        assert bool(prediction.label_map[1, 0])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.errors import BundleError
+from medseg.errors import BundleError, ConfigError, StorageError
 from medseg.interop.nnunet import ImportOptions, find_folds, import_nnunet, label_table
 from medseg.interop.nnunet_plans import read_labels, read_plans
 from medseg.interop.nnunet_steps import normalisation_steps
@@ -18,8 +18,9 @@ from medseg.models.network import as_channels_last, as_contiguous
 from medseg.models.nnunet import nnunet_network, nnunet_state
 from medseg.models.options import UNetOptions
 from medseg.models.registry import build_network
+from medseg.pipeline.import_model import ImportRequest, import_model
 from medseg.pipeline.model import LoadedModel
-from medseg.pipeline.model_source import import_model, read_model
+from medseg.pipeline.model_source import read_model
 from medseg.volume import Volume
 
 KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
@@ -270,12 +271,17 @@ def test_predict_takes_the_folder_and_converts_it_once(folder, tmp_path, monkeyp
 
 
 def test_the_command_says_what_it_made(folder, tmp_path):
-    result = import_model("nnunet", folder, tmp_path / "bundle", folds="0", mirroring=False, name="mine")
+    asked = ImportRequest(folds="0", mirroring=False, name="mine", licence="CC-BY-4.0")
+    result = import_model(folder, tmp_path / "bundle", asked)
     assert result.path == tmp_path / "bundle"
-    assert result.facts["name"] == "mine"
+    assert result.facts["bundle"]["name"] == "mine"
+    assert result.facts["bundle"]["licence"] == "CC-BY-4.0"
     assert "first, second" in result.lines[0]
-    with pytest.raises(BundleError, match=r"is no folder"):
-        import_model("nnunet", tmp_path / "absent", tmp_path / "bundle")
+    assert result.lines[1].startswith("1 network")
+    with pytest.raises(StorageError, match=r"is not a folder"):
+        import_model(tmp_path / "absent", tmp_path / "bundle", asked)
+    with pytest.raises(ConfigError, match=r"--weights says nothing about a result folder of nnU-Net"):
+        import_model(folder, tmp_path / "other", ImportRequest(weights=folder / "plans.json"))
 
 
 def test_labels_of_odd_names_stay_apart(tmp_path):

@@ -55,7 +55,7 @@ def test_rounded_winners_are_those_of_zoom_however_close(source, target, spread,
         order=tuple(range(len(source))),
         class_count=4,
         back=("linear",) * len(source),
-        choice=ROUNDED,
+        winners=ROUNDED.winners,
     )
     np.testing.assert_array_equal(found, zoomed(values, shape).argmax(axis=0))
 
@@ -69,7 +69,7 @@ def test_a_nearest_axis_takes_whole_slices():
         order=(0, 1, 2),
         class_count=3,
         back=("nearest", "linear", "linear"),
-        choice=ROUNDED,
+        winners=ROUNDED.winners,
     )
     planes = np.stack([zoomed(values[:, k], (9, 8)).argmax(axis=0) for k in range(4)])
     places = 0.4 * (np.arange(10) + 0.5) - 0.5
@@ -90,7 +90,7 @@ def test_turned_and_cropped_grids_go_back_likewise(flips):
         order=(0, 1, 2),
         class_count=3,
         back=("linear",) * 3,
-        choice=ROUNDED,
+        winners=ROUNDED.winners,
     )
     wanted = np.zeros(turned.target_shape, dtype=int)
     wanted[1:8, :, 2:10] = zoomed(values, (7, 9, 8)).argmax(axis=0)
@@ -111,7 +111,11 @@ def test_later_regions_write_over_earlier_ones():
     choice = ClassChoice(scale="logits", regions=(1, 3, 2))
     values = logits[:, None].astype(np.float32)
     found = restore_blocks(
-        blocks_of(values, [1, 5]), GridMap.identity((1, 5)), order=(0, 1), class_count=4, choice=choice
+        blocks_of(values, [1, 5]),
+        GridMap.identity((1, 5)),
+        order=(0, 1),
+        class_count=4,
+        winners=choice.winners,
     )
     assert found.tolist() == [[1, 3, 2, 2, 0]]
     likely = choice.probabilities(torch.from_numpy(values), class_count=4)
