@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +16,20 @@ from torch import Tensor, nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
-from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit, shared_voxels
+from medseg.inference.answer import Answer, Prediction
+from medseg.inference.ceiling import Demand, Fit, demand_of, extra_bytes, fit
 from medseg.inference.confidence import ConfidenceTally
+from medseg.inference.device import on_processor, sums_device
 from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
+from medseg.inference.region import Narrowed, narrow_to_body, narrow_to_found
 from medseg.inference.sliding_window import Copy, Sweep, copies, joined, window_slices, with_copies
+from medseg.inference.window_batches import Choice, WindowTally
 from medseg.inference.window_blend import Block, Box, FileTiles, TileStore
 from medseg.labels import LabelTable
 from medseg.memory import resident_bytes
-from medseg.transforms.block_restore import BlockRestorer, restore_blocks
+from medseg.transforms.block_restore import largest_of, restore_blocks
 from medseg.transforms.image_view import ArrayView, ImageView, channel_maxima, channel_minima
 from medseg.transforms.options import Crop, Orient, PreprocessStep
 from medseg.transforms.preprocess import Prepared, prepare
@@ -40,79 +43,22 @@ _LEAST_PROBABILITY = 1e-38
 # A prepared image that takes more than this is made window by window from its source.
 _KEEP_BYTES = 256 << 20
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What is kept of a prediction once its probabilities are gone.
-
-    Parameters
-    ----------
-    label_map : (*source) integer array
-        Class indices on the grid of the volume that was given; not yet postprocessed.
-    confidence : mapping of str to mapping of str to float
-        See `confidence.label_confidence`; labels that were not found are left out.
-    entropy : mapping of str to float
-        See `confidence.image_entropy`.
-    features : (F,) float32 array or None
-        The network's feature vector of the first pass, for the input gate; None where the
-        network has none. Of an ensemble that of its first member.
-    passes : int
-        2 where the result is that of the second pass.
-    notes : tuple of str
-        What a reader of the result must know, one sentence each.
-    """
-
-    label_map: NDArray[Any]
-    confidence: Mapping[str, Mapping[str, float]]
-    entropy: Mapping[str, float]
-    features: NDArray[np.float32] | None
-    passes: int = 1
-    notes: tuple[str, ...] = ()
-
-    def bare(self, label_map: NDArray[Any]) -> Answer:
-        """The same for another label map, without what a subclass keeps beside it."""
-        return Answer(
-            label_map=label_map,
-            confidence=self.confidence,
-            entropy=self.entropy,
-            features=self.features,
-            passes=self.passes,
-            notes=self.notes,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction(Answer):
-    """What a network makes of one image.
-
-    Parameters
-    ----------
-    prepared : Prepared
-        Image as the network saw it, in the pass that counts.
-    grid : GridMap
-        From the source grid to that of `prepared` and `probabilities`; for a tilted volume from its
-        straight grid.
-    shear : Shear or None
-        The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
-    probabilities : (L, *prepared) float32 array or None
-        Kept where the options say so.
-    """
-
-    prepared: Prepared
-    grid: GridMap
-    shear: Shear | None = None
-    probabilities: NDArray[np.float32] | None = None
+__all__ = ["Answer", "Prediction", "Predictor", "side_axis"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
     """What is left of one pass: its probabilities were there block by block, and whole only where they are kept."""
 
+    whole: Prepared
     prepared: Prepared
     grid: GridMap
     tally: ConfidenceTally
+    windows: WindowTally
     label_map: NDArray[Any]
     probabilities: NDArray[np.float32] | None
+    passes: int
+    notes: tuple[str, ...]
 
 
 class Predictor:
@@ -139,6 +85,8 @@ class Predictor:
         Ceiling of the memory of this process, kept while an image is predicted.
     scratch : Path, optional
         Folder for sums that do not fit below it; the system's for temporary files unless given.
+    with_features : bool, optional
+        Whether the answers carry the network's feature vector, which costs another half pass.
 
     Raises
     ------
@@ -158,6 +106,7 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        with_features: bool = True,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -173,7 +122,7 @@ class Predictor:
         self.options = options
         self.statistics = statistics
         self.dtype = dtype
-        self.max_bytes, self.scratch = max_bytes, scratch
+        self.max_bytes, self.scratch, self.with_features = max_bytes, scratch, with_features
         self._network_bytes: dict[tuple[int, ...], int] = {}
         self._side_axis = side_axis(steps)
 
@@ -196,7 +145,7 @@ class Predictor:
         """
         volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
         first = self._run(volume, GridMap.identity(volume.spatial_shape))
-        chosen, passes = first, 1
+        chosen, passes = first, first.passes
         notes: tuple[str, ...] = ()
         if self.options.refine is not None:
             chosen, passes, notes = self._refine(volume, first, self.options.refine)
@@ -205,13 +154,15 @@ class Predictor:
             label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
             confidence=chosen.tally.labels(),
             entropy=chosen.tally.image(),
-            features=self.features(first.prepared.image),
+            features=self.features(first.whole.image) if self.with_features else None,
             prepared=chosen.prepared,
+            whole=first.whole,
             grid=chosen.grid,
             shear=shear,
             probabilities=chosen.probabilities,
             passes=passes,
-            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
+            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *chosen.notes, *chosen.windows.notes, *notes),
+            windows=chosen.windows.to_json(),
         )
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -237,8 +188,10 @@ class Predictor:
         options = self.options
         return Sweep.over(image.shape, options.window, overlap=options.overlap, batch_size=options.batch_size)
 
-    def _blocks(self, image: ImageView, sweep: Sweep, store: TileStore | None = None) -> Iterator[Block]:
-        """Finished blocks of a prepared image on the CPU, as they are asked for."""
+    def _blocks(
+        self, image: ImageView, sweep: Sweep, store: TileStore | None = None, choice: Choice | None = None
+    ) -> Iterator[Block]:
+        """Finished blocks of a prepared image on the CPU, as they are asked for, checked."""
         versions = copies(
             len(image.shape),
             lambda: _value_range(image),
@@ -248,13 +201,20 @@ class Predictor:
         filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
 
         def read(box: Box) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(image.read(box))).to(self.device)
+            return torch.from_numpy(np.ascontiguousarray(image.read(box)))
 
         asked = sweep.blocks(
-            read, lambda batch: self._averaged(batch, versions), filling=filling, store=store
+            read,
+            lambda batch: self._averaged(batch.to(self.device, non_blocking=True), versions),
+            filling=filling,
+            store=store,
+            choice=choice or Choice(reuse=self.options.empty_windows == "reuse"),
+            class_count=self.table.class_count,
+            sums_device=sums_device(self.device, sweep.sums_bytes(self.table.class_count)),
         )
-        for block in asked:
-            yield Block(place=block.place, values=block.values.cpu())
+        for block in on_processor(asked, ahead=sweep.batch_size):
+            self._check_finite(block.values)
+            yield block
 
     @torch.inference_mode()
     def _averaged(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
@@ -282,7 +242,11 @@ class Predictor:
                 side_axis=self._side_axis,
                 mirror_classes=self.table.mirror_classes.tolist(),
             )(batch)
-        self._check(found)
+        if found.shape[1] != self.table.class_count:
+            raise BundleError(
+                f"the network gives {found.shape[1]} classes, the label table has "
+                f"{self.table.class_count} with background; weights and labels do not belong together"
+            )
         return found
 
     def features(self, image: NDArray[np.float32] | ImageView) -> NDArray[np.float32] | None:
@@ -311,54 +275,100 @@ class Predictor:
 
     def _run(self, volume: Volume, cut: GridMap) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
-        bounded = self.max_bytes is not None
-        prepared = prepare(
-            volume, self.steps, statistics=self.statistics, keep_bytes=0 if bounded else _KEEP_BYTES
-        )
+        keep_bytes = _KEEP_BYTES if self.max_bytes is None else 0
+        whole = prepare(volume, self.steps, statistics=self.statistics, keep_bytes=keep_bytes)
+        narrowed = self._narrowed(volume, whole)
+        prepared = narrowed.prepared
         grid, classes = cut.then(prepared.grid), self.table.class_count
-        sweep = self._sweep_over(prepared.image)
+        sweep, windows = self._sweep_over(prepared.image), WindowTally()
         with contextlib.ExitStack() as stack:
+            found = self._fit(prepared, grid, sweep)
+            sweep, prepared = replace(sweep, batch_size=found.batch_size), prepared.kept(found.keep_bytes)
             store: TileStore | None = None
-            if self.max_bytes is not None:
-                found = self._fit(volume, prepared, grid, sweep, max_bytes=self.max_bytes)
-                sweep = replace(sweep, batch_size=found.batch_size)
-                prepared = prepared.kept(found.keep_bytes)
-                if found.in_file:
-                    folder = self.scratch or Path(tempfile.gettempdir())
-                    store = stack.enter_context(contextlib.closing(FileTiles(folder)))
+            if found.in_file:
+                folder = self.scratch or Path(tempfile.gettempdir())
+                store = stack.enter_context(contextlib.closing(FileTiles(folder)))
+            choice = Choice(
+                wanted=narrowed.wanted,
+                reuse=found.reuse and self.options.empty_windows == "reuse",
+                tally=windows,
+            )
             tally = ConfidenceTally(sweep.size, self.table)
             kept = np.empty((classes, *sweep.size), np.float32) if self.options.save_probabilities else None
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
-                for block in self._blocks(prepared.image, sweep, store):
+                for block in self._blocks(prepared.image, sweep, store, choice):
                     tally.add(block.place, block.values)
                     if kept is not None:
                         kept[(slice(None), *block.place)] = block.values.numpy()
                     yield block.place, block.values
 
             label_map = restore_blocks(looked_at(), grid, order=sweep.order, class_count=classes)
-        return _Pass(prepared=prepared, grid=grid, tally=tally, label_map=label_map, probabilities=kept)
-
-    def _fit(self, volume: Volume, prepared: Prepared, grid: GridMap, sweep: Sweep, *, max_bytes: int) -> Fit:
-        """How this image is predicted below a ceiling."""
-        axes, window = sweep.axes, sweep.window
-        if window not in self._network_bytes:
-            versions = copies(len(window), lambda: (0.0, 1.0))
-            shown = torch.zeros((1, prepared.image.channels, *window), device=self.device)
-            self._network_bytes[window] = extra_bytes(lambda: self._averaged(shown, versions))
-        blocks = [max(axis.finished(n) - axis.starts[n] for n in range(len(axis.starts))) for axis in axes]
-        demand = Demand(
-            source_voxels=math.prod(volume.spatial_shape),
-            prepared_voxels=math.prod(sweep.size),
-            in_channels=prepared.image.channels,
-            class_count=self.table.class_count,
-            window=window,
-            batch_size=sweep.batch_size,
-            carried=shared_voxels(axes, sweep.order),
-            rim=BlockRestorer(grid, sweep.order).kept_values(blocks),
-            network_bytes=self._network_bytes[window],
+        return _Pass(
+            whole=prepared if narrowed.prepared is whole else whole,
+            prepared=prepared,
+            grid=grid,
+            tally=tally,
+            windows=windows,
+            label_map=label_map,
+            probabilities=kept,
+            passes=narrowed.passes,
+            notes=narrowed.notes,
         )
-        return fit(demand, max_bytes=max_bytes, taken_bytes=resident_bytes())
+
+    def _narrowed(self, volume: Volume, prepared: Prepared) -> Narrowed:
+        """The part of a prepared image that the options say to look at."""
+        options, found = self.options, Narrowed(prepared=prepared)
+        if options.body is not None:
+            window = options.window or (1,) * volume.spatial_dims
+            found = narrow_to_body(volume, prepared, options.body, window=window)
+        if options.coarse is not None:
+            found = narrow_to_found(
+                found, options.coarse, self.table, window=options.window, label=self._side_by_side
+            )
+        return found
+
+    def _side_by_side(self, image: ImageView) -> NDArray[Any]:
+        """Label map of an image from windows that do not overlap."""
+        batch = self.options.batch_size if self.max_bytes is None else 1
+        sweep = Sweep.over(image.shape, self.options.window, overlap=0.0, batch_size=batch)
+        label_map = np.zeros(sweep.size, np.uint8 if self.table.class_count <= 256 else np.int16)
+        for block in self._blocks(image, sweep):
+            label_map[block.place] = largest_of(block.values)[0].numpy()
+        return label_map
+
+    def _fit(self, prepared: Prepared, grid: GridMap, sweep: Sweep) -> Fit:
+        """How this image is predicted below the ceiling."""
+        if self.max_bytes is None:
+            return Fit(batch_size=sweep.batch_size, keep_bytes=0, in_file=False, bytes=0)
+        demand = self.demand(grid, in_channels=prepared.image.channels)
+        return fit(demand, max_bytes=self.max_bytes, taken_bytes=resident_bytes())
+
+    def demand(self, grid: GridMap, *, in_channels: int) -> Demand:
+        """What an image asks for, by its grid alone; the network is tried on one window.
+
+        Parameters
+        ----------
+        grid : GridMap
+            From the source to the prepared image.
+        in_channels : int
+            Of the prepared image.
+        """
+        options = self.options
+        sweep = Sweep.over(
+            grid.target_shape, options.window, overlap=options.overlap, batch_size=options.batch_size
+        )
+        if sweep.window not in self._network_bytes:
+            versions = copies(len(sweep.window), lambda: (0.0, 1.0))
+            shown = torch.zeros((1, in_channels, *sweep.window), device=self.device)
+            self._network_bytes[sweep.window] = extra_bytes(lambda: self._averaged(shown, versions))
+        return demand_of(
+            sweep,
+            grid,
+            in_channels=in_channels,
+            class_count=self.table.class_count,
+            network_bytes=self._network_bytes[sweep.window],
+        )
 
     def _refine(
         self, volume: Volume, first: _Pass, options: RefineOptions
@@ -395,12 +405,8 @@ class Predictor:
                 network.train(training)
                 del network
 
-    def _check(self, probabilities: Tensor) -> None:
-        if probabilities.shape[1] != self.table.class_count:
-            raise BundleError(
-                f"the network gives {probabilities.shape[1]} classes, the label table has "
-                f"{self.table.class_count} with background; weights and labels do not belong together"
-            )
+    def _check_finite(self, probabilities: Tensor) -> None:
+        # Of blocks that are back on the CPU: to ask a device after each run would make it wait.
         if not bool(torch.isfinite(probabilities).all()):
             raise BundleError(
                 "the network gave probabilities that are not finite for a finite image "

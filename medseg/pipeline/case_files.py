@@ -74,6 +74,7 @@ def case_record(
         "confidence": {name: dict(values) for name, values in result.prediction.confidence.items()},
         "entropy": dict(result.prediction.entropy),
         "passes": result.prediction.passes,
+        "windows": dict(result.prediction.windows),
         "notes": [*volume.notes, *result.prediction.notes],
         "measurements": result.measures.to_json(),
     }

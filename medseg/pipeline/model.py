@@ -16,8 +16,9 @@ from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
+from medseg.inference.device import autocast_dtype
 from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
-from medseg.inference.options import InferenceOptions, PostprocessStep
+from medseg.inference.options import InferenceOptions, PostprocessStep, Precision
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Answer, Predictor
 from medseg.labels import LabelTable
@@ -77,6 +78,8 @@ class LoadedModel:
         Instead of those of the bundle.
     fold : int, optional
         In a cross-validation, the fold that the bundle never saw; results say so.
+    precision : {"auto", "fp32", "fp16", "bf16"}, optional
+        See `device.autocast_dtype`.
     max_bytes, scratch : optional
         Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
     """
@@ -92,6 +95,7 @@ class LoadedModel:
         inference: InferenceOptions | None = None,
         cleaning: Sequence[PostprocessStep] | None = None,
         fold: int | None = None,
+        precision: Precision = "auto",
         max_bytes: int | None = None,
         scratch: Path | None = None,
     ) -> None:
@@ -102,6 +106,7 @@ class LoadedModel:
         self.flag_options = flag_options or FlagOptions()
         self.measures = tuple(measures)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
+        self.gate: GateStatistics | None = read_gate(bundle)
         self.predictor = Predictor(
             networks_of(bundle, device=device),
             steps=_STEPS.validate_python(bundle.preprocess),
@@ -109,10 +114,11 @@ class LoadedModel:
             options=inference or InferenceOptions.model_validate(bundle.inference),
             statistics=bundle.record.training.statistics or None,
             device=device,
+            dtype=autocast_dtype(device, precision),
             max_bytes=max_bytes,
             scratch=scratch,
+            with_features=self.gate is not None,
         )
-        self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)
 
     @property

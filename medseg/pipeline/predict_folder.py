@@ -21,7 +21,7 @@ from medseg.io.series import describe_volume
 from medseg.io.series_rule import SeriesRule
 from medseg.io.walk import Skipped
 from medseg.models.bundle import Bundle, read_bundle
-from medseg.pipeline import case_files
+from medseg.pipeline import case_files, preflight
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.privacy import safe_name
@@ -115,6 +115,7 @@ def predict_folder(
         max_bytes=max_bytes,
         scratch=output,
     )
+    preflight.look_ahead(found.images, loaded, reporter)
     sweep_parts(output)
     begin, cases = time.monotonic(), []
     reporter.stage_started("predict", f"{len(found.images)} images")
@@ -259,6 +260,7 @@ def _one(
 
 
 def _read(image: Found, model: LoadedModel) -> Volume:
+    preflight.require_room(image, model)
     modality = _modalities(model)
     if image.volume is not None and len(image.volume.grid.shape) == 3:
         return read_volume(image.volume, modality=modality)
