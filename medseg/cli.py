@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg import __version__
+from medseg.cli_bench import bench
 from medseg.cli_data import data_commands
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
@@ -365,36 +366,6 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(4)
 
 
-@app.command()
-def bench(
-    what: Annotated[
-        str, typer.Argument(help="start, train, predict, all of these, or io (some minutes).")
-    ] = "all",
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median is printed.")] = 5,
-    full: Annotated[
-        bool, typer.Option("--full", help="With io: also 104 segments on 512 x 512 x 800 voxels.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Time this machine: the program's start, training, prediction; reading and writing DICOM against its peers."""
-    if what == "io":
-        from medseg.bench.io import measure_io
-        from medseg.bench.io_table import to_lines, to_rows
-
-        figures = measure_io(repeats=repeats, full=full)
-        print(json.dumps(to_rows(figures), indent=2) if as_json else "\n".join(to_lines(figures)))
-        return
-    from medseg.bench.program import bench as run_bench
-
-    rows = run_bench(what, repeats=repeats)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        spread = f"({row['low']:.3f} to {row['high']:.3f}, n={row['count']})"
-        print(f"{row['name']:<44} {row['median']:>9.3f} {row['unit']:<9} {spread}")
-
-
 @app.callback(invoke_without_command=True)
 def _main(
     context: typer.Context,
@@ -436,6 +407,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 
 app.add_typer(data_commands(_finish), name="data")
+app.command()(bench)
 
 
 def main() -> None:
