@@ -118,7 +118,7 @@ def compare(bundle: Bundle, files: Sequence[Path], peer: Path) -> Parity:
     prediction = predictor.predict(volume)
     seconds = time.perf_counter() - begin
     image = prediction.prepared.image
-    values = predictor.blended(image).numpy()
+    values = predictor.blended.whole(image).numpy()
     mask = model.table.decode(prediction.label_map)
     logits = found["logits"].astype(np.float32)
     values = values.reshape(logits.shape)
@@ -145,7 +145,7 @@ def _windows(predictor: Any, array: NDArray[np.float32], found: dict[str, NDArra
     padded = np.pad(array, [(0, 0), *((m // 2, m - m // 2) for m in missing)])
     options, most = predictor.options, 0.0
     versions = copies(len(window), lambda: (0.0, 1.0), tta=options.tta_names, flip_axes=options.flip_axes)
-    with predictor.ensemble.members.network(0) as network, torch.inference_mode():
+    with predictor.blended.ensemble.members.network(0) as network, torch.inference_mode():
         ask = with_copies(network, versions, activation=unchanged, side_axis=None)
         for start, wanted in zip(found["starts"], found["windows"], strict=True):
             corner = start[-len(window) :]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg import __version__
+from medseg.cli_bench import bench
 from medseg.cli_data import data_commands
 from medseg.cli_models import add_model_commands
 from medseg.errors import ConfigError, Interrupted, MedsegError
@@ -384,43 +385,6 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(4)
 
 
-@app.command()
-def bench(
-    what: Annotated[
-        str, typer.Argument(help="start, train, predict, all of these, latency, or io (some minutes).")
-    ] = "all",
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median is printed.")] = 5,
-    full: Annotated[
-        bool, typer.Option("--full", help="With io: also 104 segments on 512 x 512 x 800 voxels.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Time this machine: the program's start, training, prediction; reading and writing DICOM against its peers."""
-    if what == "io":
-        from medseg.bench.io import measure_io
-        from medseg.bench.io_table import to_lines, to_rows
-
-        figures = measure_io(repeats=repeats, full=full)
-        print(json.dumps(to_rows(figures), indent=2) if as_json else "\n".join(to_lines(figures)))
-        return
-    if what == "latency":
-        from medseg.bench.latency import measure_latency
-        from medseg.bench.latency import to_lines as latency_lines
-
-        found = measure_latency(repeats=repeats)
-        print(json.dumps(found, indent=2) if as_json else "\n".join(latency_lines(found)))
-        return
-    from medseg.bench.program import bench as run_bench
-
-    rows = run_bench(what, repeats=repeats)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        spread = f"({row['low']:.3f} to {row['high']:.3f}, n={row['count']})"
-        print(f"{row['name']:<44} {row['median']:>9.3f} {row['unit']:<9} {spread}")
-
-
 @app.callback(invoke_without_command=True)
 def _main(
     context: typer.Context,
@@ -463,6 +427,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 app.add_typer(data_commands(_finish), name="data")
 add_model_commands(app, _finish)
+app.command()(bench)
 
 
 def main() -> None:

@@ -62,6 +62,50 @@ def return_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class ResidentPeak:
+    """Largest resident memory of this process while the block runs, as looks at short intervals see it.
+
+    Parameters
+    ----------
+    every_s : float, optional
+        Between two looks; what lives shorter is missed.
+
+    Attributes
+    ----------
+    before_bytes, most_bytes : int
+        When the block began, and at most so far.
+    """
+
+    def __init__(self, *, every_s: float = 0.02) -> None:
+        self.before_bytes = self.most_bytes = 0
+        self._every_s, self._ended = every_s, threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="resident-watcher", daemon=True)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Beyond what there was when the block began."""
+        return max(0, self.most_bytes - self.before_bytes)
+
+    def __enter__(self) -> Self:
+        self.before_bytes = self.most_bytes = resident_bytes()
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._watcher.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._look()
+
+    def _look(self) -> None:
+        self.most_bytes = max(self.most_bytes, resident_bytes())
+
+
 class PeakMemory:
     """Peak of this process and of those that it started, while the block runs.
 

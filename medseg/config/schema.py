@@ -19,7 +19,7 @@ from medseg.config.search_space import find_search_conflicts
 from medseg.data.options import DataOptions
 from medseg.evaluation.options import EvaluationOptions, MeasureName
 from medseg.export.options import ExportName
-from medseg.inference.options import InferenceOptions, InferenceSettings, PostprocessStep
+from medseg.inference.options import InferenceOptions, InferenceSettings, PostprocessStep, Precision
 from medseg.labels import Code, Label, LabelScheme, LabelTable, Side
 from medseg.models.bundle_record import BundleAbout
 from medseg.models.options import AutoNetworkOptions, NetworkOptions, NetworkSettings
@@ -124,7 +124,13 @@ class ComputeOptions(SettingsModel):
 
 
 class PredictOptions(SettingsModel):
-    """What predicting may take of the machine; results do not depend on it."""
+    """What predicting may take of the machine; results do not depend on it beyond rounding."""
+
+    precision: Precision = Field(
+        default="auto",
+        description="Numbers in which the network computes. auto: fp16 on a GPU, fp32 on a processor, which fp16 and "
+        "bf16 are not for.",
+    )
 
     max_ram: MemorySize | None = Field(
         default=None,

@@ -37,6 +37,8 @@ class Answer:
         2 where the result is that of the second pass.
     notes : tuple of str
         What a reader of the result must know, one sentence each.
+    windows : mapping of str to int
+        How many were shown to the network, took an answer it gave before, were left out; see `WindowTally`.
     """
 
     label_map: NDArray[Any]
@@ -47,6 +49,7 @@ class Answer:
     maps: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     passes: int = 1
     notes: tuple[str, ...] = ()
+    windows: Mapping[str, int] = field(default_factory=dict)
 
     def bare(self, label_map: NDArray[Any]) -> Answer:
         """The same for another label map, without what a subclass keeps beside it."""
@@ -59,6 +62,7 @@ class Answer:
             maps=self.maps,
             passes=self.passes,
             notes=self.notes,
+            windows=self.windows,
         )
 
 
@@ -70,13 +74,15 @@ class Prediction(Answer):
     ----------
     prepared : Prepared
         Image as the network saw it, in the pass that counts.
+    whole : Prepared
+        The same before a part of it was chosen, of the first pass; what features are made of.
     grid : GridMap
-        From the source grid to that of `prepared`; for a tilted volume from its
-        straight grid.
+        From the source grid to that of `prepared`; for a tilted volume from its straight grid.
     shear : Shear or None
         The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
     """
 
     prepared: Prepared
+    whole: Prepared
     grid: GridMap
     shear: Shear | None = None

@@ -7,14 +7,15 @@ image is made window by window from its source, and the sums that windows share 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from medseg.amounts import bytes_text
 from medseg.errors import ConfigError
-from medseg.inference.window_blend import AxisPlan, carried_values
-from medseg.memory import resident_bytes
+from medseg.geometry import GridMap
+from medseg.inference.sliding_window import Sweep
+from medseg.memory import ResidentPeak, return_free_memory
+from medseg.transforms.block_restore import BlockRestorer
 
 _FLOAT = 4
 # A label and a winning probability of each prepared voxel (`ConfidenceTally`), a label of each source voxel.
@@ -28,6 +29,7 @@ _WINDOW_COPIES = 3
 # What the allocator does not give back, as a part of all that is allocated.
 _SLACK = 1.08
 _TICK_S = 0.002
+_NO_CEILING = 1 << 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,11 @@ class Demand:
         return _FLOAT * (self.class_count + 1) * self.carried
 
     @property
+    def answer_bytes(self) -> int:
+        """Of what the network says of one window."""
+        return _FLOAT * self.class_count * math.prod(self.window)
+
+    @property
     def prepared_bytes(self) -> int:
         """Of the whole prepared image."""
         return _FLOAT * self.in_channels * self.prepared_voxels
@@ -73,8 +80,9 @@ class Demand:
     def least_bytes(self, *, batch_size: int = 1) -> int:
         """With nothing kept that can be made again or lie in a file."""
         window = math.prod(self.window) * _FLOAT
+        # The windows of the next run are cut while this one is computed.
         shown = batch_size * (
-            window * (self.in_channels + _WINDOW_COPIES * (self.class_count + 1)) + self.network_bytes
+            window * (2 * self.in_channels + _WINDOW_COPIES * (self.class_count + 1)) + self.network_bytes
         )
         planes = _FLOAT * self.class_count * self.rim
         maps = _TALLY_BYTES * self.prepared_voxels + (_LABEL_BYTES + _AFTER_BYTES) * self.source_voxels
@@ -94,6 +102,8 @@ class Fit:
         Size up to which the prepared image is kept.
     in_file : bool
         Whether shared sums wait in a file.
+    reuse : bool
+        Whether the answer to an empty window is kept for the next.
     bytes : int
         What it is expected to take beyond what is taken already.
     """
@@ -102,6 +112,7 @@ class Fit:
     keep_bytes: float
     in_file: bool
     bytes: int
+    reuse: bool = True
 
 
 def fit(demand: Demand, *, max_bytes: int, taken_bytes: int) -> Fit:
@@ -123,42 +134,86 @@ def fit(demand: Demand, *, max_bytes: int, taken_bytes: int) -> Fit:
     room = max_bytes - taken_bytes
     least = demand.least_bytes()
     if least > room:
-        needed = math.ceil((taken_bytes + least) / 5e7) * 5e7
-        raise ConfigError(
-            f"max_ram is {bytes_text(max_bytes)}, but this image takes at least {bytes_text(needed)} with this model "
-            f"({bytes_text(taken_bytes)} are taken by program, network and image); set it to "
-            f"{bytes_text(needed).replace(' ', '')} or more"
+        raise too_low(
+            max_bytes,
+            taken_bytes + least,
+            f"{bytes_text(taken_bytes)} are taken by program, network and image",
         )
     in_file = least + demand.carried_bytes > room
     taken = least + (0 if in_file else demand.carried_bytes)
     keeps = taken + demand.prepared_bytes <= room
     taken += demand.prepared_bytes if keeps else 0
+    reuse = taken + demand.answer_bytes <= room
+    taken += demand.answer_bytes if reuse else 0
     batch = demand.batch_size
     while batch > 1 and taken - least + demand.least_bytes(batch_size=batch) > room:
         batch -= 1
     taken += demand.least_bytes(batch_size=batch) - least
-    return Fit(batch_size=batch, keep_bytes=math.inf if keeps else 0, in_file=in_file, bytes=taken)
+    return Fit(
+        batch_size=batch, keep_bytes=math.inf if keeps else 0, in_file=in_file, reuse=reuse, bytes=taken
+    )
 
 
-def shared_voxels(axes: Sequence[AxisPlan], order: Sequence[int]) -> int:
-    """Voxels that windows share at most, in the order they are shown."""
-    return carried_values([axes[a] for a in order])
+def too_low(max_bytes: int, least_bytes: int, why: str) -> ConfigError:
+    """A ceiling that holds nothing, with the smallest that would.
+
+    Parameters
+    ----------
+    max_bytes, least_bytes : int
+        Of the whole process: allowed, needed.
+    why : str
+        What else a reader should know, a phrase.
+    """
+    needed = bytes_text(math.ceil(least_bytes / 5e7) * 5e7)
+    return ConfigError(
+        f"max_ram is {bytes_text(max_bytes)}, but this image takes at least {needed} with this model ({why}); set it "
+        f"to {needed.replace(' ', '')} or more"
+    )
+
+
+def expected_bytes(demand: Demand, *, max_bytes: int | None, taken_bytes: int) -> int:
+    """What a prediction will take beyond what is taken, done as `fit` says; without a ceiling nothing gives way."""
+    try:
+        return fit(
+            demand, max_bytes=_NO_CEILING if max_bytes is None else max_bytes, taken_bytes=taken_bytes
+        ).bytes
+    except ConfigError:
+        return demand.least_bytes()
+
+
+def demand_of(
+    sweep: Sweep, grid: GridMap, *, in_channels: int, class_count: int, network_bytes: int
+) -> Demand:
+    """What a sweep over a prepared image asks for.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    grid : GridMap
+        From the source to the prepared image.
+    in_channels, class_count : int
+    network_bytes : int
+        See `Demand`.
+    """
+    blocks = [max(axis.finished(n) - start for n, start in enumerate(axis.starts)) for axis in sweep.axes]
+    return Demand(
+        source_voxels=math.prod(grid.source_shape),
+        prepared_voxels=math.prod(sweep.size),
+        in_channels=in_channels,
+        class_count=class_count,
+        window=sweep.window,
+        batch_size=sweep.batch_size,
+        carried=sweep.carried,
+        # Ways back that do not smooth keep no more.
+        rim=BlockRestorer(grid, sweep.order).kept_values(blocks),
+        network_bytes=network_bytes,
+    )
 
 
 def extra_bytes(work: Callable[[], object]) -> int:
     """Largest resident memory while a function runs, beyond what was resident before."""
-    before, most, ended = resident_bytes(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not ended.wait(_TICK_S):
-            most = max(most, resident_bytes())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    # Memory that is free but not given back would be taken again unseen.
+    return_free_memory()
+    with ResidentPeak(every_s=_TICK_S) as peak:
         work()
-    finally:
-        ended.set()
-        watcher.join()
-    return max(0, max(most, resident_bytes()) - before)
+    return peak.extra_bytes

@@ -23,6 +23,8 @@ from medseg.transforms.image_view import ImageView
 
 # Probabilities that a softmax in float32 rounds to zero have a logarithm of about -87.
 _LEAST_PROBABILITY = 1e-38
+# Logits that leave no doubt.
+_SURE = 20.0
 
 
 class Ensemble:
@@ -68,6 +70,16 @@ class Ensemble:
         """Channels of `answer`: C, of sums that are rounded those of each member, and the spread of several."""
         count = len(self.members)
         return self.outputs * (count if self._choice.rounded else 1) + (len(SPREAD) if count > 1 else 0)
+
+    def background(self) -> Tensor:
+        """(channels,) what `answer` gives where nothing is, without a look."""
+        values = torch.full((self.outputs,), 0.0 if self._options.average == "probabilities" else -_SURE)
+        if not self._choice.regions:
+            values[0] = 1.0 if self._options.average == "probabilities" else _SURE
+        result = torch.zeros(self.channels)
+        for start in range(0, self.channels - self.outputs + 1, self.outputs):
+            result[start : start + self.outputs] = values
+        return result
 
     @torch.inference_mode()
     def answer(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
@@ -136,7 +148,11 @@ class Ensemble:
                 side_axis=self._side_axis,
                 mirror_classes=self._mirror,
             )(batch)
-        self._check(found)
+        if found.shape[1] != self.outputs:
+            raise BundleError(
+                f"the network gives {found.shape[1]} classes, the label table has {self.outputs} with "
+                "background; weights and labels do not belong together"
+            )
         return found
 
     def _probabilities(self, found: Tensor) -> Tensor:
@@ -159,15 +175,3 @@ class Ensemble:
             finally:
                 network.train(training)
                 del network
-
-    def _check(self, found: Tensor) -> None:
-        if found.shape[1] != self.outputs:
-            raise BundleError(
-                f"the network gives {found.shape[1]} classes, the label table has {self.outputs} with "
-                "background; weights and labels do not belong together"
-            )
-        if not bool(torch.isfinite(found).all()):
-            raise BundleError(
-                "the network gave probabilities that are not finite for a finite image "
-                f"(precision {str(self.dtype).removeprefix('torch.')}); use float32, or check the weights"
-            )

@@ -6,6 +6,7 @@ import mmap
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,12 @@ class SourceMaps:
         )
         # Values that are probabilities of classes are interpolated for the mask anyway.
         self._apart = self._choice.scale != "probabilities" or bool(self._choice.regions)
-        self.arrays: dict[str, NDArray[np.uint8]] = {
-            name: _array(tuple(shape), folder) for name in (*self._plain, *self._structures)
-        }
+        self._shape, self._folder = tuple(shape), folder
+
+    @cached_property
+    def arrays(self) -> dict[str, NDArray[np.uint8]]:
         """By name, in steps of 1 / 255; 0 where the network did not look."""
+        return {name: _array(self._shape, self._folder) for name in (*self._plain, *self._structures)}
 
     @property
     def channels(self) -> int:

@@ -14,6 +14,9 @@ MapName = Literal["entropy", "disagreement", "variance", "probabilities"]
 
 MAP_NAMES: tuple[MapName, ...] = ("entropy", "disagreement", "variance", "probabilities")
 
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+"""Numbers in which a network computes; sums and probabilities are float32 always."""
+
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 
@@ -49,6 +52,57 @@ class RefineOptions(_Options):
         le=1,
         description="Largest plausible difference in size between the two passes, as a part of the larger, "
         "0..1; above it the first one stands.",
+    )
+
+
+class BodyOptions(_Options):
+    """Windows only where the body is; all else is background, and the network never sees it.
+
+    What lies between two parts of the body, such as a lung, belongs to it. Where the body's box is implausibly
+    small, the whole image is shown and the case carries a note.
+    """
+
+    threshold: float | None = Field(
+        default=None,
+        description="Image values above it are body (HU for CT, such as -500); null: Otsu's threshold of the image.",
+    )
+    margin: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Kept on each side of the body, as a part of the length of its box on that axis.",
+    )
+    min_share: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="Least plausible share of the image that the body's box covers, 0..1.",
+    )
+
+
+class CoarseOptions(_Options):
+    """A quick first pass that finds the structures, and a second one that looks at full resolution there alone.
+
+    Where the first pass finds none of them, the whole image is looked at and the case carries a note.
+    """
+
+    factor: float = Field(
+        default=2.0,
+        ge=1,
+        le=8,
+        description="How many times farther apart the voxels of the first pass are along each axis; 1: the image as "
+        "it is, its windows side by side.",
+    )
+    labels: Names | Literal["all"] = Field(
+        default="all",
+        description="Structures, or regions, that the second pass must see. Of those that are named each must be "
+        "found; all: those that are.",
+    )
+    margin: float = Field(
+        default=0.25,
+        ge=0,
+        le=2,
+        description="Kept on each side of the box around them, as a part of the box's length on that axis.",
     )
 
 
@@ -127,6 +181,18 @@ class InferenceSettings(_Options):
     refine: RefineOptions | None = Field(
         default=None, description="Second pass around what the first one found; null: one pass."
     )
+    empty_windows: Literal["reuse", "show"] = Field(
+        default="reuse",
+        description="Windows that hold one value only, such as air that was clipped. reuse: the network is shown one "
+        "of them, its answer holds for all; the mask is the same. show: it is shown each.",
+    )
+    body: BodyOptions | None = Field(
+        default=None, description="Windows only where the body is; null: over all of the image."
+    )
+    coarse: CoarseOptions | None = Field(
+        default=None,
+        description="Quick first pass that says where to look at full resolution; null: everywhere.",
+    )
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:
@@ -137,6 +203,8 @@ class InferenceSettings(_Options):
         for name, values in (("tta", self.tta_names), ("flip_axes", self.flip_axes)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {list(values)}; each may stand there once")
+        if self.refine is not None and self.coarse is not None:
+            raise ValueError("refine and coarse are both second passes; keep one of them")
         return self
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,20 +17,22 @@ from torch import Tensor, nn
 from medseg.errors import ConfigError, InputRefusedError
 from medseg.geometry import GridMap
 from medseg.inference.answer import Prediction
-from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit
+from medseg.inference.blended_ensemble import BlendedEnsemble
+from medseg.inference.ceiling import Demand, Fit, fit
 from medseg.inference.confidence import ConfidenceTally, LabelTally
 from medseg.inference.ensemble import Ensemble
 from medseg.inference.maps import SourceMaps
 from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, MapName, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
-from medseg.inference.sliding_window import Sweep, copies, joined
-from medseg.inference.window_blend import Block, Box, FileTiles, TileStore
+from medseg.inference.region import Narrowed, narrow_to_body, narrow_to_found
+from medseg.inference.window_batches import Choice, WindowTally
+from medseg.inference.window_blend import Box, FileTiles, TileStore
 from medseg.labels import LabelTable
 from medseg.memory import resident_bytes
-from medseg.transforms.block_restore import BlockRestorer, restore_blocks
+from medseg.transforms.block_restore import restore_blocks
 from medseg.transforms.class_choice import ClassChoice
-from medseg.transforms.image_view import ArrayView, ImageView, channel_maxima, channel_minima
+from medseg.transforms.image_view import ArrayView, ImageView
 from medseg.transforms.options import Crop, Orient, PreprocessStep, Transpose
 from medseg.transforms.preprocess import Prepared, prepare
 from medseg.transforms.straighten import Shear, straighten, unstraighten_labels
@@ -47,11 +48,15 @@ _KEEP_BYTES = 256 << 20
 class _Pass:
     """What is left of one pass: its probabilities were there block by block."""
 
+    whole: Prepared
     prepared: Prepared
     grid: GridMap
     tally: LabelTally
+    windows: WindowTally
     label_map: NDArray[Any]
     maps: Mapping[str, NDArray[np.uint8]]
+    passes: int
+    notes: tuple[str, ...]
 
 
 class Predictor:
@@ -125,21 +130,23 @@ class Predictor:
         self.statistics = statistics
         self.max_bytes, self.scratch = max_bytes, scratch
         self.maps = tuple(maps)
-        self._network_bytes: dict[tuple[int, ...], int] = {}
         self._reads_features = features
-        self._averaged = ClassChoice(
+        averaged = ClassChoice(
             scale=options.average, regions=tuple(regions), rounded=options.sums == "float16"
         )
-        self._restored = self._averaged if options.restore == "averaged" else ClassChoice()
-        self.ensemble = Ensemble(
+        self._restores_averaged = options.restore == "averaged"
+        self._restored = averaged if self._restores_averaged else ClassChoice()
+        ensemble = Ensemble(
             SingleNetwork(network, self.device) if isinstance(network, nn.Module) else network,
             table=table,
             options=options,
-            choice=self._averaged,
+            choice=averaged,
             side_axis=side_axis(steps),
             device=self.device,
             dtype=dtype,
         )
+        self.blended = BlendedEnsemble(ensemble, table=table, options=options, choice=averaged)
+        """Answers to prepared images."""
 
     def predict(self, volume: Volume) -> Prediction:
         """Label map of a volume on its own grid.
@@ -169,12 +176,14 @@ class Predictor:
             entropy=tally.image(),
             disagreement=tally.disagreement(),
             maps={name: _on_source(values, shear) for name, values in chosen.maps.items()},
-            features=self.features(first.prepared.image) if self._reads_features else None,
+            features=self.features(first.whole.image) if self._reads_features else None,
             prepared=chosen.prepared,
+            whole=first.whole,
             grid=chosen.grid,
             shear=shear,
             passes=passes,
-            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
+            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *chosen.notes, *chosen.windows.notes, *notes),
+            windows=chosen.windows.to_json(),
         )
 
     def segment(self, volume: Volume) -> NDArray[Any]:
@@ -197,7 +206,7 @@ class Predictor:
         """The first pass, the one that counts, their number, and why a second was not used."""
         first = self._run(volume, GridMap.identity(volume.spatial_shape), kind)
         if self.options.refine is None:
-            return first, first, 1, ()
+            return first, first, first.passes, ()
         return first, *self._refine(volume, first, self.options.refine, kind)
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -215,53 +224,7 @@ class Predictor:
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
-        return cast("NDArray[np.float32]", self._likely(self.blended(ArrayView(image))).numpy())
-
-    def blended(self, image: ImageView) -> Tensor:
-        """(C, *sp) what is averaged over windows and networks: probabilities or logits, of classes or regions."""
-        sweep = self._sweep_over(image)
-        parts = (
-            Block(place=block.place, values=self.ensemble.parted(block.values)[0])
-            for block in self._blocks(image, sweep)
-        )
-        return joined(parts, sweep.size)
-
-    def _likely(self, values: Tensor) -> Tensor:
-        """(L, ...) probabilities of classes, from a block's values."""
-        return self._averaged.probabilities(values, class_count=self.table.class_count)
-
-    def _sweep_over(self, image: ImageView) -> Sweep:
-        options = self.options
-        return Sweep.over(
-            image.shape,
-            options.window,
-            overlap=options.overlap,
-            batch_size=options.batch_size,
-            blend=options.blend,
-            even=options.steps == "even",
-            ordered=options.sums == "float16",
-        )
-
-    def _blocks(self, image: ImageView, sweep: Sweep, store: TileStore | None = None) -> Iterator[Block]:
-        """Finished blocks of what is averaged over a prepared image, on the CPU, as they are asked for."""
-        versions = copies(
-            len(image.shape),
-            lambda: _value_range(image),
-            tta=self.options.tta_names,
-            flip_axes=self.options.flip_axes,
-        )
-        filling = self.options.filling
-        if filling is None:
-            filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
-
-        def read(box: Box) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(image.read(box))).to(self.device)
-
-        asked = sweep.blocks(
-            read, lambda batch: self.ensemble.answer(batch, versions), filling=filling, store=store
-        )
-        for block in asked:
-            yield Block(place=block.place, values=block.values.cpu())
+        return cast("NDArray[np.float32]", self.blended.probabilities(ArrayView(image)).numpy())
 
     def features(self, image: NDArray[np.float32] | ImageView) -> NDArray[np.float32] | None:
         """Feature vector of a prepared image: the network's, averaged over windows side by side.
@@ -276,34 +239,40 @@ class Predictor:
         """
         view = ArrayView(image) if isinstance(image, np.ndarray) else image
         window = tuple(min(n, w) for n, w in zip(view.shape, self.options.window or view.shape, strict=True))
-        return self.ensemble.features(view, window)
+        return self.blended.ensemble.features(view, window)
 
     def _run(self, volume: Volume, cut: GridMap, kind: type[LabelTally]) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
-        bounded = self.max_bytes is not None
-        prepared = prepare(
-            volume, self.steps, statistics=self.statistics, keep_bytes=0 if bounded else _KEEP_BYTES
-        )
+        keep_bytes = _KEEP_BYTES if self.max_bytes is None else 0
+        whole = prepare(volume, self.steps, statistics=self.statistics, keep_bytes=keep_bytes)
+        narrowed = self._narrowed(volume, whole)
+        prepared = narrowed.prepared
         grid = cut.then(prepared.grid)
-        sweep, maps = self._sweep_over(prepared.image), self._source_maps(grid)
+        sweep, windows, maps = (
+            self.blended.sweep(prepared.image.shape),
+            WindowTally(),
+            self._source_maps(grid),
+        )
         with contextlib.ExitStack() as stack:
+            found = self._fit(prepared, grid, batch_size=sweep.batch_size)
+            sweep, prepared = replace(sweep, batch_size=found.batch_size), prepared.kept(found.keep_bytes)
             store: TileStore | None = None
-            if self.max_bytes is not None:
-                found = self._fit(prepared, grid, sweep, maps, max_bytes=self.max_bytes)
-                sweep = replace(sweep, batch_size=found.batch_size)
-                prepared = prepared.kept(found.keep_bytes)
-                if found.in_file:
-                    store = stack.enter_context(contextlib.closing(FileTiles(self._scratch())))
+            if found.in_file:
+                store = stack.enter_context(contextlib.closing(FileTiles(self._scratch())))
+            choice = Choice(
+                # Sums in half precision have no room for the weight of a window that was passed over.
+                wanted=None if sweep.ordered else narrowed.wanted,
+                reuse=found.reuse and self.options.empty_windows == "reuse",
+                tally=windows,
+            )
             tally = kind(sweep.size, self.table)
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
-                for block in self._blocks(prepared.image, sweep, store):
-                    values, spread = self.ensemble.parted(block.values)
-                    likely = self._likely(values)
-                    tally.add(block.place, likely, spread)
-                    values = values if self._restored is self._averaged else likely
+                for block in self.blended.blocks(prepared.image, sweep, store=store, choice=choice):
+                    tally.add(block.place, block.probabilities, block.spread)
+                    values = block.values if self._restores_averaged else block.probabilities
                     if maps is not None:
-                        values = maps.with_channels(values, likely, spread)
+                        values = maps.with_channels(values, block.probabilities, block.spread)
                     yield block.place, values
 
             label_map = restore_blocks(
@@ -315,12 +284,33 @@ class Predictor:
                 winners=self._restored.winners if maps is None else maps.winners,
             )
         return _Pass(
+            whole=prepared if narrowed.prepared is whole else whole,
             prepared=prepared,
             grid=grid,
             tally=tally,
+            windows=windows,
             label_map=label_map,
             maps={} if maps is None else maps.arrays,
+            passes=narrowed.passes,
+            notes=narrowed.notes,
         )
+
+    def _narrowed(self, volume: Volume, prepared: Prepared) -> Narrowed:
+        """The part of a prepared image that the options say to look at."""
+        options, found = self.options, Narrowed(prepared=prepared)
+        if options.body is not None:
+            window = options.window or (1,) * volume.spatial_dims
+            found = narrow_to_body(volume, prepared, options.body, window=window)
+        if options.coarse is not None:
+            batch_size = options.batch_size if self.max_bytes is None else 1
+            found = narrow_to_found(
+                found,
+                options.coarse,
+                self.table,
+                window=options.window,
+                label=lambda image: self.blended.label_side_by_side(image, batch_size=batch_size),
+            )
+        return found
 
     def _source_maps(self, grid: GridMap) -> SourceMaps | None:
         if not self.maps:
@@ -329,7 +319,7 @@ class Predictor:
             self.maps,
             grid.source_shape,
             table=self.table,
-            members=len(self.ensemble.members),
+            members=len(self.blended.ensemble.members),
             choice=self._restored,
             folder=None if self.max_bytes is None else self._scratch(),
         )
@@ -337,28 +327,27 @@ class Predictor:
     def _scratch(self) -> Path:
         return self.scratch or Path(tempfile.gettempdir())
 
-    def _fit(
-        self, prepared: Prepared, grid: GridMap, sweep: Sweep, maps: SourceMaps | None, *, max_bytes: int
-    ) -> Fit:
-        """How this image is predicted below a ceiling."""
-        axes, window = sweep.axes, sweep.window
-        if window not in self._network_bytes:
-            versions = copies(len(window), lambda: (0.0, 1.0))
-            shown = torch.zeros((1, prepared.image.channels, *window), device=self.device)
-            self._network_bytes[window] = extra_bytes(lambda: self.ensemble.answer(shown, versions))
-        blocks = [max(axis.finished(n) - axis.starts[n] for n in range(len(axis.starts))) for axis in axes]
-        demand = Demand(
-            source_voxels=math.prod(grid.source_shape),
-            prepared_voxels=math.prod(sweep.size),
-            in_channels=prepared.image.channels,
-            class_count=self.ensemble.channels + (0 if maps is None else maps.channels),
-            window=window,
-            batch_size=sweep.batch_size,
-            carried=sweep.carried,
-            rim=BlockRestorer(grid, sweep.order, prepared.back).kept_values(blocks),
-            network_bytes=self._network_bytes[window],
+    def _fit(self, prepared: Prepared, grid: GridMap, *, batch_size: int) -> Fit:
+        """How this image is predicted below the ceiling."""
+        if self.max_bytes is None:
+            return Fit(batch_size=batch_size, keep_bytes=0, in_file=False, bytes=0)
+        demand = self.demand(grid, in_channels=prepared.image.channels)
+        return fit(demand, max_bytes=self.max_bytes, taken_bytes=resident_bytes())
+
+    def demand(self, grid: GridMap, *, in_channels: int) -> Demand:
+        """What an image asks for, by its grid alone; the network is tried on one window.
+
+        Parameters
+        ----------
+        grid : GridMap
+            From the source to the prepared image.
+        in_channels : int
+            Of the prepared image.
+        """
+        maps = self._source_maps(grid)
+        return self.blended.demand(
+            grid, in_channels=in_channels, more_channels=0 if maps is None else maps.channels
         )
-        return fit(demand, max_bytes=max_bytes, taken_bytes=resident_bytes())
 
     def _refine(
         self, volume: Volume, first: _Pass, options: RefineOptions, kind: type[LabelTally]
@@ -402,10 +391,6 @@ def _tilt_notes(shear: Shear | None) -> tuple[str, ...]:
         f"The slices are tilted by {shear.degrees:.1f} degrees against their axis; the image was straightened "
         "for the network and the result brought back onto the tilted slices.",
     )
-
-
-def _value_range(image: ImageView) -> tuple[float, float]:
-    return float(channel_minima(image).min()), float(channel_maxima(image).max())
 
 
 def _kept(reason: str) -> str:

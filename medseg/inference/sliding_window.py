@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from medseg.errors import ConfigError
 from medseg.inference.options import TtaName
 from medseg.inference.ordered_blend import OrderedBlend, half_weights
+from medseg.inference.window_batches import Choice, WindowBatches
 from medseg.inference.window_blend import (
     AxisPlan,
     Block,
@@ -29,7 +30,6 @@ from medseg.inference.window_blend import (
 Blend = Literal["gaussian", "constant"]
 Network = Callable[[Tensor], Tensor]
 Read = Callable[[Box], Tensor]
-ItemT = TypeVar("ItemT")
 
 SIGMA = 0.125
 """Standard deviation of the blending weights as a part of the window."""
@@ -124,13 +124,26 @@ class Sweep:
         """Number of windows."""
         return math.prod(len(axis.starts) for axis in self.axes)
 
+    def sums_bytes(self, channels: int) -> int:
+        """Memory of the sums that windows share, and of the windows of one run."""
+        window = self.batch_size * math.prod(self.window)
+        return 4 * (channels + 1) * (self.carried + 3 * window)
+
     @property
     def fills_up(self) -> bool:
         """Whether the image is shorter than the window along an axis."""
         return any(n < w for n, w in zip(self.size, self.window, strict=True))
 
     def blocks(
-        self, read: Read, ask: Network, *, filling: float = 0.0, store: TileStore | None = None
+        self,
+        read: Read,
+        ask: Network,
+        *,
+        filling: float = 0.0,
+        store: TileStore | None = None,
+        choice: Choice | None = None,
+        background: Tensor | None = None,
+        sums_device: torch.device | None = None,
     ) -> Iterator[Block]:
         """Blend what `ask` makes of each window; every voxel of the image comes once, in finished blocks.
 
@@ -144,6 +157,12 @@ class Sweep:
             What an image that is shorter than the window is filled up with.
         store : TileStore, optional
             See `WindowBlend`.
+        choice : Choice, optional
+            Which windows are shown; each of them unless given.
+        background : (L,) tensor, optional
+            Answer to each voxel of a window that the choice leaves out.
+        sums_device : torch.device, optional
+            Where windows are summed; where `ask` leaves them unless given.
         """
         blend: WindowBlend | OrderedBlend
         if self.ordered:
@@ -151,10 +170,20 @@ class Sweep:
         else:
             weights = importance(self.window, blend=self.blend if self.count > 1 else "constant")
             blend = WindowBlend(self.axes, weights, order=self.order, store=store)
-        for batch in _batches(blend.places(), self.batch_size):
-            shown = torch.stack([self._cut(read, place, filling) for _, place in batch])
-            for (index, _), found in zip(batch, ask(shown), strict=True):
-                yield self._inside(blend.add(index, found))
+        choice = choice or Choice()
+        if choice.wanted is not None and (background is None or isinstance(blend, OrderedBlend)):
+            raise ValueError(
+                "windows are left out where it is known what stands for them, and sums are float32"
+            )
+        batches = WindowBatches(
+            lambda place: self._cut(read, place, filling), ask, size=self.batch_size, choice=choice
+        )
+        for index, found in batches.answers(blend.places()):
+            if found is not None:
+                block = blend.add(index, found if sums_device is None else found.to(sums_device))
+            elif background is not None and isinstance(blend, WindowBlend):
+                block = blend.skip(index, background, device=sums_device or "cpu")
+            yield self._inside(block)
 
     def _cut(self, read: Read, place: Box, filling: float) -> Tensor:
         """One window of the image, filled up where the image is shorter."""
@@ -316,10 +345,20 @@ def with_copies(
         Class index after the body is mirrored left to right (`LabelTable.mirror_classes`).
     """
 
+    places: dict[torch.device, Tensor] = {}
+
+    def mirrored_places(device: torch.device) -> Tensor | None:
+        if mirror_classes is None:
+            return None
+        if device not in places:
+            places[device] = torch.tensor(list(mirror_classes)).to(device, non_blocking=True)
+        return places[device]
+
     def ask(batch: Tensor) -> Tensor:
         total: Tensor | None = None
         for version in versions:
-            mirror = mirror_classes if side_axis is not None and side_axis in version.axes else None
+            swaps = side_axis is not None and side_axis in version.axes
+            mirror = mirrored_places(batch.device) if swaps else None
             found = _mirrored_run(
                 network, activation, version.change(batch), axes=version.axes, mirror=mirror
             )
@@ -352,13 +391,6 @@ def window_slices(size: Sequence[int], window: Sequence[int], overlap: float) ->
         starts.append([min(index * step, n - w) for index in range(count)])
     for corner in itertools.product(*starts):
         yield tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
-
-
-def _batches(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
-    """Lists of `size` items, the last one shorter."""
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch
 
 
 def _checked_window(size: tuple[int, ...], window: Sequence[int] | None) -> tuple[int, ...]:
@@ -406,11 +438,11 @@ def _mirrored_run(
     batch: Tensor,
     *,
     axes: tuple[int, ...],
-    mirror: Sequence[int] | None,
+    mirror: Tensor | None,
 ) -> Tensor:
     dims = [axis + 2 for axis in axes]
     found = activation(network(batch.flip(dims) if dims else batch))
     if dims:
         found = found.flip(dims)
     # In a mirrored body the left lung looks like a right one: class c was seen as its mirror.
-    return found if mirror is None else found[:, torch.as_tensor(list(mirror), device=found.device)]
+    return found if mirror is None else found[:, mirror]

@@ -26,6 +26,8 @@ from medseg.amounts import bytes_text
 from medseg.errors import ConfigError, StorageError
 
 Box = tuple[slice, ...]
+# Weight of a window that was passed over, beside one that was shown: below what a float32 sum can tell.
+_FAINT = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,29 @@ class WindowBlend:
         values : (L, *window) float32 tensor
             Left as it is.
         """
-        piece = self._weighted(values)
+        return self._finish(self._weighted(values), index)
+
+    def skip(
+        self, index: tuple[int, ...], background: Tensor, *, device: torch.device | str = "cpu"
+    ) -> Block:
+        """Pass over the next window: background, but only where no other window has anything to say.
+
+        Parameters
+        ----------
+        index : tuple of int
+            As for `add`.
+        background : (L,) float32 tensor
+            Value of each of its voxels.
+        device : torch.device or str
+            Where the other windows' values are.
+        """
+        self._weights = self._weights.to(device, non_blocking=True)
+        values = torch.cat([background, torch.ones(1)]).to(device, non_blocking=True)
+        faint = self._weights * _FAINT
+        return self._finish(values.reshape(-1, *(1,) * faint.ndim) * faint, index)
+
+    def _finish(self, piece: Tensor, index: tuple[int, ...]) -> Block:
+        """Add the weighted values of a window; the block that it finishes."""
         for number in reversed(range(len(self._axes))):
             piece = self._settle(piece, number, index)
         mean = piece[:-1].div_(piece[-1])
@@ -174,7 +198,7 @@ class WindowBlend:
 
     def _weighted(self, values: Tensor) -> Tensor:
         """(L + 1, *window) weighted values and the weights themselves, slowest axis first."""
-        self._weights = self._weights.to(values.device)
+        self._weights = self._weights.to(values.device, non_blocking=True)
         turned = values.detach().permute(0, *(1 + axis for axis in self.order))
         piece = torch.empty(
             (len(values) + 1, *self._weights.shape), dtype=torch.float32, device=values.device

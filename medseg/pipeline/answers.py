@@ -45,6 +45,7 @@ class AnswerStore:
                     features=features if features.size else None,
                     passes=said["passes"],
                     notes=tuple(said["notes"]),
+                    windows=said.get("windows", {}),
                 )
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             # It can be made again.
@@ -59,6 +60,7 @@ class AnswerStore:
             "disagreement": dict(answer.disagreement),
             "passes": answer.passes,
             "notes": list(answer.notes),
+            "windows": dict(answer.windows),
         }
         features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
         with whole_file(self._path(case_id)) as part, part.open("wb") as stream:

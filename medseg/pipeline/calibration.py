@@ -89,7 +89,7 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
         records.append(record)
         part = seen["validation" if case.split == "validation" else "train"]
         for variant in range(VARIANTS[dims] if case.split == "train" else 1):
-            part.add(_features(context, predictor, found.prepared.array, variant), case.patient_id)
+            part.add(_features(context, predictor, found.whole.array, variant), case.patient_id)
         return_free_memory()
         context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
     limits: dict[str, Any] = {RANGE + name: values for name, values in fit_ranges(records).items()}

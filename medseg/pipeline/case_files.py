@@ -106,6 +106,7 @@ def case_record(
         **({"disagreement": dict(result.prediction.disagreement)} if result.prediction.disagreement else {}),
         **({"maps": sorted(result.prediction.maps)} if result.prediction.maps else {}),
         "passes": result.prediction.passes,
+        "windows": dict(result.prediction.windows),
         "notes": [*volume.notes, *result.prediction.notes],
         "measurements": result.measures.to_json(),
     }

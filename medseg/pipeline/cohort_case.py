@@ -19,6 +19,7 @@ from medseg.pipeline import case_files
 from medseg.pipeline.cohort_folder import whole_case
 from medseg.pipeline.cohort_inputs import CohortCase, read_case
 from medseg.pipeline.cohort_settings import CohortSettings
+from medseg.pipeline.preflight import require_room
 from medseg.provenance import sha256_json, versions
 from medseg.volume import Volume
 
@@ -176,6 +177,8 @@ class CaseWork:
             record = case_files.finished_record(self.settings.output / case.folder)
             if record is not None and record["key"] == self._key(case, image_sha256(case.image.paths)):
                 return CaseOutcome(**_named(case), state="kept", **_told(record))
+        if self.settings.max_bytes is not None:
+            require_room(case.image, self.model)
         volume = read_case(case, self.bundle)
         return ReadCase(case=case, key=self._key(case, volume.source.sha256), volume=volume)
 

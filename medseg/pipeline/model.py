@@ -17,8 +17,9 @@ from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.inference.answer import Answer
+from medseg.inference.device import autocast_dtype
 from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
-from medseg.inference.options import InferenceOptions, MapName, PostprocessStep
+from medseg.inference.options import InferenceOptions, MapName, PostprocessStep, Precision
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
@@ -79,6 +80,8 @@ class LoadedModel:
         Instead of those of the bundle.
     fold : int, optional
         In a cross-validation, the fold that the bundle never saw; results say so.
+    precision : {"auto", "fp32", "fp16", "bf16"}, optional
+        See `device.autocast_dtype`.
     max_bytes, scratch : optional
         Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
     maps : sequence of MapName, optional
@@ -96,6 +99,7 @@ class LoadedModel:
         inference: InferenceOptions | None = None,
         cleaning: Sequence[PostprocessStep] | None = None,
         fold: int | None = None,
+        precision: Precision = "auto",
         max_bytes: int | None = None,
         scratch: Path | None = None,
         maps: Sequence[MapName] = (),
@@ -108,6 +112,7 @@ class LoadedModel:
         self.measures = tuple(measures)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
         options = inference or InferenceOptions.model_validate(bundle.inference)
+        self.gate: GateStatistics | None = read_gate(bundle)
         self.predictor = Predictor(
             networks_of(bundle, device=device, contiguous=options.layout == "contiguous"),
             steps=_STEPS.validate_python(bundle.preprocess),
@@ -115,13 +120,13 @@ class LoadedModel:
             options=options,
             statistics=bundle.record.training.statistics or None,
             device=device,
+            dtype=autocast_dtype(device, precision),
             max_bytes=max_bytes,
             scratch=scratch,
             regions=bundle.record.regions,
-            features=bundle.record.gate is not None,
+            features=self.gate is not None,
             maps=maps,
         )
-        self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)
 
     @property

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from medseg.data.manifest import Case
 from medseg.errors import ConfigError, MedsegError, StorageError
 from medseg.inference.options import PostprocessStep
+from medseg.memory import ResidentPeak
 from medseg.models.bundle import Bundle, read_bundle
-from medseg.pipeline import bundling, case_files
+from medseg.pipeline import bundling, case_files, prediction_memory
 from medseg.pipeline.context import Context
 from medseg.pipeline.folds import member_of
 from medseg.pipeline.readers import image_reader
@@ -49,11 +50,15 @@ def run(context: Context) -> dict[str, Any]:
     cases = context.chosen(which(context))
     cleaning = _cleaning(context)
     work = _Work(context=context, cleaning=cleaning, total=len(cases))
-    for bundle, group in _groups(context, cases):
-        work.predict(bundle, group)
+    with ResidentPeak() as peak:
+        for bundle, group in _groups(context, cases):
+            work.predict(bundle, group)
+    memory = prediction_memory.compared(context, peak.most_bytes)
     said = ", ".join(f"{count} {name}" for name, count in work.verdicts.items() if count and name != "pass")
+    cases_text = f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}"
     return {
-        "text": f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}",
+        "text": "; ".join((cases_text, *prediction_memory.text_of(memory))),
+        **memory,
         "verdicts": work.verdicts,
         "cleaning": None if cleaning is None else [step.model_dump(mode="json") for step in cleaning],
         "device": context.device(),
@@ -129,6 +134,7 @@ def load_model(
         inference=config.inference,
         cleaning=cleaning,
         fold=fold,
+        precision=config.predict.precision,
         max_bytes=config.predict.max_ram,
         scratch=context.run.cache,
         maps=case_files.maps_of(config.export),

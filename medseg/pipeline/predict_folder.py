@@ -26,6 +26,7 @@ from medseg.pipeline.cohort_overlap import in_turn, overlapped
 from medseg.pipeline.cohort_processes import LocalProcesses
 from medseg.pipeline.cohort_settings import CohortSettings, ceiling_bytes, export_kinds, known_device
 from medseg.pipeline.cohort_table import write_cohort
+from medseg.pipeline.preflight import look_ahead
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 
@@ -174,8 +175,11 @@ class _Cohort:
         elif settings.max_bytes is None and len(cases) > 1:
             yield from overlapped(cases, CaseWork(settings))
         else:
-            # With a ceiling nothing is read ahead: what the next image takes is not known before.
-            yield from in_turn(cases, CaseWork(settings))
+            # With a ceiling nothing is read ahead, so that there is one image at a time.
+            work = CaseWork(settings)
+            if settings.max_bytes is not None:
+                look_ahead([case.image for case in cases], work.model, self.reporter)
+            yield from in_turn(cases, work)
 
     def _on_cluster(
         self, address: str, cases: Sequence[CohortCase], lock_text: str
