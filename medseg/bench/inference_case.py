@@ -12,6 +12,7 @@ import numpy as np
 from medseg.bench.inference import InferenceBench, mean_dice, network_folder
 from medseg.bench.inference_tasks import network_of
 from medseg.bench.io_tasks import segment_table
+from medseg.interop.nnunet import CHECKPOINT, ImportOptions, import_nnunet
 
 _CLASSES = 3
 
@@ -55,10 +56,16 @@ def prepare_case(bench: InferenceBench, root: Path) -> Case:
     image.parent.mkdir()
     values = np.random.default_rng(0).normal(100, 20, shape[::-1]).astype(np.float32)
     nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), image)
-    return Case(image=image, bundle=_bundle(root / "case-bundle", results, window), results=results)
+    bundle = root / "case-bundle"
+    if (results / "fold_0" / CHECKPOINT).exists():
+        import_nnunet(results, bundle, ImportOptions(mirroring=False))
+    else:
+        _write_random(bundle, results, window)
+    return Case(image=image, bundle=bundle, results=results)
 
 
-def _bundle(folder: Path, results: Path, window: Sequence[int]) -> Path:
+def _write_random(folder: Path, results: Path, window: Sequence[int]) -> None:
+    """A bundle of the same network with weights of its own, where there is no nnU-Net to be compared with."""
     from medseg.models.bundle_record import BundleAbout, TrainingRecord
     from medseg.models.bundle_writer import write_bundle
 
@@ -78,7 +85,6 @@ def _bundle(folder: Path, results: Path, window: Sequence[int]) -> Path:
         inference={"window": list(window)[::-1], "overlap": 0.5},
         window=tuple(window)[::-1],
     )
-    return folder
 
 
 def nnunet_program(python: Path, case: Case, out: Path) -> list[Any]:
