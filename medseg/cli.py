@@ -213,6 +213,13 @@ def predict(
     max_ram: Annotated[
         str | None, typer.Option("--max-ram", help="Ceiling of memory, such as 2GB; the result is the same.")
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the network on a CPU: torch (the same mask on every run), auto (the fastest that gives "
+            "torch's masks, measured once), openvino, onnxruntime, compile, openvino_int8."
+        ),
+    ] = "torch",
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -235,6 +242,7 @@ def predict(
             series=series,
             fold=fold,
             max_ram=max_ram,
+            engine=engine,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

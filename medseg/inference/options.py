@@ -9,6 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 TtaName = Literal["flip", "gamma", "invert"]
 """One kind of test-time augmentation."""
 
+EngineName = Literal["torch", "compile", "openvino", "onnxruntime", "openvino_int8"]
+"""What runs a network."""
+
+EngineSetting = Literal["auto", "torch", "compile", "openvino", "onnxruntime", "openvino_int8"]
+"""An engine by name, or auto: measured."""
+
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 

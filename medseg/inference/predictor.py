@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
 from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit, shared_voxels
 from medseg.inference.confidence import ConfidenceTally
+from medseg.inference.engine_settle import Engines
 from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
@@ -139,6 +140,8 @@ class Predictor:
         Ceiling of the memory of this process, kept while an image is predicted.
     scratch : Path, optional
         Folder for sums that do not fit below it; the system's for temporary files unless given.
+    engines : Engines, optional
+        What runs the networks, on a CPU and in float32; the networks themselves unless given.
 
     Raises
     ------
@@ -158,6 +161,7 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        engines: Engines | None = None,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -174,6 +178,7 @@ class Predictor:
         self.statistics = statistics
         self.dtype = dtype
         self.max_bytes, self.scratch = max_bytes, scratch
+        self.engines = engines
         self._network_bytes: dict[tuple[int, ...], int] = {}
         self._side_axis = side_axis(steps)
 
@@ -211,8 +216,13 @@ class Predictor:
             shear=shear,
             probabilities=chosen.probabilities,
             passes=passes,
-            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
+            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes, *self._engine_notes(first)),
         )
+
+    def _engine_notes(self, first: _Pass) -> tuple[str, ...]:
+        if self.engines is None:
+            return ()
+        return self.engines.notes(self._sweep_over(first.prepared.image).window)
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities of a prepared image, one pass, on its own grid.
@@ -275,9 +285,9 @@ class Predictor:
 
     def _answer(self, position: int, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
         """(B, L, *window) probabilities of one member, checked."""
-        with self._evaluating(position) as network:
+        with self._asking(position, tuple(batch.shape[2:])) as ask:
             found = with_copies(
-                network,
+                ask,
                 versions,
                 side_axis=self._side_axis,
                 mirror_classes=self.table.mirror_classes.tolist(),
@@ -317,6 +327,8 @@ class Predictor:
         )
         grid, classes = cut.then(prepared.grid), self.table.class_count
         sweep = self._sweep_over(prepared.image)
+        if self.engines is not None:
+            self.engines.settle(prepared.image, sweep, runs=self._version_count(sweep))
         with contextlib.ExitStack() as stack:
             store: TileStore | None = None
             if self.max_bytes is not None:
@@ -378,6 +390,21 @@ class Predictor:
         if change > options.max_change:
             return first, 1, (_kept(f"the masks of the two differ in size by {change:.0%}"),)
         return second, 2, ()
+
+    def _version_count(self, sweep: Sweep) -> int:
+        """How often a network is shown each window."""
+        tta, axes = self.options.tta_names, self.options.flip_axes
+        return len(copies(len(sweep.window), lambda: (0.0, 1.0), tta=tta, flip_axes=axes))
+
+    @contextlib.contextmanager
+    def _asking(self, position: int, window: tuple[int, ...]) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What answers for a member: its network, or the engine that runs it."""
+        if self.engines is None:
+            with self._evaluating(position) as network:
+                yield network
+        else:
+            with torch.inference_mode(), self.engines.engine(position, window) as engine:
+                yield engine
 
     @contextlib.contextmanager
     def _evaluating(self, position: int) -> Iterator[nn.Module]:

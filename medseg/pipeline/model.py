@@ -6,23 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from medseg.errors import InputRefusedError
+from medseg.errors import ConfigError, InputRefusedError
 from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
-from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
-from medseg.inference.options import InferenceOptions, PostprocessStep
+from medseg.inference.engine_files import cache_folder
+from medseg.inference.engine_settle import Engines
+from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members, SingleNetwork
+from medseg.inference.options import EngineSetting, InferenceOptions, PostprocessStep
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Answer, Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
 from medseg.pipeline.calibration import read_gate, read_ranges
+from medseg.provenance import sha256_json
 from medseg.quality.finding import Finding
 from medseg.quality.flag import CaseFlags, ResultFacts
 from medseg.quality.flags import judge_result
@@ -33,9 +36,6 @@ from medseg.quality.ranges import plausibility_record
 from medseg.quality.verdict import GateVerdict, judge_input
 from medseg.transforms.options import PreprocessStep
 from medseg.volume import Volume
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _STEPS: TypeAdapter[tuple[PreprocessStep, ...]] = TypeAdapter(tuple[PreprocessStep, ...])
 _CLEANING: TypeAdapter[tuple[PostprocessStep, ...]] = TypeAdapter(tuple[PostprocessStep, ...])
@@ -79,6 +79,17 @@ class LoadedModel:
         In a cross-validation, the fold that the bundle never saw; results say so.
     max_bytes, scratch : optional
         Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
+    engine : EngineSetting, optional
+        What runs the networks; other than torch and auto only on a CPU.
+    images : int, optional
+        How many are to be segmented, for `auto`.
+
+    Raises
+    ------
+    ConfigError
+        An engine for CPUs is asked for on another device.
+    MissingPackageError
+        It is not installed.
     """
 
     def __init__(
@@ -94,6 +105,8 @@ class LoadedModel:
         fold: int | None = None,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        engine: EngineSetting = "torch",
+        images: int = 1,
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -102,8 +115,13 @@ class LoadedModel:
         self.flag_options = flag_options or FlagOptions()
         self.measures = tuple(measures)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
+        networks = networks_of(bundle, device=device)
+        self.engine, self._device = engine, device
+        self.engines = engines_of(
+            bundle, networks, engine=engine, device=device, images=images, max_bytes=max_bytes
+        )
         self.predictor = Predictor(
-            networks_of(bundle, device=device),
+            networks,
             steps=_STEPS.validate_python(bundle.preprocess),
             table=self.table,
             options=inference or InferenceOptions.model_validate(bundle.inference),
@@ -111,6 +129,7 @@ class LoadedModel:
             device=device,
             max_bytes=max_bytes,
             scratch=scratch,
+            engines=self.engines,
         )
         self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)
@@ -124,6 +143,19 @@ class LoadedModel:
             "weights_sha256": self.bundle.weights_sha256,
             "licence": self.bundle.licence,
         }
+
+    @property
+    def engine_facts(self) -> dict[str, Any]:
+        """What was asked to run the networks, what does, and why, for records."""
+        if self.engines is None:
+            return {"asked": self.engine, "device": self._device, "choices": []}
+        return self.engines.to_json()
+
+    @property
+    def engine_lines(self) -> tuple[str, ...]:
+        """What runs the networks and why, for people; nothing where that is torch as set."""
+        choices = [] if self.engine == "torch" else self.engine_facts["choices"]
+        return tuple(f"engine {choice['engine']}: {choice['because']}" for choice in choices)
 
     def segment(self, volume: Volume, *, case_id: str) -> CaseResult:
         """Segment, clean up, measure and judge one image.
@@ -223,7 +255,44 @@ class LoadedModel:
             )
 
 
-def networks_of(bundle: Bundle, *, device: str) -> nn.Module | Members:
+def engines_of(
+    bundle: Bundle,
+    networks: Members,
+    *,
+    engine: EngineSetting,
+    device: str,
+    images: int = 1,
+    max_bytes: int | None = None,
+) -> Engines | None:
+    """What runs the networks of a bundle on a CPU; None on another device, where torch runs them as they are.
+
+    Raises
+    ------
+    ConfigError
+        An engine for CPUs is asked for on another device.
+    MissingPackageError
+        It is not installed.
+    """
+    if device != "cpu":
+        if engine not in ("auto", "torch"):
+            raise ConfigError(
+                f"engine {engine} runs on a CPU, the device is {device}; set device cpu or engine torch"
+            )
+        return None
+    weights = sha256_json([bundle.network.model_dump(mode="json"), bundle.weights_sha256])
+    return Engines(
+        networks,
+        setting=engine,
+        weights=weights,
+        in_channels=bundle.in_channels,
+        weights_bytes=bundle.weights_bytes,
+        images=images,
+        folder=cache_folder(),
+        max_bytes=max_bytes,
+    )
+
+
+def networks_of(bundle: Bundle, *, device: str) -> Members:
     """The network of a bundle, or the members of an ensemble.
 
     Small members stay in memory from one image to the next; larger ones are there one at a time.
@@ -231,7 +300,7 @@ def networks_of(bundle: Bundle, *, device: str) -> nn.Module | Members:
     import torch
 
     if bundle.member_count == 1:
-        return bundle.load_network()
+        return SingleNetwork(bundle.load_network(), torch.device(device))
     return LoadedMembers(
         [partial(bundle.load_network, position) for position in range(bundle.member_count)],
         device=torch.device(device),

@@ -6,14 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from medseg.amounts import parse_bytes
 from medseg.data.tables import write_csv
-from medseg.errors import ConfigError, InputError, MedsegError, StorageError
+from medseg.errors import ConfigError, EngineError, InputError, MedsegError, StorageError
 from medseg.evaluation.options import MeasureName
 from medseg.export.encapsulated_pdf import require_pdf
 from medseg.export.options import ExportName
+from medseg.inference.options import EngineSetting
 from medseg.io.discover import Discovery, Found, discover
 from medseg.io.read import read_image, read_volume
 from medseg.io.select import choose_one, choose_per_study
@@ -61,6 +62,7 @@ def predict_folder(
     series: str | None = None,
     fold: int | None = None,
     max_ram: str | None = None,
+    engine: str = "torch",
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -86,6 +88,8 @@ def predict_folder(
         Of an ensemble, the one network that never saw this fold; all of them unless given.
     max_ram : str or None
         Ceiling of memory, such as 2GB.
+    engine : str
+        What runs the network on a CPU; see `PredictOptions.engine`.
     accept_unlike : bool
         Whether images that the input gate refuses are segmented all the same.
     reporter : Reporter or None
@@ -114,6 +118,8 @@ def predict_folder(
         accept_unlike=accept_unlike,
         max_bytes=max_bytes,
         scratch=output,
+        engine=_engine(engine),
+        images=len(found.images),
     )
     sweep_parts(output)
     begin, cases = time.monotonic(), []
@@ -180,6 +186,14 @@ def _ceiling(text: str) -> int:
         raise ConfigError(f"--max-ram {text!r}: {err}") from err
 
 
+def _engine(name: str) -> EngineSetting:
+    known: tuple[EngineSetting, ...] = get_args(EngineSetting)
+    found = next((setting for setting in known if setting == name), None)
+    if found is None:
+        raise ConfigError(f"--engine {name!r}: expected one of {', '.join(known)}")
+    return found
+
+
 def _load(
     bundle: Bundle,
     *,
@@ -188,6 +202,8 @@ def _load(
     accept_unlike: bool,
     max_bytes: int | None,
     scratch: Path,
+    engine: EngineSetting,
+    images: int,
 ) -> LoadedModel:
     import torch
 
@@ -207,6 +223,8 @@ def _load(
         measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
         max_bytes=max_bytes,
         scratch=scratch,
+        engine=engine,
+        images=images,
     )
 
 
@@ -222,6 +240,7 @@ def _one(
                 model.bundle.weights_sha256,
                 [sha256_file(p) for p in image.paths],
                 list(kinds),
+                *([] if model.engine == "torch" else [model.engine]),
             ]
         )
         if overwrite or not case_files.is_done(folder, key):
@@ -249,7 +268,7 @@ def _one(
             "measurements": record["measurements"],
             "image": record["image"],
         }
-    except StorageError:
+    except (StorageError, EngineError):
         raise
     except MedsegError as err:
         case |= {"error": str(err), "exit_code": err.exit_code}
@@ -291,6 +310,7 @@ def _result(
     value = {
         "format": 1,
         "model": model.facts,
+        "engine": model.engine_facts,
         "versions": versions(),
         "seconds": round(seconds, 3),
         "cases": [{k: v for k, v in case.items() if k not in ("measurements", "image")} for case in cases],
@@ -306,6 +326,7 @@ def _result(
         if failed
         else []
     )
+    lines += model.engine_lines
     code = 0 if not failed else InputError.exit_code if len(failed) == len(cases) else MedsegError.exit_code
     return Result(exit_code=code, path=output, lines=tuple(lines), facts=value)
 
