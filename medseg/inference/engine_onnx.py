@@ -38,7 +38,6 @@ def open_onnxruntime(load: Load, spec: EngineSpec) -> Engine:
     import onnxruntime
 
     key = _key(spec)
-    failures = (RuntimeError, ValueError, TypeError, NotImplementedError, *_session_errors())
     try:
         place = kept(spec.folder, key, _FILES)
         if place is None:
@@ -48,7 +47,7 @@ def open_onnxruntime(load: Load, spec: EngineSpec) -> Engine:
         with tempfile.TemporaryDirectory(prefix="medseg-") as folder:
             _export(load, spec, Path(folder))
             return _runner(_session(onnxruntime, Path(folder), spec.threads))
-    except failures as err:
+    except _failures() as err:
         raise EngineFailure(f"ONNX Runtime cannot run it ({first_line(err)})") from err
 
 
@@ -99,7 +98,7 @@ def _runner(session: Any) -> Engine:
     return run
 
 
-def _session_errors() -> tuple[type[BaseException], ...]:
+def _failures() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (
@@ -110,4 +109,5 @@ def _session_errors() -> tuple[type[BaseException], ...]:
         "NotImplemented",
         "RuntimeException",
     )
-    return tuple(getattr(state, name) for name in names if hasattr(state, name))
+    found = tuple(getattr(state, name) for name in names if hasattr(state, name))
+    return (RuntimeError, ValueError, TypeError, NotImplementedError, *found)

@@ -57,7 +57,7 @@ def open_openvino(load: Load, spec: EngineSpec, *, eight_bits: bool) -> Engine:
                 return _runner(_compiled(core, model, spec), weights)
             del model, weights
         return _runner(_compiled(core, place, spec))
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, *_frontend_errors()) as err:
+    except _failures() as err:
         raise EngineFailure(f"OpenVINO cannot run it ({first_line(err)})") from err
 
 
@@ -101,7 +101,7 @@ def _read(network: torch.nn.Module, example: Tensor) -> tuple[Any, Any]:
     whole = [*ops_to_not_decompose(), torch.ops.aten.instance_norm.default]
     with _quiet(), torch.inference_mode(False), torch.no_grad():
         program = torch.export.export(network, (example,), strict=False)
-        table = torch.export.default_decompositions()
+        table: dict[Any, Any] = torch.export.default_decompositions()
         for operation in whole:
             table.pop(operation, None)
         program = program.run_decompositions(table)
@@ -158,7 +158,7 @@ def _runner(compiled: Any, weights: Any = None) -> Engine:
     return run
 
 
-def _frontend_errors() -> tuple[type[BaseException], ...]:
+def _failures() -> tuple[type[Exception], ...]:
     from openvino import frontend
 
     names = (
@@ -168,4 +168,5 @@ def _frontend_errors() -> tuple[type[BaseException], ...]:
         "OpConversionFailure",
         "OpValidationFailure",
     )
-    return tuple(getattr(frontend, name) for name in names if hasattr(frontend, name))
+    found = tuple(getattr(frontend, name) for name in names if hasattr(frontend, name))
+    return (RuntimeError, ValueError, TypeError, NotImplementedError, *found)

@@ -290,8 +290,7 @@ class Engines:
                 self._members.calibrate(test.window, other_windows(test.image, test.sweep, test.windows))
             for position in range(len(self._members)):
                 if position > 0:
-                    with self._members.engine("torch", position, test.window) as engine:
-                        reference = look(engine, test.windows)
+                    reference = self._reference(position, test)
                 open_again = partial(self._members.open, name, position, test.window)
                 trial, opened = try_engine(name, open_again, test.windows, reference)
                 if opened is not None and trial.passed:
@@ -299,6 +298,10 @@ class Engines:
                 trials.append(trial)
                 del opened
         return worst(trials)
+
+    def _reference(self, position: int, test: _Test) -> Looked:
+        with self._members.engine("torch", position, test.window) as engine:
+            return look(engine, test.windows)
 
     def _lack_of_room(self, test: _Test) -> str | None:
         """What another engine needs beside torch, where that is more than the ceiling allows."""

@@ -136,7 +136,7 @@ class Batched:
         """(B, C, *window) float32 -> (B, L, *window) float32 logits."""
         if len(windows) == self._size:
             return self._run(windows)
-        return torch.cat([self._part(part) for part in windows.split(self._size)])
+        return torch.cat([self._part(part) for part in torch.split(windows, self._size)])
 
     def _part(self, part: Tensor) -> Tensor:
         count = len(part)
