@@ -228,6 +228,13 @@ def predict(
             help="Ray cluster with a shared file system: auto, HOST:PORT or ray://HOST:PORT.",
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the network on a CPU: torch (the same mask on every run), auto (the fastest that gives "
+            "torch's masks, measured once), openvino, onnxruntime, compile, openvino_int8."
+        ),
+    ] = "torch",
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -255,6 +262,7 @@ def predict(
             max_ram=max_ram,
             parallel=parallel,
             cluster=cluster,
+            engine=engine,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

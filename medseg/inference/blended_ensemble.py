@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from medseg.inference.ceiling import Demand, demand_of, extra_bytes
 from medseg.inference.device import on_processor, sums_device
 from medseg.inference.ensemble import Ensemble
 from medseg.inference.options import InferenceOptions
-from medseg.inference.sliding_window import Sweep, copies, joined
+from medseg.inference.sliding_window import Copy, Sweep, copies, joined
 from medseg.inference.window_batches import Choice
 from medseg.inference.window_blend import Block, Box, TileStore
 from medseg.labels import LabelTable
@@ -78,6 +78,25 @@ class BlendedEnsemble:
             ordered=options.sums == "float16",
         )
 
+    def settle(self, image: ImageView, sweep: Sweep) -> None:
+        """Decide on what runs the networks, where that is to be measured on an image.
+
+        Raises
+        ------
+        EngineError
+            The engine that was asked for cannot run the network, or gives other masks.
+        ConfigError
+            It does not fit below the ceiling of memory.
+        """
+        if self.ensemble.engines is not None:
+            count = len(self._versions(len(image.shape), lambda: (0.0, 1.0)))
+            self.ensemble.engines.settle(image, sweep, runs=count)
+
+    def engine_notes(self, sweep: Sweep) -> tuple[str, ...]:
+        """What a reader of a result must know of engines that were refused, one sentence each."""
+        engines = self.ensemble.engines
+        return () if engines is None else engines.notes(sweep.window)
+
     def blocks(
         self,
         image: ImageView,
@@ -104,12 +123,7 @@ class BlendedEnsemble:
             The network's answer is not finite.
         """
         ensemble, options = self.ensemble, self.options
-        versions = copies(
-            len(image.shape),
-            lambda: _value_range(image),
-            tta=options.tta_names,
-            flip_axes=options.flip_axes,
-        )
+        versions = self._versions(len(image.shape), lambda: _value_range(image))
         filling = options.filling
         if filling is None:
             filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
@@ -159,12 +173,7 @@ class BlendedEnsemble:
         """
         sweep, ensemble = self.sweep(grid.target_shape), self.ensemble
         if sweep.window not in self._network_bytes:
-            versions = copies(
-                len(sweep.window),
-                lambda: (0.0, 1.0),
-                tta=self.options.tta_names,
-                flip_axes=self.options.flip_axes,
-            )
+            versions = self._versions(len(sweep.window), lambda: (0.0, 1.0))
             shown = torch.zeros((1, in_channels, *sweep.window), device=ensemble.device)
             self._network_bytes[sweep.window] = extra_bytes(lambda: ensemble.answer(shown, versions[:2]))
         return demand_of(
@@ -174,6 +183,9 @@ class BlendedEnsemble:
             class_count=ensemble.channels + more_channels,
             network_bytes=self._network_bytes[sweep.window],
         )
+
+    def _versions(self, dims: int, value_range: Callable[[], tuple[float, float]]) -> tuple[Copy, ...]:
+        return copies(dims, value_range, tta=self.options.tta_names, flip_axes=self.options.flip_axes)
 
     def _parted(self, block: Block) -> BlendedBlock:
         # Blocks are looked at once they are back on the CPU: to ask a device after each run would make it wait.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medseg.errors import BundleError
+from medseg.inference.engine_settle import Engines
 from medseg.inference.members import Members
 from medseg.inference.options import InferenceOptions
 from medseg.inference.ordered_blend import fold_mean
@@ -43,6 +44,8 @@ class Ensemble:
     device : torch.device
     dtype : torch.dtype
         float32, or the lower precision of autocast.
+    engines : Engines, optional
+        What runs the networks, on a CPU and in float32; the networks themselves unless given.
     """
 
     def __init__(
@@ -55,8 +58,9 @@ class Ensemble:
         side_axis: int | None,
         device: torch.device,
         dtype: torch.dtype,
+        engines: Engines | None = None,
     ) -> None:
-        self.members = members
+        self.members, self.engines = members, engines
         self.device, self.dtype = device, dtype
         self.outputs = len(choice.regions) or table.class_count
         """C channels of each network: the L classes, or regions."""
@@ -140,9 +144,9 @@ class Ensemble:
 
     def _ask(self, position: int, batch: Tensor, versions: Sequence[Copy]) -> Tensor:
         """(B, C, *window) probabilities or logits of one member, checked."""
-        with self._evaluating(position) as network:
+        with self._asking(position, tuple(batch.shape[2:])) as ask:
             found = with_copies(
-                network,
+                ask,
                 versions,
                 activation=softmax if self._options.average == "probabilities" else unchanged,
                 side_axis=self._side_axis,
@@ -159,6 +163,16 @@ class Ensemble:
         """(B, C, *window) -> (B, L, *window)."""
         classes = self._choice.probabilities(found.transpose(0, 1), class_count=self._table.class_count)
         return classes.transpose(0, 1)
+
+    @contextlib.contextmanager
+    def _asking(self, position: int, window: tuple[int, ...]) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What answers for a member: its network, or the engine that runs it."""
+        if self.engines is None:
+            with self._evaluating(position) as network:
+                yield network
+        else:
+            with torch.inference_mode(), self.engines.engine(position, window) as engine:
+                yield engine
 
     @contextlib.contextmanager
     def _evaluating(self, position: int) -> Iterator[nn.Module]:

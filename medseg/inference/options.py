@@ -17,6 +17,12 @@ MAP_NAMES: tuple[MapName, ...] = ("entropy", "disagreement", "variance", "probab
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 """Numbers in which a network computes; sums and probabilities are float32 always."""
 
+EngineName = Literal["torch", "compile", "openvino", "onnxruntime", "openvino_int8"]
+"""What runs a network."""
+
+EngineSetting = Literal["auto", "torch", "compile", "openvino", "onnxruntime", "openvino_int8"]
+"""An engine by name, or auto: measured."""
+
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 

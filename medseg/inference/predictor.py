@@ -20,6 +20,7 @@ from medseg.inference.answer import Prediction
 from medseg.inference.blended_ensemble import BlendedEnsemble
 from medseg.inference.ceiling import Demand, Fit, fit
 from medseg.inference.confidence import ConfidenceTally, LabelTally
+from medseg.inference.engine_settle import Engines
 from medseg.inference.ensemble import Ensemble
 from medseg.inference.maps import SourceMaps
 from medseg.inference.members import Members, SingleNetwork
@@ -90,6 +91,8 @@ class Predictor:
         Whether `predict` reads the feature vector, which costs a pass of the encoder.
     maps : sequence of MapName, optional
         Maps on the source grid that `predict` gives beside the label map.
+    engines : Engines, optional
+        What runs the networks, on a CPU and in float32; the networks themselves unless given.
 
     Raises
     ------
@@ -112,6 +115,7 @@ class Predictor:
         regions: Sequence[int] = (),
         features: bool = True,
         maps: Sequence[MapName] = (),
+        engines: Engines | None = None,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -144,6 +148,7 @@ class Predictor:
             side_axis=side_axis(steps),
             device=self.device,
             dtype=dtype,
+            engines=engines,
         )
         self.blended = BlendedEnsemble(ensemble, table=table, options=options, choice=averaged)
         """Answers to prepared images."""
@@ -292,7 +297,7 @@ class Predictor:
             label_map=label_map,
             maps={} if maps is None else maps.arrays,
             passes=narrowed.passes,
-            notes=narrowed.notes,
+            notes=(*narrowed.notes, *self.blended.engine_notes(sweep)),
         )
 
     def _narrowed(self, volume: Volume, prepared: Prepared) -> Narrowed:

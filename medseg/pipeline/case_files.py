@@ -95,6 +95,7 @@ def case_record(
         "case_id": case_id,
         "key": key,
         "model": model.facts,
+        "engine": model.engine_facts,
         **({} if model.fold is None else {"fold": model.fold}),
         "image": image_facts(volume),
         "verdict": result.flags.verdict,

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from medseg.errors import ConfigError, EnvironmentFailure, MedsegError, StorageError
+from medseg.errors import ConfigError, EngineError, EnvironmentFailure, MedsegError, StorageError
 from medseg.io.checksum import image_sha256
 from medseg.models.bundle import Bundle
 from medseg.pipeline import case_files
@@ -126,6 +126,7 @@ class CaseWork:
             sha256_json(self.bundle.record.to_json() | {"metrics": []}),
             sorted(self.settings.kinds),
             self.settings.accept_unlike,
+            self.settings.engine,
         ]
 
     def do(self, case: CohortCase) -> CaseOutcome:
@@ -153,6 +154,8 @@ class CaseWork:
         ------
         BundleError, ConfigError
             The network cannot be loaded.
+        EngineError
+            The engine that was asked for does not run it as it should, whatever the case.
         """
         model, case = self.model, read.case
 
@@ -214,6 +217,8 @@ class CaseWork:
             if writes:
                 raise
             return failure(case, str(err), err.exit_code)
+        except EngineError:
+            raise
         except ConfigError as err:
             return failure(case, self._shared(str(err)), err.exit_code)
         except MedsegError as err:

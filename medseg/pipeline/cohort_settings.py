@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from medseg.amounts import bytes_text, parse_bytes
 from medseg.errors import ConfigError
 from medseg.evaluation.options import MeasureName
 from medseg.export.options import ExportName
+from medseg.inference.options import EngineSetting
 from medseg.models.bundle import Bundle, shipped_folder
 from medseg.pipeline.case_files import maps_of
 from medseg.pipeline.model_source import read_model
@@ -61,6 +62,10 @@ class CohortSettings:
         Whether images that the input gate refuses are segmented all the same.
     max_bytes : int or None
         Ceiling of the memory of the process that does the cases.
+    engine : EngineSetting
+        What runs the network on a CPU.
+    images : int
+        Cases that a process does, for `auto`.
     workers : int
         Processes of a machine that its cores and the ceiling were divided among.
     """
@@ -74,6 +79,8 @@ class CohortSettings:
     overwrite: bool = False
     accept_unlike: bool = False
     max_bytes: int | None = None
+    engine: EngineSetting = "torch"
+    images: int = 1
     workers: int = 1
 
     def bundle(self) -> Bundle:
@@ -112,7 +119,8 @@ class CohortSettings:
                     f"--max-ram {bytes_text(self.max_bytes or 0)} is what this process takes by itself "
                     f"({bytes_text(taken_bytes)}), nothing is left for {workers} workers; allow more"
                 )
-        return replace(self, threads=threads, max_bytes=max_bytes, workers=workers)
+        images = -(-self.images // workers)
+        return replace(self, threads=threads, max_bytes=max_bytes, images=images, workers=workers)
 
     def anywhere(self) -> CohortSettings:
         """The same with paths that hold from every folder, for workers on other machines."""
@@ -148,6 +156,8 @@ class CohortSettings:
             max_bytes=self.max_bytes,
             scratch=self.output,
             maps=maps_of(self.kinds),
+            engine=self.engine,
+            images=self.images,
         )
 
 
@@ -185,6 +195,21 @@ def known_device(device: str) -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device!r}: expected auto, cpu or cuda")
     return device
+
+
+def known_engine(name: str) -> EngineSetting:
+    """The engine, if there is one of this name.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    known: tuple[EngineSetting, ...] = get_args(EngineSetting)
+    found = next((setting for setting in known if setting == name), None)
+    if found is None:
+        raise ConfigError(f"--engine {name!r}: expected one of {', '.join(known)}")
+    return found
 
 
 def ceiling_bytes(text: str | None) -> int | None:

@@ -46,9 +46,11 @@ def write_cohort(
         Exit code 1 where some cases failed; where all did, that of their errors if it is one, else 3.
     """
     _write_measurements(output, outcomes)
+    engine = _engine(output, outcomes)
     value = {
         "format": 1,
         "model": bundle.facts,
+        **({} if engine is None else {"engine": engine}),
         "versions": versions(),
         "seconds": round(seconds, 3),
         "cases": [outcome.to_json() for outcome in outcomes],
@@ -56,8 +58,23 @@ def write_cohort(
     }
     write_json(output / "predictions.json", value)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    lines = (*_skipped_lines(skipped), *_failed_lines(failed, len(outcomes)))
+    lines = (*_skipped_lines(skipped), *_failed_lines(failed, len(outcomes)), *_engine_lines(engine))
     return Result(exit_code=_exit_code(failed, len(outcomes)), path=output, lines=lines, facts=value)
+
+
+def _engine(output: Path, outcomes: Sequence[CaseOutcome]) -> dict[str, Any] | None:
+    """What ran the networks, as the last case that was segmented tells."""
+    done = [outcome for outcome in outcomes if outcome.state != "failed"]
+    record = case_files.read_record(output / done[-1].folder) if done else None
+    found: dict[str, Any] | None = None if record is None else record.get("engine")
+    return found
+
+
+def _engine_lines(engine: dict[str, Any] | None) -> Iterator[str]:
+    """What runs the networks and why; nothing where that is torch as set."""
+    if engine is not None and engine["asked"] != "torch":
+        for choice in engine["choices"]:
+            yield f"engine {choice['engine']}: {choice['because']}"
 
 
 def _write_measurements(output: Path, outcomes: Sequence[CaseOutcome]) -> None:

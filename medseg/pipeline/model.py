@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from medseg.errors import InputRefusedError
+from medseg.errors import ConfigError, InputRefusedError
 from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.inference.answer import Answer
 from medseg.inference.device import autocast_dtype
-from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
-from medseg.inference.options import InferenceOptions, MapName, PostprocessStep, Precision
+from medseg.inference.engine_files import cache_folder
+from medseg.inference.engine_settle import Engines
+from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members, SingleNetwork
+from medseg.inference.options import EngineSetting, InferenceOptions, MapName, PostprocessStep, Precision
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
 from medseg.pipeline.bundle_gate import read_gate, read_ranges
+from medseg.provenance import sha256_json
 from medseg.quality.finding import Finding
 from medseg.quality.flag import CaseFlags, ResultFacts
 from medseg.quality.flags import judge_result
@@ -86,6 +89,17 @@ class LoadedModel:
         Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
     maps : sequence of MapName, optional
         Maps that come with each answer.
+    engine : EngineSetting, optional
+        What runs the networks; other than torch and auto only on a CPU.
+    images : int, optional
+        How many are to be segmented, for `auto`.
+
+    Raises
+    ------
+    ConfigError
+        An engine for CPUs is asked for on another device.
+    MissingPackageError
+        It is not installed.
     """
 
     def __init__(
@@ -103,6 +117,8 @@ class LoadedModel:
         max_bytes: int | None = None,
         scratch: Path | None = None,
         maps: Sequence[MapName] = (),
+        engine: EngineSetting = "torch",
+        images: int = 1,
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -113,8 +129,20 @@ class LoadedModel:
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
         options = inference or InferenceOptions.model_validate(bundle.inference)
         self.gate: GateStatistics | None = read_gate(bundle)
+        contiguous = options.layout == "contiguous"
+        networks = networks_of(bundle, device=device, contiguous=contiguous)
+        self.engine, self._device = engine, device
+        self.engines = engines_of(
+            bundle,
+            networks,
+            engine=engine,
+            device=device,
+            contiguous=contiguous,
+            images=images,
+            max_bytes=max_bytes,
+        )
         self.predictor = Predictor(
-            networks_of(bundle, device=device, contiguous=options.layout == "contiguous"),
+            networks,
             steps=_STEPS.validate_python(bundle.preprocess),
             table=self.table,
             options=options,
@@ -126,6 +154,7 @@ class LoadedModel:
             regions=bundle.record.regions,
             features=self.gate is not None,
             maps=maps,
+            engines=self.engines,
         )
         self.ranges = read_ranges(bundle)
 
@@ -133,6 +162,13 @@ class LoadedModel:
     def facts(self) -> dict[str, str]:
         """Name, version and weights, for records and DICOM objects."""
         return self.bundle.facts
+
+    @property
+    def engine_facts(self) -> dict[str, Any]:
+        """What was asked to run the networks, what does, and why, for records."""
+        if self.engines is None:
+            return {"asked": self.engine, "device": self._device, "choices": []}
+        return self.engines.to_json()
 
     def segment(self, volume: Volume, *, case_id: str) -> CaseResult:
         """Segment, clean up, measure and judge one image.
@@ -265,7 +301,53 @@ def _channels(count: int) -> str:
     return "1 channel" if count == 1 else f"{count} channels"
 
 
-def networks_of(bundle: Bundle, *, device: str, contiguous: bool = False) -> nn.Module | Members:
+def engines_of(
+    bundle: Bundle,
+    networks: Members,
+    *,
+    engine: EngineSetting,
+    device: str,
+    contiguous: bool = False,
+    images: int = 1,
+    max_bytes: int | None = None,
+) -> Engines | None:
+    """What runs the networks of a bundle on a CPU; None where torch runs them as they are.
+
+    That is on another device, and, unless an engine is asked for by name, where feature maps are to lie as another
+    program had them (`contiguous`).
+
+    Raises
+    ------
+    ConfigError
+        An engine for CPUs is asked for on another device, or for a network whose channels are regions.
+    MissingPackageError
+        It is not installed.
+    """
+    plain = engine in ("auto", "torch")
+    if device != "cpu" and not plain:
+        raise ConfigError(
+            f"engine {engine} runs on a CPU, the device is {device}; set device cpu or engine torch"
+        )
+    if bundle.record.regions and not plain:
+        raise ConfigError(
+            f"engine {engine}: masks of a network whose channels are regions are not compared; use engine torch"
+        )
+    if device != "cpu" or (plain and (contiguous or bundle.record.regions)):
+        return None
+    weights = sha256_json([bundle.network.model_dump(mode="json"), bundle.weights_sha256])
+    return Engines(
+        networks,
+        setting=engine,
+        weights=weights,
+        in_channels=bundle.in_channels,
+        weights_bytes=bundle.weights_bytes,
+        images=images,
+        folder=cache_folder(),
+        max_bytes=max_bytes,
+    )
+
+
+def networks_of(bundle: Bundle, *, device: str, contiguous: bool = False) -> Members:
     """The network of a bundle, or the members of an ensemble; `contiguous` as in the inference option `layout`.
 
     Small members stay in memory from one image to the next; larger ones are there one at a time.
@@ -279,7 +361,7 @@ def networks_of(bundle: Bundle, *, device: str, contiguous: bool = False) -> nn.
         return as_contiguous(network) if contiguous else network
 
     if bundle.member_count == 1:
-        return load(0)
+        return SingleNetwork(load(0), torch.device(device))
     return LoadedMembers(
         [partial(load, position) for position in range(bundle.member_count)],
         device=torch.device(device),

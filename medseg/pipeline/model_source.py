@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from medseg.interop.nnunet_plans import DATASET, PLANS, is_result_folder
 from medseg.models.bundle import RECORD, Bundle, read_bundle
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.provenance import sha256_json
+from medseg.user_cache import cache_home
 
 
 def read_model(name_or_path: str | Path, *, reporter: Reporter | None = None) -> Bundle:
@@ -46,11 +46,3 @@ def converted_folder(folder: Path) -> Path:
         stat = path.stat()
         facts.append([str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns])
     return cache_home() / "models" / f"nnunet-{sha256_json(facts)[:20]}"
-
-
-def cache_home() -> Path:
-    """Folder for what can be made again: MEDSEG_CACHE, or medseg in the user's cache folder."""
-    given = os.environ.get("MEDSEG_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg"

@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from medseg.data.manifest import Case
-from medseg.errors import ConfigError, MedsegError, StorageError
+from medseg.errors import ConfigError, EngineError, MedsegError, StorageError
 from medseg.inference.options import PostprocessStep
 from medseg.memory import ResidentPeak
 from medseg.models.bundle import Bundle, read_bundle
@@ -86,7 +86,7 @@ class _Work:
         for case in cases:
             try:
                 self._one(bundle, case, load)
-            except StorageError:
+            except (StorageError, EngineError):
                 raise
             except MedsegError as err:
                 context.fail(case.case_id, STAGE, str(err))
@@ -138,6 +138,8 @@ def load_model(
         max_bytes=config.predict.max_ram,
         scratch=context.run.cache,
         maps=case_files.maps_of(config.export),
+        engine=config.predict.engine,
+        images=len(context.cases),
     )
 
 
@@ -185,8 +187,10 @@ def case_key(
         name: context.section(name) for name in ("preprocess", "inference", "measure", "gate", "flags")
     }
     steps = bundle.postprocess if cleaning is None else [step.model_dump(mode="json") for step in cleaning]
+    engine = context.config.predict.engine
     return sha256_json(
         [
+            *([] if engine == "torch" else [engine]),
             context.run.record["versions"].get("medseg"),
             bundle.weights_sha256,
             sections | {"postprocess": list(steps)},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.errors import ConfigError, Interrupted
@@ -24,7 +24,13 @@ from medseg.pipeline.cohort_folder import cohort_folder
 from medseg.pipeline.cohort_inputs import CohortCase, CohortInputs, find_cases
 from medseg.pipeline.cohort_overlap import in_turn, overlapped
 from medseg.pipeline.cohort_processes import LocalProcesses
-from medseg.pipeline.cohort_settings import CohortSettings, ceiling_bytes, export_kinds, known_device
+from medseg.pipeline.cohort_settings import (
+    CohortSettings,
+    ceiling_bytes,
+    export_kinds,
+    known_device,
+    known_engine,
+)
 from medseg.pipeline.cohort_table import write_cohort
 from medseg.pipeline.preflight import look_ahead
 from medseg.pipeline.progress import Reporter, SilentReporter
@@ -47,6 +53,7 @@ def predict_folder(
     series: str | None = None,
     fold: int | None = None,
     max_ram: str | None = None,
+    engine: str = "torch",
     parallel: int = 1,
     cluster: str | None = None,
     reporter: Reporter | None = None,
@@ -79,6 +86,8 @@ def predict_folder(
         Of an ensemble, the one network that never saw this fold; all of them unless given.
     max_ram : str or None
         Ceiling of memory of a machine, such as 2GB; its workers share it.
+    engine : str
+        What runs the network on a CPU; see `PredictOptions.engine`.
     parallel : int
         Worker processes; on a cluster, of each machine.
     cluster : str or None
@@ -107,6 +116,7 @@ def predict_folder(
         overwrite=overwrite,
         accept_unlike=accept_unlike,
         max_bytes=ceiling_bytes(max_ram),
+        engine=known_engine(engine),
     )
     if parallel < 1:
         raise ConfigError(f"--parallel {parallel}: expected at least 1")
@@ -115,6 +125,7 @@ def predict_folder(
     bundle = settings.bundle()
     bundle.check_weights()
     found = find_cases(inputs, output=output, bundle=bundle, series=series)
+    settings = replace(settings, images=max(1, len(found.cases)))
     cohort = _Cohort(
         settings=settings, reporter=reporter or SilentReporter(), parallel=parallel, cluster=cluster
     )
