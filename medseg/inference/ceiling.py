@@ -7,7 +7,7 @@ image is made window by window from its source, and the sums that windows share 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medseg.amounts import bytes_text
@@ -21,9 +21,11 @@ _FLOAT = 4
 # A label and a winning probability of each prepared voxel (`ConfidenceTally`), a label of each source voxel.
 _TALLY_BYTES = 3
 _LABEL_BYTES = 1
-# The label map is copied once for clean-up; slabs of components and of interpolation, buffers of the writers.
+# The label map is copied once for clean-up, of which slabs are looked at; the writers have buffers.
 _AFTER_BYTES = 1
 _SLABS_BYTES = 120 << 20
+# A source voxel of a block that is interpolated: its class, the largest value, the next one and what it is made of.
+_BLOCK_BYTES = 18
 # A window's probabilities, their weighted copy, and the copy that the softmax or a mirrored version needs.
 _WINDOW_COPIES = 3
 # What the allocator does not give back, as a part of all that is allocated.
@@ -49,7 +51,9 @@ class Demand:
     rim : int
         Voxels of rims for the interpolation.
     network_bytes : int
-        What the network takes for one window, beyond window and answer.
+        What the network takes for one window and its answer.
+    block_voxels : int
+        Source voxels of the largest block that is interpolated at once.
     """
 
     source_voxels: int
@@ -61,6 +65,7 @@ class Demand:
     carried: int
     rim: int
     network_bytes: int
+    block_voxels: int
 
     @property
     def carried_bytes(self) -> int:
@@ -77,17 +82,37 @@ class Demand:
         """Of the whole prepared image."""
         return _FLOAT * self.in_channels * self.prepared_voxels
 
-    def least_bytes(self, *, batch_size: int = 1) -> int:
+    @property
+    def least_bytes(self) -> int:
         """With nothing kept that can be made again or lie in a file."""
-        window = math.prod(self.window) * _FLOAT
-        # The windows of the next run are cut while this one is computed.
-        shown = batch_size * (
-            window * (2 * self.in_channels + _WINDOW_COPIES * (self.class_count + 1)) + self.network_bytes
+        return self.bytes_with()
+
+    def bytes_with(self, *, batch_size: int = 1, kept_bytes: int = 0) -> int:
+        """What a prediction takes beyond what is taken.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+        kept_bytes : int, optional
+            Of what is kept from one window to the next.
+        """
+        maps = _TALLY_BYTES * self.prepared_voxels + _LABEL_BYTES * self.source_voxels
+        # One comes after the other.
+        shown, cleaned = (
+            self._windows_bytes(batch_size) + kept_bytes,
+            _AFTER_BYTES * self.source_voxels + _SLABS_BYTES,
         )
+        return round(_SLACK * (maps + max(shown, cleaned)))
+
+    def _windows_bytes(self, batch_size: int) -> int:
+        """While windows are shown and blocks go back to the grid of the file."""
+        voxels = math.prod(self.window) * _FLOAT
+        answer = voxels * (self.class_count + 1)
+        # The windows of the next run are cut while this one is computed; what is blended was computed before.
+        shown = 2 * voxels * self.in_channels + max(self.network_bytes, _WINDOW_COPIES * answer)
         planes = _FLOAT * self.class_count * self.rim
-        maps = _TALLY_BYTES * self.prepared_voxels + (_LABEL_BYTES + _AFTER_BYTES) * self.source_voxels
         # A tile that waits in a file is in memory while it is written or read.
-        return round(_SLACK * (shown + planes + maps + _SLABS_BYTES + window * (self.class_count + 1)))
+        return batch_size * shown + planes + answer + _BLOCK_BYTES * self.block_voxels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,25 +157,26 @@ def fit(demand: Demand, *, max_bytes: int, taken_bytes: int) -> Fit:
         Nothing would; names the smallest ceiling that does.
     """
     room = max_bytes - taken_bytes
-    least = demand.least_bytes()
-    if least > room:
+    if demand.least_bytes > room:
         raise too_low(
             max_bytes,
-            taken_bytes + least,
+            taken_bytes + demand.least_bytes,
             f"{bytes_text(taken_bytes)} are taken by program, network and image",
         )
-    in_file = least + demand.carried_bytes > room
-    taken = least + (0 if in_file else demand.carried_bytes)
-    keeps = taken + demand.prepared_bytes <= room
-    taken += demand.prepared_bytes if keeps else 0
-    reuse = taken + demand.answer_bytes <= room
-    taken += demand.answer_bytes if reuse else 0
+    kept, chosen = 0, []
+    for part in (demand.carried_bytes, demand.prepared_bytes, demand.answer_bytes):
+        chosen.append(demand.bytes_with(kept_bytes=kept + part) <= room)
+        kept += part if chosen[-1] else 0
+    shared, keeps, reuse = chosen
     batch = demand.batch_size
-    while batch > 1 and taken - least + demand.least_bytes(batch_size=batch) > room:
+    while batch > 1 and demand.bytes_with(batch_size=batch, kept_bytes=kept) > room:
         batch -= 1
-    taken += demand.least_bytes(batch_size=batch) - least
     return Fit(
-        batch_size=batch, keep_bytes=math.inf if keeps else 0, in_file=in_file, reuse=reuse, bytes=taken
+        batch_size=batch,
+        keep_bytes=math.inf if keeps else 0,
+        in_file=not shared,
+        reuse=reuse,
+        bytes=demand.bytes_with(batch_size=batch, kept_bytes=kept),
     )
 
 
@@ -164,7 +190,9 @@ def too_low(max_bytes: int, least_bytes: int, why: str) -> ConfigError:
     why : str
         What else a reader should know, a phrase.
     """
-    needed = bytes_text(math.ceil(least_bytes / 5e7) * 5e7)
+    # As it is written, it must be enough.
+    step = 1e8 if least_bytes > 9.5e8 else 5e7
+    needed = bytes_text(math.ceil(least_bytes / step) * step)
     return ConfigError(
         f"max_ram is {bytes_text(max_bytes)}, but this image takes at least {needed} with this model ({why}); set it "
         f"to {needed.replace(' ', '')} or more"
@@ -178,7 +206,7 @@ def expected_bytes(demand: Demand, *, max_bytes: int | None, taken_bytes: int) -
             demand, max_bytes=_NO_CEILING if max_bytes is None else max_bytes, taken_bytes=taken_bytes
         ).bytes
     except ConfigError:
-        return demand.least_bytes()
+        return demand.least_bytes
 
 
 def demand_of(
@@ -207,7 +235,17 @@ def demand_of(
         # Ways back that do not smooth keep no more.
         rim=BlockRestorer(grid, sweep.order).kept_values(blocks),
         network_bytes=network_bytes,
+        block_voxels=_block_voxels(grid, blocks),
     )
+
+
+def _block_voxels(grid: GridMap, block: Sequence[int]) -> int:
+    """Source voxels that a block of the prediction becomes at most."""
+    sizes = (
+        min(grid.source_shape[axis], math.ceil(abs(scale) * n) + 1)
+        for n, (axis, scale, _) in zip(block, grid.axis_maps(), strict=True)
+    )
+    return math.prod(sizes)
 
 
 def extra_bytes(work: Callable[[], object]) -> int:

@@ -80,7 +80,7 @@ def foresee_prediction(
     demand = predictor.demand(grid, in_channels=in_channels)
     return_free_memory()
     taken = resident_bytes() + _SCALED_BYTES * in_channels * math.prod(grid.source_shape)
-    least = taken + demand.least_bytes()
+    least = taken + demand.least_bytes
     if limit is not None and least > limit:
         raise too_low(limit, least, "the largest case, by its header")
     found = taken + expected_bytes(demand, max_bytes=limit, taken_bytes=taken)

@@ -112,7 +112,7 @@ def foresee(header: ImageHeader, model: LoadedModel) -> Foreseen:
     grid = grid_of_header(header.grid, predictor.steps)
     demand = predictor.demand(grid, in_channels=model.bundle.in_channels)
     taken = resident_bytes() + header.bytes
-    least = taken + max(round(_READING * header.bytes), demand.least_bytes())
+    least = taken + max(round(_READING * header.bytes), demand.least_bytes)
     return Foreseen(
         least_bytes=least,
         bytes=max(least, taken + expected_bytes(demand, max_bytes=predictor.max_bytes, taken_bytes=taken)),

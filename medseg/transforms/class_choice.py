@@ -74,19 +74,19 @@ class ClassChoice:
         return result
 
     def winners(self, block: Interpolated) -> Tensor:
-        """(*block.shape) int64 class of each voxel."""
+        """(*block.shape) uint8 class of each voxel, int16 above 256 classes."""
         if self.regions:
             return self._last_likely(block)
         bounded = self.scale == "probabilities"
         classes = possible_classes(block.values, sum_to_one=bounded)
         if len(classes) == 1:
-            return torch.full(block.shape, classes[0], dtype=torch.int64)
+            return torch.full(block.shape, classes[0], dtype=_kind(classes))
         if self.rounded:
             return _rounded_maximum(classes, block)
         return _running_maximum(classes, block.interpolate)[0]
 
     def _last_likely(self, block: Interpolated) -> Tensor:
-        winner = torch.zeros(block.shape, dtype=torch.int64)
+        winner = torch.zeros(block.shape, dtype=_kind(self.regions))
         for channel, index in enumerate(self.regions):
             value = block.interpolate(channel)
             if self.rounded:
@@ -126,14 +126,14 @@ def largest_of(values: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    (...) int64 tensor and (...) float32 tensor
+    (...) uint8 tensor, int16 above 256 classes, and (...) float32 tensor
     """
     return _running_maximum(possible_classes(values), lambda index: values[index])
 
 
 def _running_maximum(classes: Sequence[int], channel: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
     best = channel(classes[0]).clone()
-    winner = torch.full(best.shape, classes[0], dtype=torch.int64)
+    winner = torch.full(best.shape, classes[0], dtype=_kind(classes))
     for index in classes[1:]:
         value = channel(index)
         winner.masked_fill_(value > best, index)
@@ -145,7 +145,7 @@ def _rounded_maximum(classes: Sequence[int], block: Interpolated) -> Tensor:
     """The largest of values rounded to float16; only where two are close does the rounding matter."""
     best = block.interpolate(classes[0]).clone()
     second = torch.full(best.shape, -torch.inf)
-    winner = torch.full(best.shape, classes[0], dtype=torch.int64)
+    winner = torch.full(best.shape, classes[0], dtype=_kind(classes))
     for index in classes[1:]:
         value = block.interpolate(index)
         torch.maximum(second, torch.minimum(value, best), out=second)
@@ -154,8 +154,12 @@ def _rounded_maximum(classes: Sequence[int], block: Interpolated) -> Tensor:
     close = torch.nonzero(best - second <= best.abs() * _HALF_CLOSE + _LEAST_CLOSE, as_tuple=True)
     if len(close[0]):
         found = block.exact(_indices(close)).astype(np.float16).argmax(axis=0)
-        winner[close] = torch.from_numpy(found)
+        winner[close] = torch.from_numpy(found).to(winner.dtype)
     return winner
+
+
+def _kind(classes: Sequence[int]) -> torch.dtype:
+    return torch.uint8 if max(classes) < 256 else torch.int16
 
 
 def _indices(places: tuple[Tensor, ...]) -> tuple[NDArray[np.int64], ...]:

@@ -142,7 +142,7 @@ def test_what_is_foreseen_is_what_is_asked_for_after_reading(tmp_path, bundle, m
     model.predictor.predict(read_image(image.paths))
     (demand,) = seen
     assert demand.source_voxels == 120 * 90 * 40 == demand.prepared_voxels
-    assert said.least_bytes - resident_bytes() < demand.least_bytes() + 2 * header.bytes
+    assert said.least_bytes - resident_bytes() < demand.least_bytes + 2 * header.bytes
     assert said.bytes >= said.least_bytes
 
 
