@@ -16,6 +16,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli_data import data_commands
+from medseg.cli_evaluate import add_evaluate
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -136,7 +137,6 @@ def _stage_command(stage: str, text: str) -> None:
 
 
 _stage_command("train", "Run a pipeline up to its training.")
-_stage_command("evaluate", "Run a pipeline up to its evaluation.")
 _stage_command("report", "Run a pipeline up to its report.")
 
 
@@ -368,7 +368,7 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="start, train, predict, all of these, or io (some minutes).")
+        str, typer.Argument(help="start, train, predict, all of these, or io or metrics (some minutes).")
     ] = "all",
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median is printed.")] = 5,
     full: Annotated[
@@ -376,13 +376,19 @@ def bench(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time this machine: the program's start, training, prediction; reading and writing DICOM against its peers."""
+    """Time this machine: the program's start, training, prediction; DICOM and metrics against their peers."""
     if what == "io":
         from medseg.bench.io import measure_io
         from medseg.bench.io_table import to_lines, to_rows
 
         figures = measure_io(repeats=repeats, full=full)
         print(json.dumps(to_rows(figures), indent=2) if as_json else "\n".join(to_lines(figures)))
+        return
+    if what == "metrics":
+        from medseg.bench import metrics
+
+        tools = metrics.measure_metrics(repeats=repeats)
+        print(json.dumps(metrics.to_rows(tools), indent=2) if as_json else "\n".join(metrics.to_lines(tools)))
         return
     from medseg.bench.program import bench as run_bench
 
@@ -436,6 +442,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 
 app.add_typer(data_commands(_finish), name="data")
+add_evaluate(app, reporting=_reporter, finish=_finish)
 
 
 def main() -> None:
