@@ -17,6 +17,7 @@ import typer
 from medseg import __version__
 from medseg.cli_bench import bench
 from medseg.cli_data import data_commands
+from medseg.cli_evaluate import add_evaluate
 from medseg.cli_models import add_model_commands
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
@@ -138,7 +139,6 @@ def _stage_command(stage: str, text: str) -> None:
 
 
 _stage_command("train", "Run a pipeline up to its training.")
-_stage_command("evaluate", "Run a pipeline up to its evaluation.")
 _stage_command("report", "Run a pipeline up to its report.")
 
 
@@ -434,6 +434,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 
 app.add_typer(data_commands(_finish), name="data")
+add_evaluate(app, reporting=_reporter, finish=_finish)
 add_model_commands(app, _finish)
 app.command()(bench)
 

@@ -14,7 +14,7 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="start, train, predict, all of these; latency; io or inference (minutes, beside their peers)."
+            help="start, train, predict, all of these; latency; io, inference or metrics (minutes, beside their peers)."
         ),
     ] = "all",
     repeats: Annotated[
@@ -34,7 +34,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="With inference: threads of each tool.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")] = False,
 ) -> None:
-    """Time this machine: the program's start, training, prediction; reading, writing and inference beside peers."""
+    """Time this machine: the program's start, training, prediction; DICOM, inference and metrics beside their peers."""
     if what == "io":
         from medseg.bench.io import measure_io
         from medseg.bench.io_table import to_lines, to_rows
@@ -47,6 +47,12 @@ def bench(
 
         found = latency.measure_latency(repeats=repeats or 5)
         print(json.dumps(found, indent=2) if as_json else "\n".join(latency.to_lines(found)))
+        return
+    if what == "metrics":
+        from medseg.bench import metrics
+
+        tools = metrics.measure_metrics(repeats=repeats or 5)
+        print(json.dumps(metrics.to_rows(tools), indent=2) if as_json else "\n".join(metrics.to_lines(tools)))
         return
     if what == "inference":
         _bench_inference(

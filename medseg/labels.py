@@ -202,13 +202,15 @@ class LabelTable:
             raise LabelError("a mask holds whole numbers, found fractions or NaN")
         sets = self.sets
         lookup = self._value_sets(scheme)
-        values = mask.astype(np.int64)
-        if values.size == 0:
+        if mask.size == 0:
             return np.zeros(mask.shape, dtype=np.int16)
-        low, high = int(values.min()), int(values.max())
+        low, high = int(mask.min()), int(mask.max())
         if low < 0 or high > MAX_VALUE:
             raise LabelError(f"mask values must lie in 0..{MAX_VALUE}, found {low}..{high}")
-        counts = np.bincount(values.ravel(), minlength=high + 1)
+        counts = np.zeros(high + 1, dtype=np.int64)
+        for rows in _slabs(mask):
+            part = mask[rows].ravel(order="K")
+            counts += np.bincount(part.astype(np.int64), minlength=high + 1)
         found = [int(value) for value in np.flatnonzero(counts)]
         unknown = [value for value in found if value not in lookup]
         if unknown:
@@ -220,7 +222,10 @@ class LabelTable:
         indices = np.zeros(high + 1, dtype=np.int16)
         for value in found:
             indices[value] = sets.index(lookup[value])
-        return np.asarray(indices[values], dtype=np.int16)
+        encoded = np.empty_like(mask, dtype=np.int16)
+        for rows in _slabs(mask):
+            encoded[rows] = indices[mask[rows].astype(np.intp)]
+        return encoded
 
     def class_indices(self, mask: NDArray[Any]) -> NDArray[Any]:
         """Mask values -> class indices, for masks that are complete; little memory beside the result.

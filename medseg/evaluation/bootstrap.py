@@ -57,6 +57,38 @@ class PatientBootstrap:
         filled = drawn > 0
         return np.asarray((self.weights @ sums)[filled] / drawn[filled], dtype=np.float64)
 
+    def difference_samples(
+        self, values: NDArray[np.float64], inside: NDArray[np.bool_], patients: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Mean of the values inside minus mean of the others, in every resample that drew both; (<= B,) array.
+
+        A patient with values of both kinds brings all of them.
+        """
+        column = self.columns(patients)
+        means = []
+        for side in (inside, ~inside):
+            sums = np.bincount(column[side], weights=values[side], minlength=len(self.patients))
+            counts = np.bincount(column[side], minlength=len(self.patients))
+            means.append((self.weights @ sums, self.weights @ counts))
+        drawn = (means[0][1] > 0) & (means[1][1] > 0)
+        one, two = (total[drawn] / count[drawn] for total, count in means)
+        return np.asarray(one - two, dtype=np.float64)
+
+    def moment_samples(
+        self, columns: NDArray[np.float64], patients: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums of columns in every resample, and the number of rows drawn; (B, M) and (B,) arrays.
+
+        Parameters
+        ----------
+        columns : (N, M) float64 array
+            One row per case.
+        """
+        totals = np.zeros((len(self.patients), columns.shape[1] + 1))
+        np.add.at(totals, self.columns(patients), np.column_stack([columns, np.ones(len(columns))]))
+        drawn = np.asarray(self.weights @ totals, dtype=np.float64)
+        return drawn[:, :-1], drawn[:, -1]
+
     def median_samples(self, values: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np.float64]:
         """Median of the values in every resample that drew at least one of them; (<= B,) array."""
         order = np.argsort(values, kind="stable")

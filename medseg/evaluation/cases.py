@@ -9,47 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import ConfigError, GeometryError
-from medseg.evaluation.definitions import DEFINITIONS, NO_SPACING
-from medseg.evaluation.options import EvaluationOptions, MetricName, NsdMetric
-from medseg.evaluation.overlap import (
-    OVERLAP_METRICS,
-    Counts,
-    State,
-    joint_histogram,
-    membership,
-    overlap_metrics,
-    structure_counts,
-)
+from medseg.errors import ConfigError
+from medseg.evaluation.definitions import definition_of
+from medseg.evaluation.mask_pair import MaskPair
+from medseg.evaluation.metric_values import MetricValue, metric_values
+from medseg.evaluation.options import EvaluationOptions
+from medseg.evaluation.overlap import Counts, State
 from medseg.evaluation.rows import Cell
-from medseg.evaluation.surface import (
-    SurfaceDistances,
-    crop_box,
-    hd95,
-    image_diagonal,
-    nsd,
-    surface_distances,
-)
+from medseg.evaluation.steps import voxel_size
 from medseg.labels import LabelTable
-
-_WHY_NOT: dict[State, str] = {
-    "both_empty": "empty in the prediction and in the reference",
-    "not_judged": "the reference does not tell this structure",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricValue:
-    """A metric of one structure in one case.
-
-    `value` is None where the metric is not defined, and then `reason` says why. `worst_case` marks
-    a value that stands for a missed structure or for one that is not there.
-    """
-
-    value: float | None
-    unit: str
-    reason: str = ""
-    worst_case: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,21 +27,40 @@ class StructureEvaluation:
     structure: str
     state: State
     counts: Counts
-    metrics: Mapping[MetricName, MetricValue]
+    metrics: Mapping[str, MetricValue]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseEvaluation:
-    """All structures of one case. `columns` are the manifest columns that results are split by."""
+    """All structures of one case.
+
+    Parameters
+    ----------
+    case_id, patient_id : str
+    structures : tuple of StructureEvaluation
+    columns : mapping of str to str
+        Manifest columns that results are split by.
+    voxel : float or None
+        Size of one voxel in `size_unit`; None where it is not known, and sizes are counts.
+    size_unit : str
+        "ml", "mm2", "voxels" or "pixels".
+    """
 
     case_id: str
     patient_id: str
     structures: tuple[StructureEvaluation, ...]
     columns: Mapping[str, str] = field(default_factory=dict)
+    voxel: float | None = None
+    size_unit: str = "voxels"
 
     def structure(self, name: str) -> StructureEvaluation | None:
         """The evaluation of a label or region, None where it was not asked for."""
         return next((s for s in self.structures if s.structure == name), None)
+
+    def sizes(self, structure: StructureEvaluation) -> tuple[float, float]:
+        """Size in the prediction and in the reference, in `size_unit`, of the voxels that count."""
+        counts, voxel = structure.counts, 1.0 if self.voxel is None else self.voxel
+        return (counts.tp + counts.fp) * voxel, (counts.tp + counts.fn) * voxel
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, without NaN."""
@@ -81,6 +68,8 @@ class CaseEvaluation:
             "case_id": self.case_id,
             "patient_id": self.patient_id,
             "columns": dict(self.columns),
+            "voxel": self.voxel,
+            "size_unit": self.size_unit,
             "structures": {
                 s.structure: {
                     "state": s.state,
@@ -108,10 +97,12 @@ class CaseEvaluation:
             patient_id=value["patient_id"],
             structures=structures,
             columns=dict(value["columns"]),
+            voxel=value.get("voxel"),
+            size_unit=value.get("size_unit", "voxels"),
         )
 
     def rows(self) -> list[dict[str, Cell]]:
-        """One row per structure for a CSV: identifiers, columns, state, counts, metrics with units.
+        """One row per structure for a CSV: identifiers, columns, state, counts, sizes, metrics with units.
 
         Metrics whose unit can change from case to case (mm or pixels) have a column `<metric>_unit`.
         """
@@ -120,9 +111,11 @@ class CaseEvaluation:
             row: dict[str, Cell] = {"case_id": self.case_id, "patient_id": self.patient_id, **self.columns}
             row |= {"structure": s.structure, "state": s.state}
             row |= {name: getattr(s.counts, name) for name in ("tp", "fp", "fn", "tn", "unknown")}
+            row["predicted_size"], row["reference_size"] = self.sizes(s)
+            row["size_unit"] = self.size_unit
             for name, metric in s.metrics.items():
                 row[name] = metric.value
-                if DEFINITIONS[name].unit not in ("1", "%"):
+                if definition_of(name).unit not in ("1", "%"):
                     row[f"{name}_unit"] = metric.unit
             row["reason"] = "; ".join(sorted({m.reason for m in s.metrics.values() if m.reason}))
             rows.append(row)
@@ -158,6 +151,7 @@ def evaluate_case(
     spacing_mm: Sequence[float] | None,
     options: EvaluationOptions,
     columns: Mapping[str, str] | None = None,
+    affine: NDArray[np.float64] | None = None,
 ) -> CaseEvaluation:
     """Compare a predicted label map with its reference, structure by structure.
 
@@ -175,6 +169,9 @@ def evaluate_case(
     options : EvaluationOptions
     columns : mapping, optional
         Manifest columns of the case.
+    affine : (4, 4) float64 array, optional
+        Voxel to world, where the spacing is known; on a sheared grid (tilted gantry) distances and
+        sizes are wrong without it.
 
     Returns
     -------
@@ -191,121 +188,28 @@ def evaluate_case(
     """
     if reference.ndim == prediction.ndim + 1 and reference.shape[0] == 1:
         reference = reference[0]
-    if spacing_mm is not None and len(spacing_mm) != prediction.ndim:
-        raise GeometryError(
-            f"{prediction.ndim} axes need {prediction.ndim} spacings, found {tuple(spacing_mm)}"
-        )
-    matrix = table.set_matrix
-    histogram = joint_histogram(reference, prediction, set_count=len(matrix), class_count=table.class_count)
-    pair = _MaskPair(prediction, reference, matrix, spacing_mm)
+    pair = MaskPair(prediction, reference, table.set_matrix, spacing_mm=spacing_mm, affine=affine)
     structures = []
     for name, members in chosen_structures(table, options).items():
-        counts = structure_counts(histogram, matrix, members)
-        metrics = _metrics(pair, members, counts, options)
+        counts = pair.counts(members)
+        metrics = metric_values(pair, name, members, counts, options)
         structures.append(
             StructureEvaluation(structure=name, state=counts.state, counts=counts, metrics=metrics)
         )
+    voxel, unit = _voxel(pair)
     return CaseEvaluation(
         case_id=case_id,
         patient_id=patient_id or case_id,
         structures=tuple(structures),
         columns=dict(columns or {}),
+        voxel=voxel,
+        size_unit=unit,
     )
 
 
-class _MaskPair:
-    """Both label maps, cropped once to what is not plain background; masks on demand."""
-
-    def __init__(
-        self,
-        prediction: NDArray[Any],
-        reference: NDArray[Any],
-        set_matrix: NDArray[np.bool_],
-        spacing_mm: Sequence[float] | None,
-    ) -> None:
-        box = crop_box((prediction != 0) | (reference != 0)) or tuple(slice(0, 0) for _ in prediction.shape)
-        self.prediction, self.reference = prediction[box], reference[box]
-        self.shape = prediction.shape
-        self.set_matrix = set_matrix
-        self.spacing = None if spacing_mm is None else tuple(float(s) for s in spacing_mm)
-        self.voxel = "pixels" if len(self.shape) == 2 else "voxels"
-
-    def distances(self, members: tuple[int, ...], *, open_voxels: bool) -> SurfaceDistances | None:
-        which = membership(self.set_matrix, members)
-        predicted = np.zeros(self.set_matrix.shape[1], dtype=np.bool_)
-        predicted[list(members)] = True
-        return surface_distances(
-            predicted[self.prediction],
-            which.inside[self.reference],
-            spacing=self.spacing,
-            unknown=which.unknown[self.reference] if open_voxels else None,
-        )
-
-
-def _metrics(
-    pair: _MaskPair, members: tuple[int, ...], counts: Counts, options: EvaluationOptions
-) -> dict[MetricName, MetricValue]:
-    overlap = overlap_metrics(counts)
-    needs_border = counts.state == "judged" and {"hd95", "nsd"} & set(options.metric_names)
-    distances = pair.distances(members, open_voxels=counts.unknown > 0) if needs_border else None
-    values: dict[MetricName, MetricValue] = {}
-    for metric in options.metrics:
-        if counts.state in _WHY_NOT:
-            values[metric.use] = MetricValue(
-                value=None, unit=DEFINITIONS[metric.use].unit, reason=_WHY_NOT[counts.state]
-            )
-        elif metric.use in OVERLAP_METRICS:
-            values[metric.use] = _overlap_value(metric.use, overlap[metric.use], counts)
-        elif metric.use == "hd95":
-            values[metric.use] = _hd95_value(pair, distances, counts)
-        elif isinstance(metric, NsdMetric):
-            values[metric.use] = _nsd_value(pair, distances, counts, metric)
-        else:
-            values[metric.use] = _difference(metric.use, pair, counts)
-    return values
-
-
-def _overlap_value(name: MetricName, value: float | None, counts: Counts) -> MetricValue:
-    reason = "" if value is not None else "the reference fills all judged voxels"
-    worst = counts.state != "judged" and name not in ("specificity", "accuracy")
-    return MetricValue(value=value, unit="1", reason=reason, worst_case=worst)
-
-
-def _hd95_value(pair: _MaskPair, distances: SurfaceDistances | None, counts: Counts) -> MetricValue:
-    unit = "mm" if pair.spacing is not None else pair.voxel
-    if counts.state != "judged":
-        return MetricValue(value=image_diagonal(pair.shape, pair.spacing), unit=unit, worst_case=True)
-    if distances is None:
-        return MetricValue(value=None, unit=unit, reason="no border lies in the judged part of the image")
-    return MetricValue(value=hd95(distances), unit=unit)
-
-
-def _nsd_value(
-    pair: _MaskPair, distances: SurfaceDistances | None, counts: Counts, metric: NsdMetric
-) -> MetricValue:
-    tolerance = metric.tolerance_mm if pair.spacing is not None else metric.tolerance_pixels
-    unit = "1" if pair.spacing is not None else f"1, tolerance in {pair.voxel}"
-    if tolerance is None:
-        return MetricValue(value=None, unit="1", reason=f"{NO_SPACING}; the tolerance is in mm")
-    if counts.state != "judged":
-        return MetricValue(value=0.0, unit=unit, worst_case=True)
-    if distances is None:
-        return MetricValue(value=None, unit=unit, reason="no border lies in the judged part of the image")
-    return MetricValue(value=nsd(distances, tolerance), unit=unit)
-
-
-def _difference(name: MetricName, pair: _MaskPair, counts: Counts) -> MetricValue:
-    extra, reference = counts.fp - counts.fn, counts.tp + counts.fn
-    worst = counts.state != "judged"
-    if name == "relative_difference":
-        if reference == 0:
-            return MetricValue(value=None, unit="%", reason="empty in the reference")
-        return MetricValue(value=100.0 * extra / reference, unit="%", worst_case=worst)
-    dims = len(pair.shape)
-    if (name == "volume_difference") != (dims == 3):
-        kind = "images with three axes" if name == "volume_difference" else "images with two axes"
-        return MetricValue(value=None, unit=DEFINITIONS[name].unit, reason=f"defined for {kind} only")
-    if pair.spacing is None:
-        return MetricValue(value=float(extra), unit=pair.voxel, worst_case=worst)
-    size = float(np.prod(pair.spacing)) / (1000.0 if dims == 3 else 1.0)
-    return MetricValue(value=extra * size, unit="mm2" if dims == 2 else "ml", worst_case=worst)
+def _voxel(pair: MaskPair) -> tuple[float | None, str]:
+    """Size of a voxel and its unit."""
+    if pair.steps is None:
+        return None, pair.voxel
+    size = voxel_size(pair.steps)
+    return (size / 1000.0, "ml") if pair.dims == 3 else (size, "mm2")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from medseg.evaluation.options import MetricName
+from medseg.evaluation.options import BoundaryIouMetric, MetricName, MetricOptions, NsdMetric
 
 NO_SPACING = "the spacing of the image is unknown"
 Better = Literal["higher", "lower", "zero"]
@@ -49,6 +50,12 @@ DEFINITIONS: dict[MetricName, MetricDefinition] = {
         better="higher",
         definition="Harmonic mean of precision and recall; equals Dice.",
     ),
+    "hd": MetricDefinition(
+        title="HD",
+        unit="mm",
+        better="lower",
+        definition="Largest distance of a border voxel of either mask to the other border.",
+    ),
     "hd95": MetricDefinition(
         title="HD95",
         unit="mm",
@@ -56,12 +63,30 @@ DEFINITIONS: dict[MetricName, MetricDefinition] = {
         definition="Larger of the two directed 95th percentiles of the distances between border voxels "
         "(as MONAI: border by erosion, Euclidean).",
     ),
+    "assd": MetricDefinition(
+        title="ASSD",
+        unit="mm",
+        better="lower",
+        definition="Mean distance of the border voxels of both masks to the other border.",
+    ),
     "nsd": MetricDefinition(
         title="NSD",
         unit="1",
         better="higher",
         definition="Share of the border voxels of both masks within the tolerance of the other border "
         "(as MONAI without sub-voxels).",
+    ),
+    "boundary_iou": MetricDefinition(
+        title="Boundary IoU",
+        unit="1",
+        better="higher",
+        definition="IoU of the rims: the voxels of each mask within the width of its border.",
+    ),
+    "cldice": MetricDefinition(
+        title="clDice",
+        unit="1",
+        better="higher",
+        definition="Harmonic mean of the shares of each mask's skeleton that lie in the other mask.",
     ),
     "area_difference": MetricDefinition(
         title="Area difference", unit="mm2", better="zero", definition="Predicted minus reference area."
@@ -76,3 +101,23 @@ DEFINITIONS: dict[MetricName, MetricDefinition] = {
         definition="Predicted minus reference size, in percent of the reference.",
     ),
 }
+
+
+def definition_of(key: str) -> MetricDefinition:
+    """Definition of a metric by its key: the name, or the name with a tolerance or a unit after it."""
+    name = key.removesuffix("_pixels").removesuffix("_voxels")
+    name = "nsd" if name.startswith("nsd_") else name
+    return next(definition for known, definition in DEFINITIONS.items() if known == name)
+
+
+def definitions_of(keyed: Iterable[tuple[str, MetricOptions]]) -> dict[str, MetricDefinition]:
+    """Definitions as the settings have them, tolerance and width in the title."""
+    found = {}
+    for key, metric in keyed:
+        own = definition_of(key)
+        if isinstance(metric, NsdMetric):
+            own = replace(own, title=f"{own.title} at {metric.text}")
+        elif isinstance(metric, BoundaryIouMetric):
+            own = replace(own, title=f"{own.title}, {metric.width_mm:g} mm")
+        found[key] = own
+    return found

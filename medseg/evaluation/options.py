@@ -14,8 +14,12 @@ MetricName = Literal[
     "specificity",
     "accuracy",
     "f1",
+    "hd",
     "hd95",
+    "assd",
     "nsd",
+    "boundary_iou",
+    "cldice",
     "area_difference",
     "volume_difference",
     "relative_difference",
@@ -32,6 +36,8 @@ MeasureName = Literal[
     "shape",
 ]
 CaseSplit = Literal["train", "validation", "test", "all"]
+OTHER = "other"
+Tolerance = Annotated[float, Field(gt=0, le=100)]
 
 
 class _Options(BaseModel):
@@ -80,26 +86,85 @@ class F1Metric(_Options):
     use: Literal["f1"] = Field(default="f1", description="2 TP / (2 TP + FP + FN), 0..1.")
 
 
+class HdMetric(_Options):
+    """Largest distance of either border to the other, which one stray voxel decides; 0 is best."""
+
+    use: Literal["hd"] = Field(default="hd", description="Hausdorff distance (maximum), mm.")
+
+
 class Hd95Metric(_Options):
     """Larger of the two directed 95th percentiles of the border distances; 0 is best."""
 
     use: Literal["hd95"] = Field(default="hd95", description="95th percentile Hausdorff distance, mm.")
 
 
+class AssdMetric(_Options):
+    """Mean distance of the border voxels of both masks to the other border; 0 is best."""
+
+    use: Literal["assd"] = Field(default="assd", description="Average symmetric surface distance, mm.")
+
+
 class NsdMetric(_Options):
-    """Normalised surface Dice: share of both borders that lies within a tolerance; 1 is best."""
+    """Normalised surface Dice: share of both borders that lies within a tolerance; 1 is best.
+
+    May be listed several times with different tolerances: the first is "nsd", the others are named by
+    their tolerance, such as "nsd_3mm".
+    """
 
     use: Literal["nsd"] = Field(default="nsd", description="Normalised surface Dice, 0..1.")
-    tolerance_mm: float = Field(
-        gt=0,
-        le=100,
-        description="Distance that still counts as agreement, mm; the spread between two readers.",
+    tolerance_mm: Tolerance | dict[str, Tolerance] = Field(
+        description="Distance that still counts as agreement, mm; the spread between two readers. By "
+        "structure: {liver: 3, other: 2}.",
     )
     tolerance_pixels: float | None = Field(
         default=None,
         gt=0,
         le=1000,
         description="The same in pixels, for images whose spacing is unknown. None: those are not judged.",
+    )
+
+    @model_validator(mode="after")
+    def _has_other(self) -> Self:
+        if isinstance(self.tolerance_mm, dict) and OTHER not in self.tolerance_mm:
+            raise ValueError(
+                f"tolerance_mm by structure needs the entry {OTHER!r} for those that it does not name"
+            )
+        return self
+
+    def tolerance_of(self, structure: str) -> float:
+        """Tolerance in mm for a structure."""
+        if isinstance(self.tolerance_mm, dict):
+            return self.tolerance_mm.get(structure, self.tolerance_mm[OTHER])
+        return self.tolerance_mm
+
+    @property
+    def text(self) -> str:
+        """The tolerance in words."""
+        if isinstance(self.tolerance_mm, dict):
+            return ", ".join(f"{name} {value:g} mm" for name, value in self.tolerance_mm.items())
+        return f"{self.tolerance_mm:g} mm"
+
+
+class BoundaryIouMetric(_Options):
+    """IoU of the rims of both masks; as strict for large structures as for small ones; 1 is best."""
+
+    use: Literal["boundary_iou"] = Field(default="boundary_iou", description="Boundary IoU, 0..1.")
+    width_mm: float = Field(
+        gt=0, le=100, description="Width of the rim inside the border, mm; border voxels always belong to it."
+    )
+    width_pixels: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="The same in pixels, for images whose spacing is unknown. None: those are not judged.",
+    )
+
+
+class ClDiceMetric(_Options):
+    """Centreline Dice, for tubes: how much of each skeleton lies in the other mask; 1 is best."""
+
+    use: Literal["cldice"] = Field(
+        default="cldice", description="Centreline Dice, 0..1; needs scikit-image (medseg[tubes])."
     )
 
 
@@ -129,8 +194,12 @@ MetricOptions = Annotated[
     | SpecificityMetric
     | AccuracyMetric
     | F1Metric
+    | HdMetric
     | Hd95Metric
+    | AssdMetric
     | NsdMetric
+    | BoundaryIouMetric
+    | ClDiceMetric
     | AreaDifferenceMetric
     | VolumeDifferenceMetric
     | RelativeDifferenceMetric,
@@ -171,7 +240,7 @@ class EvaluationOptions(_Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [metric.use for metric in self.metrics]
+        names = list(self.metric_names)
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"metrics names {', '.join(doubled)} more than once")
@@ -194,6 +263,18 @@ class EvaluationOptions(_Options):
         return self.mean_iou if isinstance(self.mean_iou, tuple) else ()
 
     @property
-    def metric_names(self) -> tuple[MetricName, ...]:
-        """Names of the metrics, in the order of the settings."""
-        return tuple(metric.use for metric in self.metrics)
+    def keyed(self) -> tuple[tuple[str, MetricOptions], ...]:
+        """(key, metric) in the order of the settings; the key is the name, for a second NSD with its tolerance."""
+        found: list[tuple[str, MetricOptions]] = []
+        for metric in self.metrics:
+            key: str = metric.use
+            if isinstance(metric, NsdMetric) and any(known == key for known, _ in found):
+                each = metric.tolerance_mm
+                key = "nsd_by_structure" if isinstance(each, dict) else f"nsd_{each:g}mm"
+            found.append((key, metric))
+        return tuple(found)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Keys of the metrics, in the order of the settings."""
+        return tuple(key for key, _ in self.keyed)

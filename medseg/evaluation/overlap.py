@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import GeometryError, LabelError
-
 State = Literal["judged", "missed", "false_positive", "both_empty", "not_judged"]
 OVERLAP_METRICS = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "f1")
-_BLOCK_VOXELS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,54 +48,6 @@ def membership(set_matrix: NDArray[np.bool_], members: Sequence[int]) -> Members
     everything = np.asarray(set_matrix.all(axis=1), dtype=np.bool_)
     unknown = some & other
     return Membership(inside=some & ~other, unknown=unknown, partial=unknown & ~everything)
-
-
-def joint_histogram(
-    reference: NDArray[Any], prediction: NDArray[Any], *, set_count: int, class_count: int
-) -> NDArray[np.int64]:
-    """Voxels by (set index of the reference, class index of the prediction).
-
-    One pass over the image serves every structure; done in blocks, so that a large image needs
-    no large temporary array.
-
-    Parameters
-    ----------
-    reference, prediction : integer arrays of the same shape
-        Set indices 0..S-1 and class indices 0..L-1.
-    set_count, class_count : int
-        S and L.
-
-    Returns
-    -------
-    (S, L) int64 array
-
-    Raises
-    ------
-    GeometryError
-        The shapes differ.
-    LabelError
-        An index outside its range.
-    """
-    if reference.shape != prediction.shape:
-        raise GeometryError(
-            f"prediction and reference must share a grid, found {prediction.shape} and {reference.shape}"
-        )
-    _check_range("reference set index", reference, set_count)
-    _check_range("predicted class index", prediction, class_count)
-    total = np.zeros(set_count * class_count, dtype=np.int64)
-    rows = max(1, _BLOCK_VOXELS * len(reference) // max(1, reference.size))
-    for start in range(0, len(reference), rows):
-        block = slice(start, start + rows)
-        index = reference[block].astype(np.intp) * class_count + prediction[block]
-        total += np.bincount(index.ravel(), minlength=total.size)
-    return total.reshape(set_count, class_count)
-
-
-def _check_range(what: str, array: NDArray[Any], count: int) -> None:
-    if not np.issubdtype(array.dtype, np.integer):
-        raise LabelError(f"{what} must be whole numbers, found an array of {array.dtype}")
-    if array.size and (array.min() < 0 or array.max() >= count):
-        raise LabelError(f"{what} must be 0..{count - 1}, found {array.min()}..{array.max()}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

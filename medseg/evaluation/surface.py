@@ -1,9 +1,11 @@
-"""Agreement of masks at their borders: HD95 and normalised surface Dice, in 2-D and 3-D.
+"""Agreement of masks at their borders: HD, HD95, ASSD and normalised surface Dice, in 2-D and 3-D.
 
-Definitions are MONAI's (`compute_hausdorff_distance` with percentile 95, `compute_surface_dice`
-without sub-voxels): border voxels are those with a face neighbour outside the mask, distances are
-Euclidean between voxel centres. The work is done on the border voxels alone with a k-d tree: on a
-radiograph of 4892 x 4020 pixels that takes 0.1 s where a distance transform takes 3.5 s.
+Definitions are MONAI's (`compute_hausdorff_distance`, `compute_average_surface_distance` with
+symmetric=True, `compute_surface_dice` without sub-voxels): border voxels are those with a face
+neighbour outside the mask, distances are Euclidean between voxel centres. Most border voxels of a
+usable mask lie on the other border or a few voxels off it, so the voxels around each are looked at
+first, nearest first; only for those left over is a k-d tree built. Both are exact on any grid,
+sheared ones included, where a distance transform is not.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from medseg.errors import GeometryError
+from medseg.evaluation.steps import ball
+
+#: Voxels looked at around a border voxel before the tree is asked: about as long as one query takes.
+_NEAR_VOXELS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,8 @@ def surface_distances(
     prediction: NDArray[np.bool_],
     reference: NDArray[np.bool_],
     *,
-    spacing: Sequence[float] | None,
+    spacing: Sequence[float] | None = None,
+    steps: NDArray[np.float64] | None = None,
     unknown: NDArray[np.bool_] | None = None,
 ) -> SurfaceDistances | None:
     """Distance from every border voxel of one mask to the nearest border voxel of the other.
@@ -75,6 +82,8 @@ def surface_distances(
     prediction, reference : bool arrays of the same shape, 2-D or 3-D
     spacing : sequence of float, or None
         Distance between voxel centres along each axis. None: distances are in voxels.
+    steps : (d, d) float64 array, optional
+        For grids that are not box-shaped, instead of `spacing`; see `steps.voxel_steps`.
     unknown : bool array, optional
         Voxels that count for neither mask.
 
@@ -89,9 +98,11 @@ def surface_distances(
     """
     if prediction.shape != reference.shape:
         raise GeometryError(f"masks must share a grid, found {prediction.shape} and {reference.shape}")
-    scale = np.ones(prediction.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    if scale.shape != (prediction.ndim,):
-        raise GeometryError(f"{prediction.ndim} axes need {prediction.ndim} spacings, found {spacing}")
+    if steps is None:
+        scale = np.ones(prediction.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
+        if scale.shape != (prediction.ndim,):
+            raise GeometryError(f"{prediction.ndim} axes need {prediction.ndim} spacings, found {spacing}")
+        steps = np.diag(scale)
     if unknown is not None:
         prediction, reference = prediction & ~unknown, reference & ~unknown
     box = crop_box(prediction | reference)
@@ -100,14 +111,118 @@ def surface_distances(
     # One voxel of margin where there is room: an unknown voxel outside the box must still be seen.
     box = tuple(slice(max(0, b.start - 1), b.stop + 1) for b in box)
     inside = None if unknown is None else unknown[box]
-    points = [np.argwhere(border(mask[box], inside)) * scale for mask in (prediction, reference)]
-    if not all(len(p) for p in points):
+    return border_distances(border(prediction[box], inside), border(reference[box], inside), steps)
+
+
+def border_distances(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], steps: NDArray[np.float64]
+) -> SurfaceDistances | None:
+    """Distances between two sets of voxels, each to the nearest of the other set.
+
+    Parameters
+    ----------
+    first, second : bool arrays of the same shape
+        Borders of the prediction and of the reference.
+    steps : (d, d) float64 array
+        See `steps.voxel_steps`.
+
+    Returns
+    -------
+    SurfaceDistances, or None where one of the sets is empty.
+    """
+    near = _Neighbourhood.around(steps, first.ndim)
+    padded = [np.pad(one, near.margins) for one in (first, second)]
+    places = [np.flatnonzero(one) for one in padded]
+    if not all(p.size for p in places):
         return None
-    # The tree's default leaves hold 16 points; 32 answer one large query faster.
-    trees = [cKDTree(p, leafsize=32) for p in points]
+    search = _Search(near=near, steps=steps, shape=padded[0].shape)
     return SurfaceDistances(
-        to_reference=trees[1].query(points[0])[0], to_prediction=trees[0].query(points[1])[0]
+        to_reference=search.nearest(places[0], padded[1], places[1]),
+        to_prediction=search.nearest(places[1], padded[0], places[0]),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Neighbourhood:
+    """Index differences by ascending length; `margins` is how far they reach along each axis."""
+
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.float64]
+    margins: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def around(cls, steps: NDArray[np.float64], dims: int) -> _Neighbourhood:
+        content = np.pi if dims == 2 else 4 * np.pi / 3
+        radius = (_NEAR_VOXELS * abs(np.linalg.det(steps)) / content) ** (1 / dims)
+        offsets, lengths = ball(steps, float(radius))
+        # Thick slices leave a disc of more voxels; what is cut off is left to the tree.
+        offsets, lengths = offsets[:_NEAR_VOXELS], lengths[:_NEAR_VOXELS]
+        reach = np.abs(offsets).max(axis=0)
+        return cls(offsets=offsets, lengths=lengths, margins=tuple((int(n), int(n)) for n in reach))
+
+    def shells(self) -> list[tuple[float, NDArray[np.int64]]]:
+        """(length, offsets) of equal length up to rounding."""
+        ends = np.flatnonzero(np.diff(self.lengths) > 1e-9 * self.lengths[1:]) + 1
+        parts = np.split(self.offsets, ends)
+        return list(zip(self.lengths[[0, *ends]].tolist(), parts, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """Nearest voxels of a set in an array with margins; voxels are named by their flat index."""
+
+    near: _Neighbourhood
+    steps: NDArray[np.float64]
+    shape: tuple[int, ...]
+
+    def nearest(
+        self, places: NDArray[np.intp], target: NDArray[np.bool_], target_places: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        """(N,) distance of each place to the nearest voxel of the target."""
+        found = np.empty(places.size)
+        flat, left, where = target.ravel(), np.arange(places.size), places
+        strides = np.array([int(np.prod(self.shape[axis + 1 :])) for axis in range(len(self.shape))])
+        for length, offsets in self.near.shells():
+            jumps = offsets @ strides
+            hit = flat[where + jumps[0]]
+            for jump in jumps[1:]:
+                hit |= flat[where + jump]
+            found[left[hit]] = length
+            left, where = left[~hit], where[~hit]
+            if not left.size:
+                return found
+        tree = cKDTree(self._points(target_places), leafsize=32, balanced_tree=False)
+        found[left] = tree.query(self._points(where))[0]
+        return found
+
+    def _points(self, places: NDArray[np.intp]) -> NDArray[np.float64]:
+        """(N, d) positions in the unit of the steps."""
+        return np.stack(np.unravel_index(places, self.shape), axis=1) @ self.steps.T
+
+
+def hd(distances: SurfaceDistances) -> float:
+    """Hausdorff distance: the largest distance of either border to the other; 0 is best.
+
+    References
+    ----------
+    Huttenlocher et al., Comparing images using the Hausdorff distance, PAMI 1993,
+    doi:10.1109/34.232073. MONAI `compute_hausdorff_distance(percentile=None)`.
+    """
+    return float(max(distances.to_reference.max(), distances.to_prediction.max()))
+
+
+def assd(distances: SurfaceDistances) -> float:
+    """Average symmetric surface distance: mean over the border voxels of both masks; 0 is best.
+
+    The mean of all distances, not the mean of the two directed means (MASD).
+
+    References
+    ----------
+    Heimann et al., Comparison and evaluation of methods for liver segmentation from CT datasets,
+    IEEE TMI 2009, doi:10.1109/TMI.2009.2013851. MONAI `compute_average_surface_distance(symmetric=True)`.
+    """
+    total = distances.to_reference.sum() + distances.to_prediction.sum()
+    return float(total / (distances.to_reference.size + distances.to_prediction.size))
 
 
 def hd95(distances: SurfaceDistances) -> float:
@@ -136,9 +251,3 @@ def nsd(distances: SurfaceDistances, tolerance: float) -> float:
     """
     both = np.concatenate([distances.to_reference, distances.to_prediction]).astype(np.float32)
     return float(np.count_nonzero(both <= np.float32(tolerance)) / both.size)
-
-
-def image_diagonal(shape: Sequence[int], spacing: Sequence[float] | None) -> float:
-    """Length of the diagonal of the whole image, the worst distance that a missed structure can have."""
-    scale = np.ones(len(shape)) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    return float(np.linalg.norm(np.asarray(shape) * scale))

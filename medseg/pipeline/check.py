@@ -15,6 +15,7 @@ from medseg.data.options import FoldSplit
 from medseg.data.splits import assign_folds, assign_splits
 from medseg.data.tables import write_csv
 from medseg.errors import ManifestError
+from medseg.evaluation.centreline import require_skeletons
 from medseg.export.encapsulated_pdf import require_pdf
 from medseg.pipeline.context import CaseFailure, Context
 from medseg.pipeline.readers import image_reader, mask_reader
@@ -48,6 +49,8 @@ def run(context: Context) -> dict[str, Any]:
     """
     if "encapsulated_pdf" in context.settings.export:
         require_pdf()
+    if "cldice" in context.settings.evaluation.metric_names:
+        require_skeletons()
     cases, skipped = find_cases(context.settings.data.source, made_folder=context.run.cache)
     for text in skipped[:5]:
         context.reporter.note(f"left out: {text}")

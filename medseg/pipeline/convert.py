@@ -251,7 +251,7 @@ def _read_mask(source: Path, options: ConvertOptions) -> _Mask:
     """The mask on the grid of its reference, or on its own."""
     if source.is_dir():
         raise ConfigError(f"{source}: expected the file of a mask, found a folder")
-    grid = None if options.reference is None else _reference_grid(options.reference, options.series)
+    grid = None if options.reference is None else reference_grid(options.reference, options.series)
     if sniff(source) == "dicom":
         found = read_dicom_masks(source, grid)
         table = found.table if options.labels is None else read_label_file(options.labels)
@@ -267,7 +267,7 @@ def _read_mask(source: Path, options: ConvertOptions) -> _Mask:
     return _Mask(classes=table.class_indices(moved), table=table, grid=grid)
 
 
-def _reference_grid(reference: Path, series: str | None) -> ImageGrid:
+def reference_grid(reference: Path, series: str | None) -> ImageGrid:
     """Where the voxels of the reference are; of a DICOM series from its headers alone."""
     if not reference.exists():
         raise StorageError(f"{reference} does not exist; correct --reference")

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medseg.data.manifest import Case
+from medseg.data.manifest import Case, manifest_error
 from medseg.data.tables import write_csv
 from medseg.errors import MedsegError, StorageError
 from medseg.evaluation.cases import CaseEvaluation, evaluate_case
 from medseg.evaluation.options import EvaluationOptions
-from medseg.evaluation.summary import Statistic, Summary, summarise
+from medseg.evaluation.statistic import Statistic
+from medseg.evaluation.summary import Summary, summarise
+from medseg.io.content import pixel_digest
 from medseg.models.bundle_record import MetricRecord
 from medseg.pipeline import bundling, case_files
 from medseg.pipeline.context import Context
+from medseg.pipeline.leakage import Seen, find_leaks
 from medseg.pipeline.readers import image_reader, read_reference
+from medseg.pipeline.summary_table import statistic_cell, summary_table
 from medseg.provenance import write_json
 
 STAGE = "evaluate"
@@ -33,10 +37,13 @@ def run(context: Context) -> dict[str, Any]:
     cases = context.labelled(context.chosen(options.cases))
     read = image_reader(context.config)
     found: list[CaseEvaluation] = []
+    seen: list[Seen] = []
     for done, case in enumerate(cases, start=1):
         folder = context.run.case_folder(case.case_id)
         try:
             volume = read(case.images)
+            digest = volume.pixel_sha256 or pixel_digest(volume.array)
+            seen.append(Seen(case_id=case.case_id, patient_id=case.patient_id, digest=digest))
             found.append(
                 evaluate_case(
                     case_files.read_mask_file(folder, context.table),
@@ -47,6 +54,7 @@ def run(context: Context) -> dict[str, Any]:
                     spacing_mm=volume.spacing_mm,
                     options=options,
                     columns=_columns(context, case, options),
+                    affine=volume.affine,
                 )
             )
         except StorageError:
@@ -56,8 +64,9 @@ def run(context: Context) -> dict[str, Any]:
         context.reporter.advanced(STAGE, done, len(cases), case.case_id)
     if not found:
         return {"text": "no case has a reference mask", "unmet": [], "cases": 0}
+    leakage = _leakage(context, seen)
     summary = summarise(found, options)
-    _write(context, found, summary)
+    _write(context, found, summary, leakage)
     _show(context, summary)
     what = "out-of-fold" if context.every_fold else options.cases
     if context.config.training is not None:
@@ -84,31 +93,65 @@ def _columns(context: Context, case: Case, options: EvaluationOptions) -> dict[s
     return columns | ({FOLD: str(context.folds[case.case_id])} if context.every_fold else {})
 
 
-def _write(context: Context, found: list[CaseEvaluation], summary: Summary) -> None:
+def _leakage(context: Context, seen: Sequence[Seen]) -> dict[str, Any]:
+    """What the evaluated images were held against, by the pixels that were just read.
+
+    Raises
+    ------
+    ManifestError
+        An image or a patient that the network was trained on is among them.
+    """
+    if context.settings.training is None:
+        return {"checked": False, "reason": "the model was not trained in this run"}
+    kept = [c for c in context.cases if c.case_id in context.facts]
+    known = {
+        c.case_id: Seen(
+            case_id=c.case_id, patient_id=c.patient_id, digest=context.facts[c.case_id]["pixel_sha256"]
+        )
+        for c in kept
+    }
+    leaks: list[str] = []
+    against: set[str] = set()
+    for one in seen:
+        trained = _trained_on(context, one.case_id)
+        against |= trained
+        leaks += [] if one.case_id in trained else find_leaks(one, [known[i] for i in trained if i in known])
+    if leaks:
+        raise manifest_error("evaluated cases that the network was trained on", leaks)
+    own = sum(one.case_id in _trained_on(context, one.case_id) for one in seen)
+    return {"checked": True, "evaluated": len(seen), "against": len(against), "training_cases_evaluated": own}
+
+
+def _trained_on(context: Context, case_id: str) -> set[str]:
+    """Cases that the network which predicted this one was fitted to or chosen by."""
+    if context.every_fold:
+        return {i for i, fold in context.folds.items() if fold != context.folds[case_id]}
+    return {i for i, split in context.splits.items() if split in ("train", "validation")}
+
+
+def _write(
+    context: Context, found: list[CaseEvaluation], summary: Summary, leakage: Mapping[str, Any]
+) -> None:
     folder = context.run.path / "evaluation"
     write_csv(folder / "cases.csv", [row for case in found for row in case.rows()])
     write_json(folder / "cases.json", [case.to_json() for case in found])
     write_csv(folder / "summary.csv", summary.rows())
-    write_json(folder / "summary.json", summary.to_json())
+    settings = context.config.evaluation.model_dump(mode="json")
+    write_json(folder / "summary.json", summary.to_json() | {"settings": settings, "leakage": leakage})
 
 
 def _show(context: Context, summary: Summary) -> None:
-    main = [name for name in ("dice", "hd95", "nsd") if name in context.config.evaluation.metric_names]
-    percent = f"{context.config.evaluation.level:.0%}"
-    columns = ["structure", *(f"{name} ({percent})" for name in main), "cases", "missed"]
-    missed = [structure for _, structure in summary.missed]
-    rows = [
-        (
-            structure,
-            *(_cell(metrics, name) for name in main),
-            str(max((s.count for s in metrics.values()), default=0)),
-            str(missed.count(structure)),
-        )
-        for structure, metrics in summary.structures.items()
-    ]
+    options = context.config.evaluation
+    columns, rows = summary_table(summary, options.metric_names, level=options.level)
     context.reporter.table("", columns, rows)
+    for gap in summary.gaps:
+        if gap.finding == "worse":
+            context.reporter.note(
+                f"{gap.column} {gap.group}: {gap.metric} of {gap.structure} is worse than in the other cases "
+                f"({gap.mean:.3g} and {gap.mean_others:.3g}, adjusted p {gap.p_holm:.2g})"
+            )
     folds = summary.groups.get(FOLD, {}) if context.every_fold else {}
-    if folds and "dice" in main:
+    if folds and "dice" in options.metric_names:
         _show_folds(context, folds, list(summary.structures))
 
 
@@ -117,29 +160,9 @@ def _show_folds(context: Context, folds: Groups, structures: Sequence[str]) -> N
     rows = []
     for fold, found in folds.items():
         count = max((s.count for metrics in found.values() for s in metrics.values()), default=0)
-        cells = [_cell(found.get(s, {}), "dice", interval=False) for s in structures]
+        cells = [statistic_cell(found.get(s, {}), "dice", interval=False) for s in structures]
         rows.append((fold, str(count), *cells))
     context.reporter.table("", ["fold", "cases", *(f"dice {s}" for s in structures)], rows)
-
-
-def _cell(metrics: Any, name: str, *, interval: bool = True) -> str:
-    statistic: Statistic | None = next(
-        (
-            metrics[key]
-            for key in (name, f"{name}_pixels")
-            if key in metrics and metrics[key].mean is not None
-        ),
-        None,
-    )
-    if statistic is None or statistic.mean is None:
-        return "not defined"
-    digits = 3 if statistic.unit.startswith("1") else 1
-    unit = "" if statistic.unit.startswith("1") else f" {statistic.unit}"
-    text = f"{statistic.mean:.{digits}f}{unit}"
-    if interval and statistic.mean_interval is not None:
-        low, high = statistic.mean_interval
-        text += f" ({low:.{digits}f}-{high:.{digits}f})"
-    return text
 
 
 def metric_records(summary: Summary, *, data: str) -> tuple[MetricRecord, ...]:

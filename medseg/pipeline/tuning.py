@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.evaluation.overlap import joint_histogram, overlap_metrics, structure_counts
+from medseg.evaluation.joint_counts import joint_histogram
+from medseg.evaluation.overlap import overlap_metrics, structure_counts
 from medseg.inference.options import DropSmall, FillHoles, KeepLargest, PostprocessStep
 from medseg.inference.postprocess import bounding_box, postprocess
 from medseg.labels import LabelTable

@@ -8,7 +8,8 @@ import numpy as np
 from torch import nn
 
 from medseg.data.dataset import PreparedCase, PreparedSet
-from medseg.evaluation.overlap import joint_histogram, overlap_metrics, structure_counts
+from medseg.evaluation.joint_counts import joint_histogram
+from medseg.evaluation.overlap import overlap_metrics, structure_counts
 from medseg.inference.options import InferenceOptions
 from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable

@@ -143,6 +143,111 @@ def test_false_positive_and_both_empty():
     assert empty.metrics["dice"].reason == "empty in the prediction and in the reference"
 
 
+NEW = ["hd", "hd95", "assd", {"use": "boundary_iou", "width_mm": 1.0}, {"use": "nsd", "tolerance_mm": 2.0}]
+
+
+def new_metrics():
+    return [m if isinstance(m, dict) else {"use": m} for m in NEW]
+
+
+def test_every_border_metric_counts_a_missed_and_an_invented_structure_as_the_worst():
+    only_right = picture()
+    only_right[only_right == 2] = 0
+    for prediction, reference, state in (
+        (only_right, picture(), "missed"),
+        (picture(), only_right, "false_positive"),
+    ):
+        found = evaluate(
+            prediction, reference, structures=["lung_left"], metrics=[*new_metrics(), {"use": "cldice"}]
+        ).structure("lung_left")
+        assert found.state == state
+        worst = {"hd": np.hypot(10, 24), "hd95": np.hypot(10, 24), "assd": np.hypot(10, 24)}
+        for name, metric in found.metrics.items():
+            assert metric.value == pytest.approx(worst.get(name, 0.0)), name
+            assert metric.worst_case, name
+
+
+def test_border_metrics_of_a_shift_by_hand():
+    shifted = np.roll(picture(), 1, axis=1)
+    found = evaluate(shifted, picture(), metrics=new_metrics()).structure("lung_right").metrics
+    assert (found["hd"].value, found["hd"].unit) == (2.0, "mm")
+    # 24 border pixels each. Of the shifted ring the last column (6 pixels) lies 2 mm off; the first one has
+    # its ends on the other border and from there inwards 0.5, 1, 1, 0.5 mm to it.
+    assert found["assd"].value == pytest.approx(2 * (6 * 2.0 + 3.0) / 48)
+    assert 0 < found["boundary_iou"].value < 1
+
+
+def test_unknown_spacing_of_the_rim():
+    shifted = np.roll(picture(), 1, axis=1)
+    metrics = [{"use": "boundary_iou", "width_mm": 1.0}]
+    found = evaluate(shifted, picture(), spacing=None, metrics=metrics).structure("lung").metrics
+    assert found["boundary_iou"].reason == "the spacing of the image is unknown; the width is in mm"
+    metrics[0]["width_pixels"] = 1.0
+    found = evaluate(shifted, picture(), spacing=None, metrics=metrics).structure("lung").metrics
+    assert found["boundary_iou"].unit == "1, width in pixels"
+
+
+def test_several_tolerances_and_tolerances_by_structure():
+    shifted = np.roll(picture(), 1, axis=1)
+    metrics = [
+        {"use": "nsd", "tolerance_mm": {"lung_left": 1.0, "other": 2.0}},
+        {"use": "nsd", "tolerance_mm": 1.0},
+    ]
+    case = evaluate(shifted, picture(), metrics=metrics)
+    left, right = (case.structure(f"lung_{side}").metrics for side in ("left", "right"))
+    assert right["nsd"].value == 1.0
+    assert left["nsd"].value == pytest.approx(left["nsd_1mm"].value)
+    assert left["nsd"].value < 1.0
+    assert list(left) == ["nsd", "nsd_1mm"]
+    assert CaseEvaluation.from_json(case.to_json()) == case
+
+
+def test_sheared_grid_has_true_distances_and_sizes():
+    table = LabelTable(labels=(Label(name="a", value=1, colour="#ffffff"),))
+    affine = np.array([[1.0, 0, 0, 5], [0, 1, 2, 6], [0, 0, 2, 7], [0, 0, 0, 1]])
+    one, two = np.zeros((2, 6, 12, 10), dtype=np.uint8)
+    one[2, 3, 2], two[2, 7, 6] = 1, 1
+    metrics = [{"use": "hd"}, {"use": "volume_difference"}]
+    both = np.maximum(one, two)
+    for prediction, reference, difference in ((one, two, 0.0), (both, two, 0.002)):
+        case = evaluate_case(
+            prediction, reference, table=table, case_id="c", spacing_mm=(1.0, 1.0, np.hypot(2, 2)),
+            affine=affine, options=EvaluationOptions.model_validate({"metrics": metrics}),
+        )  # fmt: skip
+        found = case.structures[0]
+        assert found.metrics["hd"].value == pytest.approx(np.hypot(12, 8))
+        assert found.metrics["volume_difference"].value == pytest.approx(difference)
+    assert case.sizes(found) == pytest.approx((0.004, 0.002))
+    # A missed structure: the longest diagonal of the sheared image.
+    missed = evaluate_case(
+        np.zeros_like(one), two, table=table, case_id="c", spacing_mm=(1.0, 1.0, np.hypot(2, 2)),
+        affine=affine, options=EvaluationOptions.model_validate({"metrics": metrics}),
+    )  # fmt: skip
+    assert missed.structures[0].metrics["hd"].value == pytest.approx(np.linalg.norm([6, 12 + 20, 20]))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_memory_order_changes_nothing(order):
+    rng = np.random.default_rng(8)
+    table = lungs()
+    prediction, mask = (
+        np.kron(rng.integers(0, 3, (4, 5, 3)), np.ones((3, 2, 2), dtype=int)) for _ in range(2)
+    )
+    found = evaluate_case(
+        np.asarray(prediction.astype(np.uint8), order=order), table.encode(mask), table=table, case_id="c",
+        spacing_mm=(0.5, 1.0, 2.0), options=options(metrics=[{"use": "dice"}, *new_metrics()]),
+    )  # fmt: skip
+    assert found.structure("lung").metrics["hd95"].value == pytest.approx(
+        _hd95_in_full(np.isin(prediction, [1, 2]), mask > 0, (0.5, 1.0, 2.0))
+    )
+
+
+def _hd95_in_full(prediction, reference, spacing):
+    from medseg.evaluation.surface import hd95, surface_distances
+
+    return hd95(surface_distances(prediction, reference, spacing=spacing))
+
+
 def test_partial_mask_judges_the_region_only():
     case = evaluate(picture(), (picture() > 0).astype(int), scheme="lung")
     assert case.structure("lung").metrics["dice"].value == 1.0
@@ -205,6 +310,8 @@ def test_chosen_structures_and_refusals():
     [
         ({"metrics": [{"use": "dice"}, {"use": "dice"}]}, "dice more than once"),
         ({"metrics": [{"use": "nsd"}]}, "tolerance_mm"),
+        ({"metrics": [{"use": "nsd", "tolerance_mm": {"liver": 2}}]}, "needs the entry 'other'"),
+        ({"metrics": [{"use": "nsd", "tolerance_mm": 1}] * 3}, "nsd_1mm more than once"),
         ({"require": {"lung": {"nsd": 0.9}}}, "which `metrics` does not list"),
         ({"structures": ["lung"], "require": {"heart": {"dice": 0.9}}}, "which `structures` leaves out"),
         ({"sample": 10}, "Extra inputs"),

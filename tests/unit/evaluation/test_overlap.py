@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medseg.errors import GeometryError, LabelError
-from medseg.evaluation.overlap import joint_histogram, membership, overlap_metrics, structure_counts
+from medseg.evaluation.joint_counts import joint_histogram
+from medseg.evaluation.overlap import membership, overlap_metrics, structure_counts
 from medseg.labels import Label, LabelScheme, LabelTable
 
 BINARY = np.eye(2, dtype=bool)
@@ -62,7 +63,7 @@ def test_histogram_is_the_same_in_blocks(monkeypatch):
     rng = np.random.default_rng(3)
     reference, prediction = rng.integers(0, 5, (37, 11)), rng.integers(0, 3, (37, 11)).astype(np.uint8)
     whole = joint_histogram(reference, prediction, set_count=5, class_count=3)
-    monkeypatch.setattr("medseg.evaluation.overlap._BLOCK_VOXELS", 40)
+    monkeypatch.setattr("medseg.evaluation.joint_counts._BLOCK_VOXELS", 40)
     np.testing.assert_array_equal(whole, joint_histogram(reference, prediction, set_count=5, class_count=3))
     assert whole.sum() == 37 * 11
     assert whole[4, 2] == ((reference == 4) & (prediction == 2)).sum()

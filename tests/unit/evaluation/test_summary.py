@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from medseg.errors import ConfigError
 from medseg.evaluation.bootstrap import PatientBootstrap
-from medseg.evaluation.cases import CaseEvaluation, MetricValue, StructureEvaluation
+from medseg.evaluation.cases import CaseEvaluation, StructureEvaluation
 from medseg.evaluation.compare import compare
+from medseg.evaluation.metric_values import MetricValue
 from medseg.evaluation.options import EvaluationOptions
 from medseg.evaluation.overlap import Counts
 from medseg.evaluation.rows import rows_to_csv
@@ -42,6 +43,8 @@ def test_statistics_by_hand():
     assert dice.median == pytest.approx(0.85)
     assert dice.sd == pytest.approx(np.std([0.8, 0.9, 1.0, 0.5], ddof=1))
     assert (dice.minimum, dice.maximum) == (0.5, 1.0)
+    assert (dice.lower_quartile, dice.upper_quartile) == pytest.approx((0.725, 0.925))
+    assert dice.iqr == pytest.approx(0.2)
     low, high = dice.mean_interval
     assert 0.5 <= low < 0.8 < high <= 1.0
     assert dice.note == "only 4 patients: the interval is rough"
@@ -222,6 +225,42 @@ def test_lower_is_better_for_distances():
     second = [case(f"c{i}", 0.9, hd95=3.0 + i) for i in range(6)]
     found = {d.metric: d for d in compare(first, second, options()).differences}
     assert (found["hd95"].mean_difference, found["hd95"].share_better) == (-2.0, 1.0)
+
+
+def test_signed_ranks_of_patients_and_holm_over_all_that_is_compared():
+    from scipy.stats import wilcoxon
+
+    rng = np.random.default_rng(9)
+    gains = rng.normal(0.01, 0.02, 24)
+    first = [case(f"c{i:02d}", 0.8, hd95=5.0 + i, patient=f"p{i // 2}") for i in range(24)]
+    second = [
+        case(f"c{i:02d}", 0.8 + g, hd95=5.0 + i - 10 * g, patient=f"p{i // 2}") for i, g in enumerate(gains)
+    ]
+    found = {d.metric: d for d in compare(first, second, options()).differences}
+    expected = wilcoxon(gains.reshape(12, 2).mean(axis=1), zero_method="pratt").pvalue
+    assert found["dice"].wilcoxon_p == pytest.approx(expected)
+    assert found["dice"].wilcoxon_holm == pytest.approx(min(1.0, 2 * expected))
+    assert found["dice"].median_difference == pytest.approx(np.median(gains))
+
+
+def test_missed_structures_of_either_model_are_counted():
+    first = [case("a", 0.9), case("b", 0.0, 50.0, state="missed")]
+    second = [case("a", 0.9), case("b", 0.8)]
+    dice = next(d for d in compare(first, second, options()).differences if d.metric == "dice")
+    assert (dice.count, dice.worst_first, dice.worst_second) == (2, 1, 0)
+
+
+def test_different_references_are_not_compared():
+    other = case("b", 0.7)
+    counts = Counts(tp=2, fp=0, fn=0, tn=0)
+    structure = StructureEvaluation(
+        structure="lung", state="judged", counts=counts, metrics=other.structures[0].metrics
+    )
+    changed = CaseEvaluation(case_id="b", patient_id="b", structures=(structure,))
+    with pytest.raises(
+        ConfigError, match=r"case b: the two evaluations have different references \(lung has 1 of 2"
+    ):
+        compare([case("b", 0.8)], [changed], options())
 
 
 def test_comparison_lists_cases_of_one_model_only():

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medseg.errors import GeometryError
-from medseg.evaluation.surface import border, crop_box, hd95, image_diagonal, nsd, surface_distances
+from medseg.evaluation import surface
+from medseg.evaluation.steps import image_diagonal
+from medseg.evaluation.surface import assd, border, crop_box, hd, hd95, nsd, surface_distances
 
 
 def square(shape, *box):
@@ -93,7 +95,7 @@ def test_unknown_part_is_left_out():
 
 def test_diagonal():
     assert image_diagonal((30, 40), None) == 50.0
-    assert image_diagonal((30, 40), (0.1, 0.1)) == pytest.approx(5.0)
+    assert image_diagonal((30, 40), np.diag([0.1, 0.1])) == pytest.approx(5.0)
 
 
 def test_refusals():
@@ -114,7 +116,7 @@ def test_laws_of_distances(masks, first, second):
         return
     swapped = surface_distances(masks[1], masks[0], spacing=spacing)
     assert hd95(distances) == pytest.approx(hd95(swapped))
-    assert 0.0 <= hd95(distances) <= image_diagonal(masks[0].shape, spacing)
+    assert 0.0 <= hd95(distances) <= image_diagonal(masks[0].shape, np.diag(spacing))
     assert 0.0 <= nsd(distances, 1.0) <= nsd(distances, 2.0) <= 1.0
     assert nsd(surface_distances(masks[0], masks[0], spacing=spacing), 0.01) == 1.0
 
@@ -139,7 +141,11 @@ def blobs(shape, seed):
 )
 def test_equal_to_monai(shape, spacing):
     import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+    from monai.metrics import (
+        compute_average_surface_distance,
+        compute_hausdorff_distance,
+        compute_surface_dice,
+    )
 
     for seed in range(3):
         masks = blobs(shape, seed)
@@ -152,6 +158,67 @@ def test_equal_to_monai(shape, spacing):
                 *tensors, class_thresholds=[tolerance], include_background=True, spacing=spacing
             )
             assert nsd(distances, tolerance) == pytest.approx(dice.item(), abs=1e-6)
+        largest = compute_hausdorff_distance(*tensors, include_background=True, spacing=spacing)
+        assert hd(distances) == pytest.approx(largest.item(), rel=1e-6)
+        mean = compute_average_surface_distance(
+            *tensors, include_background=True, symmetric=True, spacing=spacing
+        )
+        assert assd(distances) == pytest.approx(mean.item(), rel=1e-6)
+
+
+def all_distances(prediction, reference, steps):
+    """Both directions in full, each border voxel against each."""
+    from scipy.ndimage import binary_erosion
+
+    points = [np.argwhere(m & ~binary_erosion(m)) @ steps.T for m in (prediction, reference)]
+    gaps = np.linalg.norm(points[0][:, None] - points[1][None], axis=2)
+    return gaps.min(axis=1), gaps.min(axis=0)
+
+
+@pytest.mark.parametrize("near", [1, 40, 256])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        np.array([[0.7, 0.0, 0.9], [0.0, 0.7, -0.4], [0.0, 0.0, 2.5]]),
+        np.diag([0.1, 0.1, 5.0]),
+        np.array([[0.5, 0.45], [0.0, 1.3]]),
+    ],
+)
+def test_sheared_and_flat_grids_have_true_distances(steps, near, monkeypatch):
+    """Whether a distance comes from the voxels around or from the tree."""
+    monkeypatch.setattr(surface, "_NEAR_VOXELS", near)
+    shape = (17, 15, 11)[: len(steps)]
+    one, two = blobs(shape, 5)
+    two[:6] = False
+    distances = surface_distances(one, two, steps=steps)
+    expected = all_distances(one, two, steps)
+    np.testing.assert_allclose(distances.to_reference, expected[0], atol=1e-12)
+    np.testing.assert_allclose(distances.to_prediction, expected[1], atol=1e-12)
+
+
+def test_a_shear_is_not_seen_by_spacings_alone():
+    steps = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 0.0, 2.0]])
+    one, two = square((5, 9, 9), (2, 3), (2, 3), (2, 3)), square((5, 9, 9), (2, 3), (6, 7), (6, 7))
+    # Four steps of (0, 1, 0) and four of (0, 2, 2): (0, 12, 8) mm.
+    assert hd95(surface_distances(one, two, steps=steps)) == pytest.approx(np.hypot(12, 8))
+    wrong = surface_distances(one, two, spacing=np.linalg.norm(steps, axis=0))
+    assert hd95(wrong) == pytest.approx(np.hypot(4, 4 * np.hypot(2, 2)))
+
+
+def test_one_stray_voxel_decides_hd_and_not_hd95():
+    one = square((40, 40), (5, 25), (5, 25))
+    two = one.copy()
+    two[38, 38] = True
+    distances = surface_distances(two, one, spacing=None)
+    assert hd(distances) == pytest.approx(np.hypot(14, 14))
+    assert hd95(distances) == 0.0
+    assert assd(distances) == pytest.approx(np.hypot(14, 14) / (77 + 76))
+
+
+def test_average_is_over_all_border_voxels_and_not_of_both_means():
+    long, short = square((40, 5), (0, 40), (2, 3)), square((40, 5), (0, 20), (2, 3))
+    distances = surface_distances(long, short, spacing=None)
+    assert assd(distances) == pytest.approx(sum(range(1, 21)) / 60)
 
 
 def test_full_size_radiograph_is_fast():
@@ -162,3 +229,31 @@ def test_full_size_radiograph_is_fast():
     distances = surface_distances(one, two, spacing=(0.1, 0.1))
     assert time.process_time() - start < 2.0
     assert hd95(distances) == pytest.approx(4.0, abs=0.5)
+
+
+# It still imports from names that SciPy has moved.
+@pytest.mark.filterwarnings("ignore:.*scipy.ndimage:DeprecationWarning")
+def test_dice_equals_that_of_surface_distance():
+    """The only metric that it defines as we do: its borders lie between voxels and weigh by area."""
+    peer = pytest.importorskip("surface_distance")
+    from medseg.evaluation.joint_counts import joint_histogram
+    from medseg.evaluation.overlap import overlap_metrics, structure_counts
+
+    one, two = blobs((31, 27, 19), 3)
+    histogram = joint_histogram(two.astype(int), one.astype(int), set_count=2, class_count=2)
+    ours = overlap_metrics(structure_counts(histogram, np.eye(2, dtype=bool), [1]))["dice"]
+    assert ours == pytest.approx(peer.compute_dice_coefficient(two, one), abs=1e-12)
+    theirs = peer.compute_surface_distances(two, one, (0.6, 0.6, 2.0))
+    ours = surface_distances(one, two, spacing=(0.6, 0.6, 2.0))
+    # Their surface runs through the corners of voxels; the largest distance differs by less than a voxel.
+    assert abs(peer.compute_robust_hausdorff(theirs, 100) - hd(ours)) < np.linalg.norm((0.6, 0.6, 2.0))
+
+
+def test_large_blobs_are_fast():
+    i, j, k = np.ogrid[:300, :280, :160]
+    one = ((i - 150) / 120) ** 2 + ((j - 140) / 110) ** 2 + ((k - 80) / 70) ** 2 < 1
+    two = ((i - 153) / 121) ** 2 + ((j - 138) / 108) ** 2 + ((k - 81) / 70) ** 2 < 1
+    start = time.process_time()
+    distances = surface_distances(one, two, spacing=(0.8, 0.8, 1.5))
+    assert time.process_time() - start < 1.5
+    assert 1.0 < hd95(distances) < 6.0
