@@ -190,7 +190,7 @@ def predict(
         typer.Option(
             "--format",
             help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
-            "dicom-pdf, png.",
+            "dicom-pdf, png; of recognised targets instance-seg, instance-sr, coco.",
         ),
     ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -212,6 +212,14 @@ def predict(
     ] = None,
     max_ram: Annotated[
         str | None, typer.Option("--max-ram", help="Ceiling of memory, such as 2GB; the result is the same.")
+    ] = None,
+    recognise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Tell each connected object of these labels or regions (comma-separated, or all) by itself: place, "
+            "size, confidence. As the model says unless given.",
+        ),
     ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
@@ -235,6 +243,7 @@ def predict(
             series=series,
             fold=fold,
             max_ram=max_ram,
+            recognise=recognise,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

@@ -15,6 +15,9 @@ ExportName = Literal[
     "encapsulated_pdf",
     "png",
     "overlay",
+    "instance_seg",
+    "instance_sr",
+    "coco",
 ]
 """One kind of file per case.
 
@@ -25,7 +28,9 @@ measurement_sr: `measurements.dcm`, the numbers named in `measure` as DICOM SR t
 presentation_state: `presentation_state.dcm`, contours over a DICOM radiograph; secondary_capture:
 `secondary_capture.dcm`, a picture with burned-in contours; encapsulated_pdf: `report.dcm`, the case's
 report as PDF (needs medseg[pdf]); png: `mask.png`, values of the label table; overlay: `overlay.png`,
-contours on the image.
+contours on the image; instance_seg: `instances.dcm`, the recognised targets as DICOM SEG with a segment each;
+instance_sr: `instance_measurements.dcm`, their sizes and places as DICOM SR that refers to it; coco: `coco.json`, the
+targets of a picture as COCO data set. The last three need a section `recognise`.
 """
 
 ContentQualification = Literal["RESEARCH", "PRODUCT", "SERVICE"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.geometry import GridMap
 from medseg.inference.ceiling import Demand, Fit, extra_bytes, fit, shared_voxels
+from medseg.inference.certainty import CertaintyMap, source_certainty
 from medseg.inference.confidence import ConfidenceTally
 from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, RefineOptions
@@ -60,6 +61,8 @@ class Answer:
         2 where the result is that of the second pass.
     notes : tuple of str
         What a reader of the result must know, one sentence each.
+    certainty : CertaintyMap or None
+        Probability of the winning class by voxel, where the predictor keeps it.
     """
 
     label_map: NDArray[Any]
@@ -68,6 +71,7 @@ class Answer:
     features: NDArray[np.float32] | None
     passes: int = 1
     notes: tuple[str, ...] = ()
+    certainty: CertaintyMap | None = None
 
     def bare(self, label_map: NDArray[Any]) -> Answer:
         """The same for another label map, without what a subclass keeps beside it."""
@@ -78,6 +82,7 @@ class Answer:
             features=self.features,
             passes=self.passes,
             notes=self.notes,
+            certainty=self.certainty,
         )
 
 
@@ -139,6 +144,9 @@ class Predictor:
         Ceiling of the memory of this process, kept while an image is predicted.
     scratch : Path, optional
         Folder for sums that do not fit below it; the system's for temporary files unless given.
+    keep_certainty : bool, optional
+        Whether the probability of the winning class is kept with the result, three bytes a voxel of the
+        prepared image.
 
     Raises
     ------
@@ -158,6 +166,7 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        keep_certainty: bool = False,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -174,6 +183,7 @@ class Predictor:
         self.statistics = statistics
         self.dtype = dtype
         self.max_bytes, self.scratch = max_bytes, scratch
+        self.keep_certainty = keep_certainty
         self._network_bytes: dict[tuple[int, ...], int] = {}
         self._side_axis = side_axis(steps)
 
@@ -212,6 +222,9 @@ class Predictor:
             probabilities=chosen.probabilities,
             passes=passes,
             notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
+            certainty=source_certainty(chosen.tally.label_map, chosen.tally.winning, chosen.grid, shear)
+            if self.keep_certainty
+            else None,
         )
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ _ALIKE = (
     "preprocess",
     "inference",
     "postprocess",
+    "recognise",
     "window",
 )
 

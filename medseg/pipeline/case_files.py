@@ -22,6 +22,7 @@ from medseg.export.options import ExportName
 from medseg.export.picture import write_mask_png, write_overlay_png
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
+from medseg.pipeline import recognition
 from medseg.pipeline.case_objects import OBJECTS, export_object
 from medseg.provenance import sha256_file, write_json
 from medseg.volume import Volume
@@ -37,6 +38,7 @@ FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
     "dicom_seg": (SEG,),
     **{kind: (name,) for kind, name in OBJECTS.items()},
+    **{kind: (name,) for kind, name in recognition.OBJECTS.items()},
     "png": ("mask.png",),
     "overlay": ("overlay.png",),
 }
@@ -50,6 +52,8 @@ def write_result(
     if volume.spatial_dims == 2:
         write_overlay_png(folder / "overlay.png", volume, result.label_map, model.table)
     write_csv(folder / "measurements.csv", result.measures.rows())
+    if result.instances is not None:
+        write_csv(folder / recognition.INSTANCES, result.instances.rows())
     record = case_record(case_id=case_id, key=key, volume=volume, result=result, model=model)
     write_json(folder / RECORD, record)
     return record
@@ -76,7 +80,16 @@ def case_record(
         "passes": result.prediction.passes,
         "notes": [*volume.notes, *result.prediction.notes],
         "measurements": result.measures.to_json(),
+        **_instances(result, model),
     }
+
+
+def _instances(result: CaseResult, model: LoadedModel) -> dict[str, Any]:
+    """The recognised targets and what an instance is; nothing where they were not asked for."""
+    if result.instances is None or model.recognise is None:
+        return {}
+    options = model.recognise.model_dump(mode="json")
+    return {"instances": {**result.instances.to_json(), "options": options}}
 
 
 def image_facts(volume: Volume) -> dict[str, Any]:
@@ -136,13 +149,17 @@ def export_case(
     """
     notes: list[str] = []
     seg: Path | None = None
-    # The SEG goes first: the measurement report refers to it.
-    for kind in sorted(kinds, key=lambda name: name != "dicom_seg"):
+    # Segmentations go first: the measurement reports refer to them.
+    for kind in sorted(kinds, key=lambda name: name not in ("dicom_seg", "instance_seg")):
         if kind == "dicom_seg":
             said = _export_seg(folder, volume=volume, label_map=label_map, table=table, model=record["model"])
             failed = any(text.startswith(NO_SEG) for text in said)
             seg = folder / SEG if not failed and (folder / SEG).exists() else None
             notes += said
+        elif kind in recognition.OBJECTS:
+            notes += recognition.export_instances(
+                kind, folder, volume=volume, label_map=label_map, table=table, record=record
+            )
         elif kind in OBJECTS:
             notes += export_object(
                 kind, folder, volume=volume, label_map=label_map, table=table, record=record, seg=seg

@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from medseg.errors import InputRefusedError
+from medseg.evaluation.image_facts import ImageFacts
+from medseg.evaluation.instance_map import named_classes
+from medseg.evaluation.instance_options import RecogniseOptions
+from medseg.evaluation.instance_records import CaseInstances
+from medseg.evaluation.instances import find_instances
 from medseg.evaluation.intensity import intensities_of
-from medseg.evaluation.measure import measure_case
+from medseg.evaluation.measure import DETECTOR_PLANE, measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
@@ -54,6 +59,8 @@ class CaseResult:
         Its label map is the one after clean-up.
     gate : GateVerdict
     flags : CaseFlags
+    instances : CaseInstances or None
+        Recognised targets, where they are asked for.
     """
 
     label_map: NDArray[Any]
@@ -61,6 +68,7 @@ class CaseResult:
     prediction: Answer
     gate: GateVerdict
     flags: CaseFlags
+    instances: CaseInstances | None = None
 
 
 class LoadedModel:
@@ -79,6 +87,8 @@ class LoadedModel:
         In a cross-validation, the fold that the bundle never saw; results say so.
     max_bytes, scratch : optional
         Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
+    recognise : RecogniseOptions, optional
+        Which targets are told one by one; None: none.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class LoadedModel:
         fold: int | None = None,
         max_bytes: int | None = None,
         scratch: Path | None = None,
+        recognise: RecogniseOptions | None = None,
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -101,6 +112,9 @@ class LoadedModel:
         self.gate_options = gate_options or GateOptions()
         self.flag_options = flag_options or FlagOptions()
         self.measures = tuple(measures)
+        self.recognise = recognise
+        if recognise is not None:
+            named_classes(self.table, recognise)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
         self.predictor = Predictor(
             networks_of(bundle, device=device),
@@ -111,6 +125,7 @@ class LoadedModel:
             device=device,
             max_bytes=max_bytes,
             scratch=scratch,
+            keep_certainty=recognise is not None,
         )
         self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)
@@ -195,6 +210,26 @@ class LoadedModel:
             prediction=prediction,
             gate=verdict,
             flags=judge_result(facts, self.flag_options),
+            instances=self._targets(label_map, volume, prediction, case_id=case_id),
+        )
+
+    def _targets(
+        self, label_map: NDArray[Any], volume: Volume, prediction: Answer, *, case_id: str
+    ) -> CaseInstances | None:
+        if self.recognise is None:
+            return None
+        at_detector = volume.spacing_origin == "imager_pixel_spacing"
+        return find_instances(
+            label_map,
+            ImageFacts.of(
+                volume,
+                intensities=intensities_of(volume),
+                size_note=DETECTOR_PLANE if at_detector else "",
+            ),
+            table=self.table,
+            options=self.recognise,
+            case_id=case_id,
+            certainty=prediction.certainty,
         )
 
     def _look(self, volume: Volume) -> Sequence[Finding]:

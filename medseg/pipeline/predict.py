@@ -11,7 +11,7 @@ from medseg.data.manifest import Case
 from medseg.errors import ConfigError, MedsegError, StorageError
 from medseg.inference.options import PostprocessStep
 from medseg.models.bundle import Bundle, read_bundle
-from medseg.pipeline import bundling, case_files
+from medseg.pipeline import bundling, case_files, recognition
 from medseg.pipeline.context import Context
 from medseg.pipeline.folds import member_of
 from medseg.pipeline.readers import image_reader
@@ -51,14 +51,25 @@ def run(context: Context) -> dict[str, Any]:
     work = _Work(context=context, cleaning=cleaning, total=len(cases))
     for bundle, group in _groups(context, cases):
         work.predict(bundle, group)
+    targets = _write_targets(context)
     said = ", ".join(f"{count} {name}" for name, count in work.verdicts.items() if count and name != "pass")
     return {
-        "text": f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}",
+        "text": f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}{targets}",
         "verdicts": work.verdicts,
         "cleaning": None if cleaning is None else [step.model_dump(mode="json") for step in cleaning],
         "device": context.device(),
         "threads": context.threads,
     }
+
+
+def _write_targets(context: Context) -> str:
+    """Write the table of recognised targets of all cases; their number in words, "" where none are asked for."""
+    if context.config.recognise is None:
+        return ""
+    folders = [context.run.case_folder(case.case_id) for case in context.chosen(which(context))]
+    records = (case_files.read_record(folder) for folder in folders)
+    count = recognition.write_tables(context.run.path, (record for record in records if record))
+    return f", {count} targets"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,6 +140,7 @@ def load_model(
         fold=fold,
         max_bytes=config.predict.max_ram,
         scratch=context.run.cache,
+        recognise=config.recognise,
     )
 
 
@@ -175,6 +187,8 @@ def case_key(
     sections: dict[str, Any] = {
         name: context.section(name) for name in ("preprocess", "inference", "measure", "gate", "flags")
     }
+    if context.settings.recognise is not None:
+        sections["recognise"] = context.section("recognise")
     steps = bundle.postprocess if cleaning is None else [step.model_dump(mode="json") for step in cleaning]
     return sha256_json(
         [

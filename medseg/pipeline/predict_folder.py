@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.amounts import parse_bytes
 from medseg.data.tables import write_csv
 from medseg.errors import ConfigError, InputError, MedsegError, StorageError
+from medseg.evaluation.instance_options import RecogniseOptions
 from medseg.evaluation.options import MeasureName
 from medseg.export.encapsulated_pdf import require_pdf
 from medseg.export.options import ExportName
@@ -21,7 +22,7 @@ from medseg.io.series import describe_volume
 from medseg.io.series_rule import SeriesRule
 from medseg.io.walk import Skipped
 from medseg.models.bundle import Bundle, read_bundle
-from medseg.pipeline import case_files
+from medseg.pipeline import case_files, recognition
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.privacy import safe_name
@@ -42,6 +43,9 @@ FORMATS: dict[str, ExportName] = {
     "dicom-sc": "secondary_capture",
     "dicom-pdf": "encapsulated_pdf",
     "png": "png",
+    "instance-seg": "instance_seg",
+    "instance-sr": "instance_sr",
+    "coco": "coco",
 }
 MEASURES: tuple[MeasureName, ...] = ("area", "volume", "left_right_ratio", "cardiothoracic_ratio")
 VOLUME_MEASURES: tuple[MeasureName, ...] = ("volume", "long_axis", "intensity", "left_right_ratio")
@@ -61,6 +65,7 @@ def predict_folder(
     series: str | None = None,
     fold: int | None = None,
     max_ram: str | None = None,
+    recognise: str | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -86,6 +91,8 @@ def predict_folder(
         Of an ensemble, the one network that never saw this fold; all of them unless given.
     max_ram : str or None
         Ceiling of memory, such as 2GB.
+    recognise : str or None
+        Labels and regions whose targets are told one by one, or "all"; None: what the bundle says.
     accept_unlike : bool
         Whether images that the input gate refuses are segmented all the same.
     reporter : Reporter or None
@@ -98,6 +105,7 @@ def predict_folder(
     reporter = reporter or SilentReporter()
     kinds, bundle = _kinds(formats), read_bundle(model)
     bundle = bundle if fold is None else bundle.member(fold)
+    targets = recognition.chosen_options(recognise, bundle.recognise, kinds)
     missing = [path for path in inputs if not path.exists()]
     if missing:
         raise StorageError(f"{missing[0]} does not exist; correct the path")
@@ -114,6 +122,7 @@ def predict_folder(
         accept_unlike=accept_unlike,
         max_bytes=max_bytes,
         scratch=output,
+        recognise=targets,
     )
     sweep_parts(output)
     begin, cases = time.monotonic(), []
@@ -129,7 +138,7 @@ def predict_folder(
     seconds = time.monotonic() - begin
     failed = [case for case in cases if "error" in case]
     reporter.stage_done("predict", f"{len(cases) - len(failed)} of {len(cases)} images", seconds)
-    return _result(cases, found.skipped, loaded, output=output, seconds=seconds, failed=failed)
+    return _result(cases, found.skipped, loaded, output=output, kinds=kinds, seconds=seconds, failed=failed)
 
 
 def _without_results(found: Discovery, output: Path) -> Discovery:
@@ -188,6 +197,7 @@ def _load(
     accept_unlike: bool,
     max_bytes: int | None,
     scratch: Path,
+    recognise: RecogniseOptions | None,
 ) -> LoadedModel:
     import torch
 
@@ -207,6 +217,7 @@ def _load(
         measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
         max_bytes=max_bytes,
         scratch=scratch,
+        recognise=recognise,
     )
 
 
@@ -222,6 +233,7 @@ def _one(
                 model.bundle.weights_sha256,
                 [sha256_file(p) for p in image.paths],
                 list(kinds),
+                *([] if model.recognise is None else [model.recognise.model_dump(mode="json")]),
             ]
         )
         if overwrite or not case_files.is_done(folder, key):
@@ -283,11 +295,14 @@ def _result(
     model: LoadedModel,
     *,
     output: Path,
+    kinds: tuple[ExportName, ...],
     seconds: float,
     failed: list[dict[str, Any]],
 ) -> Result:
     rows = [_row(case) for case in cases]
     write_csv(output / "measurements.csv", rows)
+    if model.recognise is not None:
+        _write_targets(output, cases, coco="coco" in kinds)
     value = {
         "format": 1,
         "model": model.facts,
@@ -308,6 +323,16 @@ def _result(
     )
     code = 0 if not failed else InputError.exit_code if len(failed) == len(cases) else MedsegError.exit_code
     return Result(exit_code=code, path=output, lines=tuple(lines), facts=value)
+
+
+def _write_targets(output: Path, cases: list[dict[str, Any]], *, coco: bool) -> None:
+    """The recognised targets of all images in one table, and in one COCO file."""
+    folders = [output / case["folder"] for case in cases if "error" not in case]
+    recognition.write_tables(output, (case_files.read_record(folder) or {} for folder in folders))
+    if coco:
+        name = recognition.OBJECTS["coco"]
+        paths = [folder / name for folder in folders if (folder / name).exists()]
+        recognition.join_coco_files(paths, output / name)
 
 
 def _row(case: dict[str, Any]) -> dict[str, Any]:
