@@ -153,6 +153,7 @@ class CaseDetection:
         rows: list[dict[str, Cell]] = []
         for found in self.structures:
             head: dict[str, Cell] = {"case_id": self.case_id, "structure": found.structure}
+            sure = {candidate.number: candidate.confidence for candidate in found.predicted}
             for target in found.reference:
                 state = "missed" if target.matched is None else "found"
                 rows.append(
@@ -162,6 +163,7 @@ class CaseDetection:
                         "reference": target.number,
                         "predicted": target.matched,
                         "iou": target.iou,
+                        "confidence": None if target.matched is None else sure[target.matched],
                         "voxels": target.voxels,
                         "where": target.text,
                     }

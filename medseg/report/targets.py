@@ -17,9 +17,8 @@ COLUMNS = (
     ("pq", "PQ"),
     ("sq", "SQ"),
     ("rq", "RQ"),
-    ("mean_ap", "Mean AP"),
-    ("mean_froc", "Mean FROC"),
 )
+CURVES = (("ap", "Average precision"), ("froc", "Share found"))
 MAX_LISTED = 100
 _LEAST_INVENTED = 0.25
 
@@ -30,9 +29,10 @@ def targets_part(detection: Json) -> dict[str, Any]:
     Returns
     -------
     dict
-        `match`, `cases`, `patients`, `level`; `columns` (key, title, definition); `rows` of structures with counts
-        and cells; `reasons` why a number is not defined; `precisions`, a table by IoU; `figures`; `lists` of missed
-        and invented targets and `more`, how many are not listed.
+        `match`, `cases`, `patients`, `level`; `columns` (key, title, definition); `curves` (title, definition);
+        `rows` of structures with counts and cells; `reasons` why a number is not defined; `precisions` and `shares`,
+        tables by threshold; `figures`; `lists` of missed and invented targets (title, first ones, how many);
+        `not_judged`.
     """
     structures: Mapping[str, Json] = detection["structures"]
     reasons = dict.fromkeys(
@@ -44,10 +44,11 @@ def targets_part(detection: Json) -> dict[str, Any]:
         "patients": detection["patients"],
         "level": f"{detection['level']:.0%}",
         "columns": [(key, title, detection["definitions"][key]) for key, title in COLUMNS],
+        "curves": [(title, detection["definitions"][key]) for key, title in CURVES],
         "rows": [(name, s, [_cell(s["rates"][key]) for key, _ in COLUMNS]) for name, s in structures.items()],
         "reasons": list(reasons),
-        "precisions": _by_threshold(structures, "ap_"),
-        "shares": _by_threshold(structures, "froc_"),
+        "precisions": _by_threshold(structures, "ap"),
+        "shares": _by_threshold(structures, "froc"),
         "figures": [plot for name, s in structures.items() if (plot := froc_plot(s["curve"], title=name))],
         "lists": [
             ("Missed", detection["missed"][:MAX_LISTED], len(detection["missed"])),
@@ -65,12 +66,15 @@ def _cell(rate: Json) -> tuple[str, str]:
     return f"{rate['value']:.3f}", "" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
 
 
-def _by_threshold(structures: Mapping[str, Json], prefix: str) -> dict[str, Any]:
-    """Thresholds and the cells of each structure."""
-    keys = dict.fromkeys(key for s in structures.values() for key in s["rates"] if key.startswith(prefix))
+def _by_threshold(structures: Mapping[str, Json], name: str) -> dict[str, Any]:
+    """Thresholds, `mean` the last, and the cells of each structure."""
+    keys = dict.fromkeys(key for s in structures.values() for key in s["rates"] if key.startswith(f"{name}_"))
+    columns = [*keys, f"mean_{name}"]
     return {
-        "thresholds": [key.removeprefix(prefix) for key in keys],
-        "rows": [(name, [_cell(s["rates"][key]) for key in keys]) for name, s in structures.items()],
+        "thresholds": [*(key.removeprefix(f"{name}_") for key in keys), "mean"],
+        "rows": [
+            (structure, [_cell(s["rates"][key]) for key in columns]) for structure, s in structures.items()
+        ],
     }
 
 
@@ -123,7 +127,7 @@ def froc_plot(curve: Sequence[Sequence[float]], *, title: str) -> Markup | None:
     return svg.drawing(334, 194, said, parts)
 
 
-def _few(curve: Sequence[Sequence[float]], count: int = 40) -> Sequence[Sequence[float]]:
+def _few(curve: Sequence[Sequence[float]], count: int = 15) -> Sequence[Sequence[float]]:
     """At most about so many points of a curve, the last one among them."""
     step = max(1, len(curve) // count)
     return [*curve[:-1:step], curve[-1]]

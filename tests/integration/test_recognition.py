@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import dicom_results as made_up
@@ -26,7 +28,7 @@ from medseg.export.coco import NumberedMask, coco_dataset, join_coco
 from medseg.labels import Label, LabelTable
 from medseg.pipeline.recognition import export_instances
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SCENES = LabelTable(
     labels=(
@@ -74,6 +76,7 @@ def coco_of(name: str, label_map: np.ndarray, confidences) -> dict:
     return coco_dataset(masks, case_id=name, shape=label_map.shape, table=SCENES, confidences=confidences)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_average_precision_is_that_of_cocoeval(shared_data, tmp_path):
     coco = pytest.importorskip("pycocotools.coco")
     evaluate = pytest.importorskip("pycocotools.cocoeval")
@@ -270,3 +273,44 @@ def _judge(made, label_map: np.ndarray, folder: Path, tools: Path, *, sheared: b
     assert said == ""
     if not sheared:
         assert judge(tools / "check-seg", [str(seg), str(folder / "source")]) == ""
+
+
+def test_a_pipeline_tells_its_targets_to_the_end(project, tmp_path):
+    settings = (
+        "data.source.cases=12",
+        "training.epochs=1",
+        "training.batch_size=4",
+        "recognise={min_pixels: 50}",
+        "evaluation.detection={}",
+        "export=[nifti, instance_seg, instance_sr, coco]",
+    )
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "medseg",
+                "run",
+                str(project / "pipelines" / "chest_xray.yaml"),
+                "--json",
+            ),
+            *("--output", str(tmp_path), *(word for text in settings for word in ("--set", text))),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = Path(json.loads(done.stdout)["run"])
+    summary = json.loads((run / "evaluation" / "detection_summary.json").read_text())
+    assert {name: s["found"] for name, s in summary["structures"].items()} == {
+        "lung_right": 3,
+        "lung_left": 3,
+    }
+    assert all(s["rates"]["pq"]["value"] > 0.8 for s in summary["structures"].values())
+    assert all(s["rates"]["mean_froc"]["value"] is not None for s in summary["structures"].values())
+    assert len((run / "instances.csv").read_text().splitlines()) == 7
+    assert len(json.loads((run / "coco.json").read_text())["annotations"]) == 6
+    assert len(list(run.glob("cases/*/instance_measurements.dcm"))) == 3
+    assert json.loads((run / "model" / "bundle.json").read_text())["recognise"]["min_pixels"] == 50
+    assert 'id="targets"' in (run / "report.html").read_text()

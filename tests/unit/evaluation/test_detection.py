@@ -254,6 +254,9 @@ def test_average_precision_by_hand():
     rank = ranking(("p", [0.9, 0.8, 0.7], [True, False, True], 2))
     # Precision 1 up to recall 0.5 (51 of the 101 recalls), then 2 / 3.
     assert average_precision(rank, ones(rank))[0] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    # At each recall counts the best precision at that recall or a larger one.
+    late = ranking(("p", [0.9, 0.8, 0.7, 0.6], [False, True, True, True], 3))
+    assert average_precision(late, ones(late))[0] == pytest.approx(0.75)
     perfect = ranking(("p", [0.9], [True], 1))
     assert average_precision(perfect, ones(perfect))[0] == pytest.approx(1.0)
     half = ranking(("p", [0.9], [True], 2))
