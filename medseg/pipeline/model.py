@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,13 +204,15 @@ class LoadedModel:
             record=record,
             gate=verdict.findings if self.gate is not None else None,
         )
+        targets = self._targets(label_map, volume, prediction, case_id=case_id)
         return CaseResult(
             label_map=label_map,
             measures=measures,
-            prediction=prediction,
+            # What the confidence of targets was looked up in is as large as the prepared image.
+            prediction=replace(prediction, certainty=None),
             gate=verdict,
             flags=judge_result(facts, self.flag_options),
-            instances=self._targets(label_map, volume, prediction, case_id=case_id),
+            instances=targets,
         )
 
     def _targets(
