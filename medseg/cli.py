@@ -192,7 +192,8 @@ def predict(
         typer.Option(
             "--format",
             help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
-            "dicom-pdf, png; maps as NIfTI: entropy, disagreement, variance, probabilities.",
+            "dicom-pdf, png; maps as NIfTI: entropy, disagreement, variance, probabilities; of recognised targets: "
+            "instance-seg, instance-sr, coco.",
         ),
     ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -235,6 +236,14 @@ def predict(
             "torch's masks, measured once), openvino, onnxruntime, compile, openvino_int8."
         ),
     ] = "torch",
+    recognise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Tell each connected object of these labels or regions (comma-separated, or all) by itself: place, "
+            "size, confidence. As the model says unless given.",
+        ),
+    ] = None,
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -263,6 +272,7 @@ def predict(
             parallel=parallel,
             cluster=cluster,
             engine=engine,
+            recognise=recognise,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

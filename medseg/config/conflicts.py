@@ -169,6 +169,22 @@ def _reports(s: Sections) -> Found:
         yield where, f"measurement_sr needs a number to report; add one of {', '.join(coded)} to measure"
 
 
+def _targets(s: Sections) -> Found:
+    """What tells, draws or judges targets needs to know which they are."""
+    recognise = s["recognise"]
+    if recognise is None:
+        for index, name in enumerate(s["export"]):
+            if name in ("instance_seg", "instance_sr", "coco"):
+                yield ("export", index), f"{name} holds recognised targets; add a section recognise"
+        if s["evaluation"].detection is not None:
+            yield ("evaluation", "detection"), "judges recognised targets; add a section recognise"
+    elif recognise.labels != "all":
+        yield from _names(("recognise", "labels"), recognise.labels, (*s["labels"], *s["regions"]))
+    if "instance_sr" in s["export"] and "instance_seg" not in s["export"]:
+        where = ("export", s["export"].index("instance_sr"))
+        yield where, "instance_sr refers to the segments of instance_seg; add instance_seg to export"
+
+
 def _measures(s: Sections) -> Found:
     paired = any(label.pair for label in s["labels"].values())
     for index, name in enumerate(s["measure"]):
@@ -325,6 +341,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sections], Found]], ...] = (
     (("labels", "export"), _codes),
     (("export", "measure"), _reports),
     (("labels", "measure"), _measures),
+    (("labels", "regions", "export", "evaluation", "recognise"), _targets),
     (("data", "preprocess", "augment", "inference", "training", "model"), _axes),
     (("preprocess", "inference", "training", "model"), _window),
     (("training", "model"), _weights),

@@ -17,6 +17,7 @@ from medseg.config.document import KeyPath
 from medseg.config.messages import conflict
 from medseg.config.search_space import find_search_conflicts
 from medseg.data.options import DataOptions
+from medseg.evaluation.instance_options import RecogniseOptions
 from medseg.evaluation.options import EvaluationOptions, MeasureName
 from medseg.export.options import ExportName
 from medseg.inference.options import (
@@ -211,6 +212,11 @@ class PipelineConfig(SettingsModel):
         default_factory=EvaluationOptions, description="Numbers of agreement with reference masks."
     )
     measure: tuple[MeasureName, ...] = Field(default=(), description="Numbers about each predicted mask.")
+    recognise: RecogniseOptions | None = Field(
+        default=None,
+        description="Targets that are told one by one, each connected object with place, size and confidence; "
+        "null: none.",
+    )
     export: tuple[ExportName, ...] = Field(default=("nifti",), description="Files written for each case.")
     report: ReportOptions = Field(default_factory=ReportOptions, description="The HTML report.")
     gate: GateOptions = Field(

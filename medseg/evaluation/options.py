@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medseg.evaluation.instance_options import DetectionOptions
+
 MetricName = Literal[
     "dice",
     "iou",
@@ -228,6 +230,10 @@ class EvaluationOptions(_Options):
         default="none",
         description="Structures whose IoU, counted over all cases together, is averaged (mIoU); all: every one "
         "that is evaluated. Structures that occur in no case are left out of the mean and named.",
+    )
+    detection: DetectionOptions | None = Field(
+        default=None,
+        description="How the targets of `recognise` are held against those of the reference, one by one; null: not.",
     )
     by: tuple[str, ...] = Field(
         default=(), description="Manifest columns; the summary is repeated for each of their values."

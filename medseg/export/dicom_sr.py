@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import highdicom as hd
 from pydicom.dataset import Dataset
@@ -56,8 +56,8 @@ class MeasuredValue:
     Parameters
     ----------
     measure : str
-        volume, area, long_axis, width, mean_intensity, sd_intensity, min_intensity or max_intensity;
-        others are left out of the report.
+        volume, area, long_axis, plane_long_axis, plane_short_axis, width, mean_intensity, sd_intensity,
+        min_intensity or max_intensity; others are left out of the report.
     value : float
     unit : str
         ml, mm2, mm, pixels, HU, a UCUM code for PET, or 1 for MR.
@@ -88,6 +88,8 @@ def write_measurement_sr(
     created: datetime | None = None,
     comprehensive: bool = False,
     content_qualification: ContentQualification = "RESEARCH",
+    sides: Mapping[str, Literal["left", "right"]] | None = None,
+    series_number: int = SERIES_NUMBER,
 ) -> WrittenObject:
     """Write a measurement report on a segmentation.
 
@@ -113,6 +115,9 @@ def write_measurement_sr(
     comprehensive : bool
         Comprehensive SR (88.33), for archives that do not take Comprehensive 3D SR (88.34).
     content_qualification : {"RESEARCH", "PRODUCT", "SERVICE"}
+    sides : mapping of str to {"left", "right"}, optional
+        Side of structures whose segment does not say it.
+    series_number : int, optional
 
     Returns
     -------
@@ -148,12 +153,13 @@ def write_measurement_sr(
     with result_object(
         "SR",
         grid,
-        series_number=SERIES_NUMBER,
+        series_number=series_number,
         model=seg_model(seg),
         determined_by={
             "seg": str(seg.SOPInstanceUID),
             "comprehensive": comprehensive,
             "values": {n: [asdict(v) for v, _ in values] for n, values in reported.items()},
+            **({} if not sides else {"sides": dict(sides)}),
         },
         created=created,
         dates=None if created is not None else seg_dates(seg),
@@ -161,7 +167,10 @@ def write_measurement_sr(
     ) as made:
         if str(made.source.StudyInstanceUID) != str(seg.StudyInstanceUID):
             raise InputError(f"{seg_path} belongs to another study than the image; write it again")
-        groups = [_group(seg, segments[n[:64]], values, flat=flat) for n, values in reported.items()]
+        groups = [
+            _group(seg, segments[n[:64]], values, flat=flat, side=(sides or {}).get(n))
+            for n, values in reported.items()
+        ]
         report = _report(made, seg, groups, grid=grid, comprehensive=comprehensive)
         return made.save(report, path, notes=_left_out(found, coded))
 
@@ -184,7 +193,9 @@ def _coded(values: Sequence[MeasuredValue], grid: ImageGrid) -> _Coded:
     return [(value, concept) for value, concept in pairs if concept is not None]
 
 
-def _group(seg: Dataset, segment: Dataset, values: _Coded, *, flat: bool) -> _Group:
+def _group(
+    seg: Dataset, segment: Dataset, values: _Coded, *, flat: bool, side: Literal["left", "right"] | None
+) -> _Group:
     """Measurement group of a segment, TID 1411.
 
     Also of a radiograph's: TID 1410 refers to a frame of the SEG, and highdicom 0.28 then gives frame and
@@ -197,7 +208,7 @@ def _group(seg: Dataset, segment: Dataset, values: _Coded, *, flat: bool) -> _Gr
         ),
         referenced_segment=segment_reference(seg, int(segment.SegmentNumber), flat=flat),
         finding_type=plain_concept(segment.SegmentedPropertyTypeCodeSequence[0]),
-        finding_sites=[finding_site(segment)],
+        finding_sites=[finding_site(segment, side)],
         algorithm_id=algorithm_item(segment),
         measurements=[_measurement(value, concept) for value, concept in values],
         qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=QUALITY_FINDING, value=CUT_OFF)]

@@ -19,6 +19,9 @@ ExportName = Literal[
     "disagreement",
     "variance",
     "probabilities",
+    "instance_seg",
+    "instance_sr",
+    "coco",
 ]
 """One kind of file per case.
 
@@ -32,6 +35,9 @@ report as PDF (needs medseg[pdf]); png: `mask.png`, values of the label table; o
 contours on the image. Maps on the grid of the image, as NIfTI whose stored bytes are steps of 1 / 255: entropy:
 `entropy.nii.gz`, 0 where one class is certain to 1 where all are equally likely; disagreement and variance:
 `disagreement.nii.gz` and `variance.nii.gz`, of the members of an ensemble; probabilities: `probability_<label>.nii.gz`.
+Of recognised targets, which need a section `recognise`: instance_seg: `instances.dcm`, a DICOM SEG with a segment for
+each; instance_sr: `instance_measurements.dcm`, their sizes and places as DICOM SR that refers to it; coco:
+`coco.json`, those of a picture as COCO data set.
 """
 
 OBJECT_FILES: dict[ExportName, str] = {
@@ -43,6 +49,13 @@ OBJECT_FILES: dict[ExportName, str] = {
     "encapsulated_pdf": "report.dcm",
 }
 """DICOM objects besides the SEG, and the file of each."""
+
+TARGET_FILES: dict[ExportName, str] = {
+    "instance_seg": "instances.dcm",
+    "instance_sr": "instance_measurements.dcm",
+    "coco": "coco.json",
+}
+"""Files of recognised targets."""
 
 ContentQualification = Literal["RESEARCH", "PRODUCT", "SERVICE"]
 """DICOM (0018,9004). PRODUCT claims a cleared device and is never a default."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import highdicom as hd
 import pydicom
@@ -14,7 +14,7 @@ from pydicom.uid import SegmentationStorage
 from medseg.errors import ImageReadError, InputError
 from medseg.export.result_object import ModelFacts
 from medseg.export.source_header import header_errors
-from medseg.export.sr_concepts import SIDES, Concept
+from medseg.export.sr_concepts import LATERALITY, SIDES, Concept
 
 _SEG_TAGS = (
     "SOPClassUID",
@@ -110,8 +110,11 @@ def plain_concept(item: Dataset) -> Concept:
     )
 
 
-def finding_site(segment: Dataset) -> hd.sr.FindingSite:
-    """Where it is: the segment's anatomic region, or else the structure itself, with its side."""
+def finding_site(segment: Dataset, side: Literal["left", "right"] | None = None) -> hd.sr.FindingSite:
+    """Where it is: the segment's anatomic region, or else the structure itself, with its side.
+
+    `side` is that of a segment that does not say it.
+    """
     kind = segment.SegmentedPropertyTypeCodeSequence[0]
     regions = segment.get("AnatomicRegionSequence")
     place = regions[0] if regions else kind
@@ -120,9 +123,8 @@ def finding_site(segment: Dataset) -> hd.sr.FindingSite:
         *(kind.get("SegmentedPropertyTypeModifierCodeSequence") or ()),
     ]
     sides = [m for m in modifiers if (str(m.get("CodeValue")), str(m.CodingSchemeDesignator)) in SIDES]
-    return hd.sr.FindingSite(
-        anatomic_location=plain_concept(place), laterality=plain_concept(sides[0]) if sides else None
-    )
+    laterality = plain_concept(sides[0]) if sides else None if side is None else LATERALITY[side]
+    return hd.sr.FindingSite(anatomic_location=plain_concept(place), laterality=laterality)
 
 
 def algorithm_item(segment: Dataset) -> hd.sr.AlgorithmIdentification | None:

@@ -26,6 +26,7 @@ class MeasurementConcept:
 
 
 _LONG_AXIS = _of(codes.SCT.LongAxis)
+_SHORT_AXIS = _of(codes.SCT.ShortAxis)
 # The mesh of marching cubes that the long axis is defined on, CID 7470.
 _LONG_AXIS_METHOD = Concept("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
 _VOLUME_METHOD = _of(codes.DCM.SumOfSegmentedVoxelMethodForVolume)
@@ -43,6 +44,11 @@ _SIZES: dict[tuple[str, str], MeasurementConcept] = {
     ("width", "pixels"): MeasurementConcept(name=_of(codes.SCT.Width), unit=_PIXELS),
     ("long_axis", "mm"): MeasurementConcept(name=_LONG_AXIS, unit=_MILLIMETRE),
     ("long_axis", "pixels"): MeasurementConcept(name=_LONG_AXIS, unit=_PIXELS),
+    # In a plane and at right angles, as RECIST measures: no method of a mesh in space.
+    ("plane_long_axis", "mm"): MeasurementConcept(name=_LONG_AXIS, unit=_MILLIMETRE),
+    ("plane_long_axis", "pixels"): MeasurementConcept(name=_LONG_AXIS, unit=_PIXELS),
+    ("plane_short_axis", "mm"): MeasurementConcept(name=_SHORT_AXIS, unit=_MILLIMETRE),
+    ("plane_short_axis", "pixels"): MeasurementConcept(name=_SHORT_AXIS, unit=_PIXELS),
 }
 _DERIVATIONS = {
     "mean_intensity": _of(codes.SCT.Mean),
@@ -84,6 +90,7 @@ TITLE = _of(codes.DCM.ImagingMeasurementReport)
 QUALITY_FINDING = _of(codes.DCM.QualityFinding)
 CUT_OFF = _of(codes.DCM.AnatomyCoverageIncomplete)
 COMMENT = _of(codes.DCM.Comment)
+LATERALITY = {"left": _of(codes.SCT.Left), "right": _of(codes.SCT.Right)}
 SIDES = frozenset({("7771000", "SCT"), ("24028007", "SCT"), ("51440002", "SCT"), ("66459002", "SCT")})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.geometry import GridMap
+from medseg.inference.certainty import CertaintyMap
 from medseg.transforms.preprocess import Prepared
 from medseg.transforms.straighten import Shear
 
@@ -39,6 +40,8 @@ class Answer:
         What a reader of the result must know, one sentence each.
     windows : mapping of str to int
         How many were shown to the network, took an answer it gave before, were left out; see `WindowTally`.
+    certainty : CertaintyMap or None
+        Probability of the winning class by voxel, where the predictor keeps it.
     """
 
     label_map: NDArray[Any]
@@ -50,6 +53,7 @@ class Answer:
     passes: int = 1
     notes: tuple[str, ...] = ()
     windows: Mapping[str, int] = field(default_factory=dict)
+    certainty: CertaintyMap | None = None
 
     def bare(self, label_map: NDArray[Any]) -> Answer:
         """The same for another label map, without what a subclass keeps beside it."""
@@ -63,6 +67,7 @@ class Answer:
             passes=self.passes,
             notes=self.notes,
             windows=self.windows,
+            certainty=self.certainty,
         )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from medseg.inference.certainty import STEPS
 from medseg.inference.postprocess import bounding_box
 from medseg.inference.spread import SPREAD
 from medseg.labels import LabelTable
@@ -25,7 +26,6 @@ UNCERTAIN = (0.2, 0.8)
 
 # Classes that are less likely than this in all of a block add less than 2e-5 to its entropy each.
 _NEGLIGIBLE = 1e-6
-_STEPS = np.iinfo(np.uint16).max
 
 
 class LabelTally:
@@ -65,7 +65,8 @@ class ConfidenceTally(LabelTally):
         self._table = table
         count = table.class_count
         # In steps of 1 / 65535, a quarter of the memory of float64 and exact enough for a mean.
-        self._winning = np.zeros(tuple(size), np.uint16)
+        self.winning: NDArray[np.uint16] = np.zeros(tuple(size), np.uint16)
+        """(*size) probability of that class in steps of 1 / 65535."""
         self._entropy = np.zeros(count, np.float64)
         self._voxels = np.zeros(count, np.int64)
         self._undecided = np.zeros(count, np.int64)
@@ -83,7 +84,7 @@ class ConfidenceTally(LabelTally):
         """
         winner, best = largest_of(values)
         self.label_map[place] = winner.numpy()
-        self._winning[place] = (best.clamp(0, 1) * _STEPS).round_().to(torch.int32).numpy()
+        self.winning[place] = (best.clamp(0, 1) * STEPS).round_().to(torch.int32).numpy()
         counts = torch.bincount(winner.flatten(), minlength=len(values))
         sums = torch.bincount(
             winner.flatten(), normalised_entropy(values).flatten().double(), minlength=len(values)
@@ -155,8 +156,8 @@ class ConfidenceTally(LabelTally):
             raise ValueError(f"class {index} has voxels but no box")
         mask = self.label_map[box] == index
         core = ndimage.binary_erosion(mask, structure=np.ones((3,) * mask.ndim), iterations=CORE_DEPTH)
-        values = self._winning[box][core if core.any() else mask]
-        return float(values.mean(dtype=np.float64) / _STEPS)
+        values = self.winning[box][core if core.any() else mask]
+        return float(values.mean(dtype=np.float64) / STEPS)
 
 
 def normalised_entropy(probabilities: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from medseg.geometry import GridMap
 from medseg.inference.answer import Prediction
 from medseg.inference.blended_ensemble import BlendedEnsemble
 from medseg.inference.ceiling import Demand, Fit, fit
+from medseg.inference.certainty import source_certainty
 from medseg.inference.confidence import ConfidenceTally, LabelTally
 from medseg.inference.engine_settle import Engines
 from medseg.inference.ensemble import Ensemble
@@ -93,6 +94,9 @@ class Predictor:
         Maps on the source grid that `predict` gives beside the label map.
     engines : Engines, optional
         What runs the networks, on a CPU and in float32; the networks themselves unless given.
+    keep_certainty : bool, optional
+        Whether the probability of the winning class is kept with the result, three bytes a voxel of the
+        prepared image.
 
     Raises
     ------
@@ -116,6 +120,7 @@ class Predictor:
         features: bool = True,
         maps: Sequence[MapName] = (),
         engines: Engines | None = None,
+        keep_certainty: bool = False,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -134,6 +139,7 @@ class Predictor:
         self.statistics = statistics
         self.max_bytes, self.scratch = max_bytes, scratch
         self.maps = tuple(maps)
+        self.keep_certainty = keep_certainty
         self._reads_features = features
         averaged = ClassChoice(
             scale=options.average, regions=tuple(regions), rounded=options.sums == "float16"
@@ -189,6 +195,9 @@ class Predictor:
             passes=passes,
             notes=(*_tilt_notes(shear), *chosen.prepared.notes, *chosen.notes, *chosen.windows.notes, *notes),
             windows=chosen.windows.to_json(),
+            certainty=source_certainty(tally.label_map, tally.winning, chosen.grid, shear)
+            if self.keep_certainty
+            else None,
         )
 
     def segment(self, volume: Volume) -> NDArray[Any]:

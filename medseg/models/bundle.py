@@ -98,6 +98,11 @@ class Bundle:
         return self.record.postprocess
 
     @property
+    def recognise(self) -> dict[str, Any] | None:
+        """Options of the recognition of targets as JSON, None where none are told."""
+        return self.record.recognise
+
+    @property
     def metrics(self) -> tuple[MetricRecord, ...]:
         """Results on held-out cases."""
         return self.record.metrics

@@ -133,6 +133,9 @@ class BundleRecord(BundleAbout):
     preprocess: tuple[dict[str, Any], ...] = Field(description="Preprocessing steps, in order.")
     inference: dict[str, Any] = Field(default_factory=dict, description="Inference options.")
     postprocess: tuple[dict[str, Any], ...] = Field(default=(), description="Clean-up steps, in order.")
+    recognise: dict[str, Any] | None = Field(
+        default=None, description="Which targets are told one by one; null: none."
+    )
     window: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None, description="Window that the network was trained on, voxels."
     )
@@ -174,7 +177,7 @@ class BundleRecord(BundleAbout):
     def to_json(self) -> dict[str, Any]:
         """As bundle.json holds it; a record of one network is what older versions of medseg read."""
         # A version that knows no regions must refuse them, not take channels for classes.
-        empty = {name for name in ("members", "regions") if not getattr(self, name)}
+        empty = {name for name in ("members", "regions", "recognise") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=empty)
 
     @property

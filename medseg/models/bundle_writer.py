@@ -44,6 +44,7 @@ def write_bundle(
     state: Mapping[str, Tensor] | None = None,
     inference: Mapping[str, Any] | None = None,
     postprocess: Sequence[Mapping[str, Any]] = (),
+    recognise: Mapping[str, Any] | None = None,
     window: tuple[int, ...] | None = None,
     metrics: Sequence[MetricRecord] = (),
     gate: Mapping[str, NDArray[Any]] | None = None,
@@ -64,7 +65,7 @@ def write_bundle(
         Says how it was built; its weights are stored unless `state` is given.
     table : LabelTable
         Classes in the order of the network's output.
-    preprocess, inference, postprocess : JSON values
+    preprocess, inference, postprocess, recognise : JSON values
         Option models as `model_dump(mode="json")` gives them.
     training : TrainingRecord
     state : mapping of str to tensor, optional
@@ -104,6 +105,7 @@ def write_bundle(
         preprocess=tuple(dict(step) for step in preprocess),
         inference=dict(inference or {}),
         postprocess=tuple(dict(step) for step in postprocess),
+        recognise=None if recognise is None else dict(recognise),
         window=window,
         training=training,
         gate=None if gate is None and not gate_limits else _gate(gate or {}, gate_limits or {}),

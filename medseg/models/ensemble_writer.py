@@ -31,6 +31,7 @@ _ALIKE = (
     "preprocess",
     "inference",
     "postprocess",
+    "recognise",
     "window",
 )
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medseg.geometry import GridMap
+from medseg.inference.certainty import CertaintyMap
 from medseg.privacy import safe_name
 from medseg.provenance import whole_file
 
@@ -38,6 +42,7 @@ class AnswerStore:
                     return None
                 features = stored["features"]
                 return Answer(
+                    certainty=_certainty(stored, said),
                     label_map=stored["label_map"],
                     confidence=said["confidence"],
                     entropy=said["entropy"],
@@ -61,7 +66,13 @@ class AnswerStore:
             "passes": answer.passes,
             "notes": list(answer.notes),
             "windows": dict(answer.windows),
+            "certainty": None,
         }
+        arrays: dict[str, NDArray[Any]] = {}
+        if answer.certainty is not None:
+            known = answer.certainty
+            arrays = {"winner": known.label_map, "winning": known.winning, "matrix": known.grid.matrix}
+            said["certainty"] = {"source": known.grid.source_shape, "target": known.grid.target_shape}
         features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
         with whole_file(self._path(case_id)) as part, part.open("wb") as stream:
             np.savez_compressed(
@@ -69,7 +80,18 @@ class AnswerStore:
                 label_map=answer.label_map,
                 features=features,
                 said=np.frombuffer(json.dumps(said).encode(), dtype=np.uint8),
+                **arrays,  # type: ignore[arg-type]
             )
 
     def _path(self, case_id: str) -> Path:
         return self.folder / f"{safe_name(case_id)}.npz"
+
+
+def _certainty(stored: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> CertaintyMap | None:
+    shapes = said.get("certainty")
+    if shapes is None:
+        return None
+    grid = GridMap(
+        source_shape=tuple(shapes["source"]), target_shape=tuple(shapes["target"]), matrix=stored["matrix"]
+    )
+    return CertaintyMap(label_map=stored["winner"], winning=stored["winning"], grid=grid)

@@ -58,6 +58,7 @@ STAGE_TABLE: tuple[Stage, ...] = (
             "inference",
             "postprocess",
             "measure",
+            "recognise",
             "gate",
             "flags",
             "evaluation",
@@ -69,7 +70,7 @@ STAGE_TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluate",
-        settings=("evaluation",),
+        settings=("evaluation", "recognise"),
         run=evaluate.run,
         wanted=lambda _: True,
         plan=evaluate.plan,

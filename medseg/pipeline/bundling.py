@@ -69,6 +69,7 @@ def write_trained(
         postprocess=[]
         if config.postprocess == "auto"
         else [s.model_dump(mode="json") for s in config.postprocess],
+        recognise=None if config.recognise is None else config.recognise.model_dump(mode="json"),
         window=config.inference.window or image_size(config),
         gate=calibration.arrays,
         gate_limits=calibration.limits,

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from medseg.data.tables import write_csv
 from medseg.errors import InputError, StorageError
 from medseg.export.nifti import write_maps, write_segmentation
-from medseg.export.options import OBJECT_FILES, ExportName
+from medseg.export.options import OBJECT_FILES, TARGET_FILES, ExportName
 from medseg.export.picture import write_mask_png, write_overlay_png
 from medseg.inference.options import MAP_NAMES, MapName
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
+from medseg.pipeline.recognition import INSTANCES
 from medseg.provenance import sha256_file, write_json
 from medseg.volume import Volume
 
@@ -38,6 +39,7 @@ FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
     "dicom_seg": (SEG,),
     **{kind: (name,) for kind, name in OBJECT_FILES.items()},
+    **{kind: (name,) for kind, name in TARGET_FILES.items()},
     "png": ("mask.png",),
     "overlay": ("overlay.png",),
     "entropy": ("entropy.nii.gz",),
@@ -48,7 +50,14 @@ FILES: dict[ExportName, tuple[str, ...]] = {
 
 
 NAMES = frozenset(
-    {MASK, RECORD, "overlay.png", "measurements.csv", *(name for names in FILES.values() for name in names)}
+    {
+        MASK,
+        RECORD,
+        "overlay.png",
+        "measurements.csv",
+        INSTANCES,
+        *(name for names in FILES.values() for name in names),
+    }
 )
 """Every file that a case's folder may get; * stands for a structure."""
 
@@ -77,6 +86,8 @@ def write_result(
         write_overlay_png(folder / "overlay.png", volume, result.label_map, model.table)
     write_maps(folder, result.prediction.maps, volume)
     write_csv(folder / "measurements.csv", result.measures.rows())
+    if result.instances is not None:
+        write_csv(folder / INSTANCES, result.instances.rows())
     record = case_record(case_id=case_id, key=key, volume=volume, result=result, model=model)
     if export_notes is not None:
         names = sorted(path.name for pattern in NAMES for path in folder.glob(pattern))
@@ -110,7 +121,16 @@ def case_record(
         "windows": dict(result.prediction.windows),
         "notes": [*volume.notes, *result.prediction.notes],
         "measurements": result.measures.to_json(),
+        **_instances(result, model),
     }
+
+
+def _instances(result: CaseResult, model: LoadedModel) -> dict[str, Any]:
+    """The recognised targets and what an instance is; nothing where they were not asked for."""
+    if result.instances is None or model.recognise is None:
+        return {}
+    options = model.recognise.model_dump(mode="json")
+    return {"instances": {**result.instances.to_json(), "options": options}}
 
 
 def image_facts(volume: Volume) -> dict[str, Any]:
@@ -183,13 +203,19 @@ def export_case(
     """
     notes: list[str] = []
     seg: Path | None = None
-    # The SEG goes first: the measurement report refers to it.
-    for kind in sorted(kinds, key=lambda name: name != "dicom_seg"):
+    # Segmentations go first: the measurement reports refer to them.
+    for kind in sorted(kinds, key=lambda name: name not in ("dicom_seg", "instance_seg")):
         if kind == "dicom_seg":
             said = _export_seg(folder, volume=volume, label_map=label_map, table=table, model=record["model"])
             failed = any(text.startswith(NO_SEG) for text in said)
             seg = folder / SEG if not failed and (folder / SEG).exists() else None
             notes += said
+        elif kind in TARGET_FILES:
+            from medseg.pipeline.target_objects import export_instances
+
+            notes += export_instances(
+                kind, folder, volume=volume, label_map=label_map, table=table, record=record
+            )
         elif kind in OBJECT_FILES:
             from medseg.pipeline.case_objects import export_object
 

@@ -40,8 +40,10 @@ def answer_key(context: Context, bundle: Bundle, case_id: str) -> str:
     """What a raw prediction depends on."""
     sections = {name: context.section(name) for name in ("preprocess", "inference", "gate")}
     version = context.run.record["versions"].get("medseg")
+    # The confidence of recognised targets needs more of a prediction to be kept.
+    kept = [] if context.settings.recognise is None else ["certainty"]
     return sha256_json(
-        [version, bundle.weights_sha256, sections, list(context.facts[case_id]["image_sha256"])]
+        [version, bundle.weights_sha256, sections, list(context.facts[case_id]["image_sha256"]), *kept]
     )
 
 

@@ -119,6 +119,7 @@ class CaseWork:
     @cached_property
     def _depends_on(self) -> list[Any]:
         """What every result depends on besides its image."""
+        recognise = self.settings.recognise
         return [
             versions()["medseg"],
             self.bundle.weights_sha256,
@@ -127,6 +128,7 @@ class CaseWork:
             sorted(self.settings.kinds),
             self.settings.accept_unlike,
             self.settings.engine,
+            *([] if recognise is None else [recognise.model_dump(mode="json")]),
         ]
 
     def do(self, case: CohortCase) -> CaseOutcome:

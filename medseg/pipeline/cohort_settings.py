@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from medseg.amounts import bytes_text, parse_bytes
 from medseg.errors import ConfigError
+from medseg.evaluation.instance_options import RecogniseOptions
 from medseg.evaluation.options import MeasureName
 from medseg.export.options import ExportName
 from medseg.inference.options import EngineSetting
@@ -33,6 +34,9 @@ FORMATS: dict[str, ExportName] = {
     "disagreement": "disagreement",
     "variance": "variance",
     "probabilities": "probabilities",
+    "instance-seg": "instance_seg",
+    "instance-sr": "instance_sr",
+    "coco": "coco",
 }
 MEASURES: tuple[MeasureName, ...] = ("area", "volume", "left_right_ratio", "cardiothoracic_ratio")
 VOLUME_MEASURES: tuple[MeasureName, ...] = ("volume", "long_axis", "intensity", "left_right_ratio")
@@ -66,6 +70,8 @@ class CohortSettings:
         What runs the network on a CPU.
     images : int
         Cases that a process does, for `auto`.
+    recognise : RecogniseOptions or None
+        Which targets are told one by one.
     workers : int
         Processes of a machine that its cores and the ceiling were divided among.
     """
@@ -81,6 +87,7 @@ class CohortSettings:
     max_bytes: int | None = None
     engine: EngineSetting = "torch"
     images: int = 1
+    recognise: RecogniseOptions | None = None
     workers: int = 1
 
     def bundle(self) -> Bundle:
@@ -158,6 +165,7 @@ class CohortSettings:
             maps=maps_of(self.kinds),
             engine=self.engine,
             images=self.images,
+            recognise=self.recognise,
         )
 
 

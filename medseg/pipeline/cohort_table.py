@@ -8,10 +8,12 @@ from typing import Any
 
 from medseg.data.tables import csv_text
 from medseg.errors import InputError, MedsegError
+from medseg.export.options import TARGET_FILES
 from medseg.io.walk import Skipped
 from medseg.models.bundle import Bundle
-from medseg.pipeline import case_files
+from medseg.pipeline import case_files, recognition
 from medseg.pipeline.cohort_case import CaseOutcome
+from medseg.pipeline.cohort_settings import CohortSettings
 from medseg.pipeline.result import Result
 from medseg.provenance import versions, write_json, write_text
 
@@ -20,7 +22,7 @@ _FAILURES_SHOWN = 50
 
 
 def write_cohort(
-    output: Path,
+    settings: CohortSettings,
     outcomes: Sequence[CaseOutcome],
     *,
     skipped: Sequence[Skipped],
@@ -31,7 +33,7 @@ def write_cohort(
 
     Parameters
     ----------
-    output : Path
+    settings : CohortSettings
     outcomes : sequence of CaseOutcome
         One for each case, in the order of the table.
     skipped : sequence of Skipped
@@ -45,7 +47,10 @@ def write_cohort(
     Result
         Exit code 1 where some cases failed; where all did, that of their errors if it is one, else 3.
     """
+    output = settings.output
     _write_measurements(output, outcomes)
+    if settings.recognise is not None:
+        _write_targets(output, outcomes, coco="coco" in settings.kinds)
     engine = _engine(output, outcomes)
     value = {
         "format": 1,
@@ -82,6 +87,16 @@ def _write_measurements(output: Path, outcomes: Sequence[CaseOutcome]) -> None:
     columns = list(dict.fromkeys(name for row in _rows(output, outcomes) for name in row))
     cells = ([row.get(name) for name in columns] for row in _rows(output, outcomes))
     write_text(output / "measurements.csv", csv_text(columns, cells))
+
+
+def _write_targets(output: Path, outcomes: Sequence[CaseOutcome], *, coco: bool) -> None:
+    """The recognised targets of all images in one table, and in one COCO file."""
+    folders = [output / outcome.folder for outcome in outcomes if outcome.state != "failed"]
+    recognition.write_tables(output, (case_files.read_record(folder) or {} for folder in folders))
+    if coco:
+        name = TARGET_FILES["coco"]
+        paths = [folder / name for folder in folders if (folder / name).exists()]
+        recognition.join_coco_files(paths, output / name)
 
 
 def _rows(output: Path, outcomes: Sequence[CaseOutcome]) -> Iterator[dict[str, Any]]:

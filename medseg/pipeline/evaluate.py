@@ -19,6 +19,7 @@ from medseg.pipeline.context import Context
 from medseg.pipeline.leakage import Seen, find_leaks
 from medseg.pipeline.readers import image_reader, read_reference
 from medseg.pipeline.summary_table import statistic_cell, summary_table
+from medseg.pipeline.target_evaluation import TargetEvaluation
 from medseg.provenance import write_json
 
 STAGE = "evaluate"
@@ -38,25 +39,28 @@ def run(context: Context) -> dict[str, Any]:
     read = image_reader(context.config)
     found: list[CaseEvaluation] = []
     seen: list[Seen] = []
+    targets = TargetEvaluation(context)
     for done, case in enumerate(cases, start=1):
         folder = context.run.case_folder(case.case_id)
         try:
             volume = read(case.images)
             digest = volume.pixel_sha256 or pixel_digest(volume.array)
             seen.append(Seen(case_id=case.case_id, patient_id=case.patient_id, digest=digest))
-            found.append(
-                evaluate_case(
-                    case_files.read_mask_file(folder, context.table),
-                    read_reference(case, volume, context.config, context.table),
-                    table=context.table,
-                    case_id=case.case_id,
-                    patient_id=case.patient_id,
-                    spacing_mm=volume.spacing_mm,
-                    options=options,
-                    columns=_columns(context, case, options),
-                    affine=volume.affine,
-                )
+            prediction = case_files.read_mask_file(folder, context.table)
+            reference = read_reference(case, volume, context.config, context.table)
+            evaluation = evaluate_case(
+                prediction,
+                reference,
+                table=context.table,
+                case_id=case.case_id,
+                patient_id=case.patient_id,
+                spacing_mm=volume.spacing_mm,
+                options=options,
+                columns=_columns(context, case, options),
+                affine=volume.affine,
             )
+            targets.add(case, volume, prediction, reference)
+            found.append(evaluation)
         except StorageError:
             raise
         except MedsegError as err:
@@ -68,13 +72,14 @@ def run(context: Context) -> dict[str, Any]:
     summary = summarise(found, options)
     _write(context, found, summary, leakage)
     _show(context, summary)
+    said = targets.finish()
     what = "out-of-fold" if context.every_fold else options.cases
     if context.config.training is not None:
         data = f"{what} predictions" if context.every_fold else f"{what} split"
         bundling.with_metrics(context, metric_records(summary, data=f"{data} of {context.config.name}"))
     pooled = f", {summary.mean_iou.text}" if summary.mean_iou is not None else ""
     return {
-        "text": f"{len(found)} {what} cases of {summary.patients} patients{pooled}",
+        "text": f"{len(found)} {what} cases of {summary.patients} patients{pooled}{said}",
         "cases": len(found),
         "unmet": [requirement.text for requirement in summary.unmet],
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from medseg.errors import MedsegError, StorageError
-from medseg.pipeline import case_files
+from medseg.export.options import TARGET_FILES
+from medseg.pipeline import case_files, recognition
 from medseg.pipeline.context import Context
 from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader
@@ -45,6 +46,10 @@ def run(context: Context) -> dict[str, Any]:
             except MedsegError as err:
                 context.fail(case.case_id, STAGE, str(err))
         context.reporter.advanced(STAGE, done, len(cases), case.case_id)
+    if "coco" in kinds:
+        name = TARGET_FILES["coco"]
+        found = [context.run.case_folder(case_id) / name for case_id in files]
+        recognition.join_coco_files([path for path in found if path.exists()], context.run.path / name)
     write_json(context.run.path / "exports.json", {"files": files, "notes": notes})
     outputs = {
         f"cases/{safe_name(case)}/{name}": sha for case, found in files.items() for name, sha in found.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from medseg.errors import ConfigError, InputRefusedError
+from medseg.evaluation.image_facts import ImageFacts
+from medseg.evaluation.instance_map import named_classes
+from medseg.evaluation.instance_options import RecogniseOptions
+from medseg.evaluation.instance_records import CaseInstances
+from medseg.evaluation.instances import find_instances
 from medseg.evaluation.intensity import intensities_of
-from medseg.evaluation.measure import measure_case
+from medseg.evaluation.measure import DETECTOR_PLANE, measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.inference.answer import Answer
@@ -60,6 +65,8 @@ class CaseResult:
         Its label map is the one after clean-up.
     gate : GateVerdict
     flags : CaseFlags
+    instances : CaseInstances or None
+        Recognised targets, where they are asked for.
     """
 
     label_map: NDArray[Any]
@@ -67,6 +74,7 @@ class CaseResult:
     prediction: Answer
     gate: GateVerdict
     flags: CaseFlags
+    instances: CaseInstances | None = None
 
 
 class LoadedModel:
@@ -93,6 +101,8 @@ class LoadedModel:
         What runs the networks; other than torch and auto only on a CPU.
     images : int, optional
         How many are to be segmented, for `auto`.
+    recognise : RecogniseOptions, optional
+        Which targets are told one by one; None: none.
 
     Raises
     ------
@@ -119,6 +129,7 @@ class LoadedModel:
         maps: Sequence[MapName] = (),
         engine: EngineSetting = "torch",
         images: int = 1,
+        recognise: RecogniseOptions | None = None,
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -126,6 +137,9 @@ class LoadedModel:
         self.gate_options = gate_options or GateOptions()
         self.flag_options = flag_options or FlagOptions()
         self.measures = tuple(measures)
+        self.recognise = recognise
+        if recognise is not None:
+            named_classes(self.table, recognise)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
         options = inference or InferenceOptions.model_validate(bundle.inference)
         self.gate: GateStatistics | None = read_gate(bundle)
@@ -155,6 +169,7 @@ class LoadedModel:
             features=self.gate is not None,
             maps=maps,
             engines=self.engines,
+            keep_certainty=recognise is not None,
         )
         self.ranges = read_ranges(bundle)
 
@@ -237,12 +252,34 @@ class LoadedModel:
             record=record,
             gate=verdict.findings if self.gate is not None or verdict.findings else None,
         )
+        targets = self._targets(label_map, volume, prediction, case_id=case_id)
         return CaseResult(
             label_map=label_map,
             measures=measures,
-            prediction=prediction,
+            # What the confidence of targets was looked up in is as large as the prepared image.
+            prediction=replace(prediction, certainty=None),
             gate=verdict,
             flags=judge_result(facts, self.flag_options),
+            instances=targets,
+        )
+
+    def _targets(
+        self, label_map: NDArray[Any], volume: Volume, prediction: Answer, *, case_id: str
+    ) -> CaseInstances | None:
+        if self.recognise is None:
+            return None
+        at_detector = volume.spacing_origin == "imager_pixel_spacing"
+        return find_instances(
+            label_map,
+            ImageFacts.of(
+                volume,
+                intensities=intensities_of(volume),
+                size_note=DETECTOR_PLANE if at_detector else "",
+            ),
+            table=self.table,
+            options=self.recognise,
+            case_id=case_id,
+            certainty=prediction.certainty,
         )
 
     def _look(self, volume: Volume) -> Sequence[Finding]:

@@ -12,7 +12,7 @@ from medseg.errors import ConfigError, EngineError, MedsegError, StorageError
 from medseg.inference.options import PostprocessStep
 from medseg.memory import ResidentPeak
 from medseg.models.bundle import Bundle, read_bundle
-from medseg.pipeline import bundling, case_files, prediction_memory
+from medseg.pipeline import bundling, case_files, prediction_memory, recognition
 from medseg.pipeline.context import Context
 from medseg.pipeline.folds import member_of
 from medseg.pipeline.readers import image_reader
@@ -54,8 +54,9 @@ def run(context: Context) -> dict[str, Any]:
         for bundle, group in _groups(context, cases):
             work.predict(bundle, group)
     memory = prediction_memory.compared(context, peak.most_bytes)
+    targets = _write_targets(context)
     said = ", ".join(f"{count} {name}" for name, count in work.verdicts.items() if count and name != "pass")
-    cases_text = f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}"
+    cases_text = f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}{targets}"
     return {
         "text": "; ".join((cases_text, *prediction_memory.text_of(memory))),
         **memory,
@@ -64,6 +65,16 @@ def run(context: Context) -> dict[str, Any]:
         "device": context.device(),
         "threads": context.threads,
     }
+
+
+def _write_targets(context: Context) -> str:
+    """Write the table of recognised targets of all cases; their number in words, "" where none are asked for."""
+    if context.config.recognise is None:
+        return ""
+    folders = [context.run.case_folder(case.case_id) for case in context.chosen(which(context))]
+    records = (case_files.read_record(folder) for folder in folders)
+    count = recognition.write_tables(context.run.path, (record for record in records if record))
+    return f", {count} targets"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,6 +151,7 @@ def load_model(
         maps=case_files.maps_of(config.export),
         engine=config.predict.engine,
         images=len(context.cases),
+        recognise=config.recognise,
     )
 
 
@@ -186,6 +198,8 @@ def case_key(
     sections: dict[str, Any] = {
         name: context.section(name) for name in ("preprocess", "inference", "measure", "gate", "flags")
     }
+    if context.settings.recognise is not None:
+        sections["recognise"] = context.section("recognise")
     steps = bundle.postprocess if cleaning is None else [step.model_dump(mode="json") for step in cleaning]
     engine = context.config.predict.engine
     return sha256_json(

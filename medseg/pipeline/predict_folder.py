@@ -34,6 +34,7 @@ from medseg.pipeline.cohort_settings import (
 from medseg.pipeline.cohort_table import write_cohort
 from medseg.pipeline.preflight import look_ahead
 from medseg.pipeline.progress import Reporter, SilentReporter
+from medseg.pipeline.recognition import chosen_options
 from medseg.pipeline.result import Result
 
 _CLUSTER_TRIES = 3
@@ -56,6 +57,7 @@ def predict_folder(
     engine: str = "torch",
     parallel: int = 1,
     cluster: str | None = None,
+    recognise: str | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -92,6 +94,8 @@ def predict_folder(
         Worker processes; on a cluster, of each machine.
     cluster : str or None
         Address of a Ray cluster, or auto.
+    recognise : str or None
+        Labels and regions whose targets are told one by one, or "all"; None: what the bundle says.
     reporter : Reporter or None
 
     Returns
@@ -125,7 +129,8 @@ def predict_folder(
     bundle = settings.bundle()
     bundle.check_weights()
     found = find_cases(inputs, output=output, bundle=bundle, series=series)
-    settings = replace(settings, images=max(1, len(found.cases)))
+    targets = chosen_options(recognise, bundle.recognise, settings.kinds, table=bundle.table)
+    settings = replace(settings, images=max(1, len(found.cases)), recognise=targets)
     cohort = _Cohort(
         settings=settings, reporter=reporter or SilentReporter(), parallel=parallel, cluster=cluster
     )
@@ -151,7 +156,9 @@ class _Cohort:
             seconds = time.monotonic() - begin
             done = sum(outcome.state != "failed" for outcome in outcomes)
             self.reporter.stage_done("predict", f"{done} of {count} images", seconds)
-            return write_cohort(output, outcomes, skipped=found.skipped, bundle=bundle, seconds=seconds)
+            return write_cohort(
+                self.settings, outcomes, skipped=found.skipped, bundle=bundle, seconds=seconds
+            )
 
     def _gather(self, cases: Sequence[CohortCase], lock_text: str) -> list[CaseOutcome]:
         """One outcome for each case, in the order of the cases."""

@@ -26,6 +26,7 @@ from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader, read_reference
 from medseg.pipeline.run_folder import FOLDS
 from medseg.pipeline.search import read_search
+from medseg.pipeline.target_evaluation import SUMMARY as DETECTION
 from medseg.privacy import pseudonym, without_folders
 from medseg.provenance import write_text
 from medseg.report.case import draw_picture
@@ -92,6 +93,9 @@ def build(context: Context) -> CohortReport:
         cases.append(_case(context, item, exports=exports, section=case_id in sections, side=side))
         context.reporter.advanced(STAGE, done, len(order), case_id)
     summary = _read_json(context.run.path / "evaluation" / "summary.json")
+    detection = (
+        _read_json(context.run.path / "evaluation" / DETECTION) if config.evaluation.detection else None
+    )
     curve = _curve(context.run.path / "training" / "metrics.csv")
     fold_curves = _fold_curves(context)
     cleaning = _read_json(context.run.path / "postprocess.json") if config.postprocess == "auto" else None
@@ -111,6 +115,7 @@ def build(context: Context) -> CohortReport:
         structures=_structures(context.table),
         cases=tuple(cases),
         summary=summary,
+        detection=detection,
         refused=tuple(refused),
         notes=_check_notes(context),
         said=said,

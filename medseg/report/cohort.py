@@ -26,6 +26,7 @@ from medseg.privacy import safe_name
 from medseg.report import figures
 from medseg.report.page import VERDICTS, CaseReport, CohortReport, Json, Structure
 from medseg.report.search import search_part
+from medseg.report.targets import targets_part
 from medseg.report.text import metric_text, number, quantity_text, statistic_cell, step_text
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
@@ -78,6 +79,7 @@ def render(report: CohortReport) -> str:
         sizes=_size_plots(report),
         curves=_curves(report),
         search=search_part(report.search) if report.search is not None else None,
+        targets=targets_part(report.detection) if report.detection is not None else None,
         measured=_measured(report.cases),
         cleaned=_cleaned(report.cleaning),
     )
@@ -108,6 +110,7 @@ def page_data(report: CohortReport) -> dict[str, Any]:
             for case in report.ordered
         ],
         "summary": report.summary,
+        "detection": report.detection,
         "table": rows_to_csv(table_rows(report)),
     }
 

@@ -161,6 +161,8 @@ class CohortReport:
         In any order; the page shows the worst first.
     summary : mapping or None
         evaluation/summary.json; None where nothing was evaluated.
+    detection : mapping or None
+        evaluation/detection_summary.json; None where targets were not judged one by one.
     refused : tuple of Refusal
     notes : tuple of (str, str)
         Case id ("" for the data as a whole) and sentence.
@@ -193,6 +195,7 @@ class CohortReport:
     cases: tuple[CaseReport, ...]
     about: str = ""
     summary: Json | None = None
+    detection: Json | None = None
     refused: tuple[Refusal, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     said: tuple[str, ...] = ()

@@ -125,6 +125,12 @@ def methods_text(
         f"Agreement ({names}) was computed on the grid of the image over {_evaluated(settings)}; "
         f"intervals are {options['level']:.0%} bootstrap intervals over patients ({options['samples']} resamples)."
     )
+    if options.get("detection") is not None:
+        parts.append(
+            "Targets (connected objects) were matched one to one to those of the reference by "
+            f"{options['detection']['match']}; precision, recall, F1, panoptic quality, average precision and FROC are "
+            "of all cases together."
+        )
     parts.append(f"Software: medseg {version}.")
     return " ".join(parts)
 

@@ -1,8 +1,12 @@
 """Raw predictions on disk: whole, with their key, made again where they are damaged."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from medseg.geometry import GridMap
 from medseg.inference.answer import Answer
+from medseg.inference.certainty import CertaintyMap
 from medseg.pipeline.answers import AnswerStore
 
 ANSWER = Answer(
@@ -26,6 +30,22 @@ def test_an_answer_comes_back_with_its_key_alone(tmp_path):
     assert (found.confidence, found.entropy) == (ANSWER.confidence, ANSWER.entropy)
     assert (found.passes, found.notes) == (2, ("a note",))
     assert found.label_map.dtype == np.uint8
+
+
+def test_the_certainty_comes_back(tmp_path):
+    grid = GridMap.permute_flip((4, 3, 2), (2, 0, 1), (True, False, False))
+    certainty = CertaintyMap(
+        label_map=np.arange(24, dtype=np.uint8).reshape(2, 4, 3) % 3,
+        winning=np.arange(24, dtype=np.uint16).reshape(2, 4, 3) * 2000,
+        grid=grid,
+    )
+    store = AnswerStore(tmp_path)
+    store.write("c", "key", replace(ANSWER, certainty=certainty))
+    box = (slice(0, 4), slice(1, 3), slice(0, 2))
+    found = store.read("c", "key").certainty
+    np.testing.assert_array_equal(found(box, [1, 2]), certainty(box, [1, 2]))
+    store.write("c", "key", ANSWER)
+    assert store.read("c", "key").certainty is None
 
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path):

@@ -93,3 +93,30 @@ def test_wrong_words_are_one_sentence(folder):
         predict_folder([folder], model=MODEL, output=folder / "out", formats="nrrd")
     with pytest.raises(StorageError, match="does not exist"):
         predict_folder([folder / "nowhere"], model=MODEL, output=folder / "out")
+
+
+def test_each_lung_is_told_by_itself(folder):
+    output = folder / "out"
+    for _ in range(2):
+        result = predict_folder([folder], model=MODEL, output=output, recognise="all", formats="nifti,coco")
+        assert result.exit_code == 0
+    record = json.loads((output / "film" / "measurements.json").read_text())
+    found = record["instances"]
+    largest = {item["structure"]: item for item in found["instances"] if item["number"] == 1}
+    for name in ("lung_right", "lung_left"):
+        item = largest[name]
+        assert 0.8 < item["quantities"]["confidence"]["value"] <= 1
+        assert item["quantities"]["area"]["unit"] == "pixels"
+        assert item["place"]["text"] == name.removeprefix("lung_")
+    lines = (output / "instances.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(found["instances"])
+    coco = json.loads((output / "coco.json").read_text())
+    assert sum(a["area"] for a in coco["annotations"]) == sum(i["voxels"] for i in found["instances"])
+    assert all(0 < a["score"] <= 1 for a in coco["annotations"])
+
+
+def test_targets_must_be_asked_for_by_their_names(folder):
+    with pytest.raises(ConfigError, match="coco holds recognised targets"):
+        predict_folder([folder], model=MODEL, output=folder / "out", formats="coco")
+    with pytest.raises(ConfigError, match=r"recognise\.labels names 'liver'"):
+        predict_folder([folder], model=MODEL, output=folder / "out", recognise="liver")
