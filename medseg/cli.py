@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg import __version__
+from medseg.cli_bench import bench
 from medseg.cli_data import data_commands
+from medseg.cli_models import add_model_commands
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ def predict(
         typer.Option(
             "--format",
             help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
-            "dicom-pdf, png.",
+            "dicom-pdf, png; maps as NIfTI: entropy, disagreement, variance, probabilities.",
         ),
     ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -210,13 +212,39 @@ def predict(
             min=0, help="Of an ensemble, the one network that never saw this fold; all unless given."
         ),
     ] = None,
+    max_ram: Annotated[
+        str | None, typer.Option("--max-ram", help="Ceiling of memory, such as 2GB; the result is the same.")
+    ] = None,
+    parallel: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Worker processes that share cores and memory; on a cluster, of each machine."
+        ),
+    ] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster with a shared file system: auto, HOST:PORT or ray://HOST:PORT.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the network on a CPU: torch (the same mask on every run), auto (the fastest that gives "
+            "torch's masks, measured once), openvino, onnxruntime, compile, openvino_int8."
+        ),
+    ] = "torch",
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Segment images with a trained model; needs no YAML."""
+    """Segment images with a trained model; needs no YAML.
+
+    The same command goes on where it was stopped; finished cases are not done again.
+    """
     from medseg.pipeline.predict_folder import predict_folder
 
     with _reporter(quiet) as reporter:
@@ -231,6 +259,10 @@ def predict(
             accept_unlike=accept_unlike,
             series=series,
             fold=fold,
+            max_ram=max_ram,
+            parallel=parallel,
+            cluster=cluster,
+            engine=engine,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)
@@ -361,36 +393,6 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(4)
 
 
-@app.command()
-def bench(
-    what: Annotated[
-        str, typer.Argument(help="start, train, predict, all of these, or io (some minutes).")
-    ] = "all",
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median is printed.")] = 5,
-    full: Annotated[
-        bool, typer.Option("--full", help="With io: also 104 segments on 512 x 512 x 800 voxels.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Time this machine: the program's start, training, prediction; reading and writing DICOM against its peers."""
-    if what == "io":
-        from medseg.bench.io import measure_io
-        from medseg.bench.io_table import to_lines, to_rows
-
-        figures = measure_io(repeats=repeats, full=full)
-        print(json.dumps(to_rows(figures), indent=2) if as_json else "\n".join(to_lines(figures)))
-        return
-    from medseg.bench.program import bench as run_bench
-
-    rows = run_bench(what, repeats=repeats)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        spread = f"({row['low']:.3f} to {row['high']:.3f}, n={row['count']})"
-        print(f"{row['name']:<44} {row['median']:>9.3f} {row['unit']:<9} {spread}")
-
-
 @app.callback(invoke_without_command=True)
 def _main(
     context: typer.Context,
@@ -432,6 +434,8 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 
 app.add_typer(data_commands(_finish), name="data")
+add_model_commands(app, _finish)
+app.command()(bench)
 
 
 def main() -> None:

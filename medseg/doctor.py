@@ -8,9 +8,11 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from medseg import __version__
+from medseg.inference.engine_packages import lacking
+from medseg.inference.options import EngineName
 
 _NEEDED = ("torch", "monai", "nibabel", "SimpleITK", "pydicom", "highdicom", "scipy", "safetensors")
 _CODECS = {
@@ -35,7 +37,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at packages, codecs, memory and disk; imports none of the heavy packages."""
-    return [_versions(), *_packages(), _codecs(), _memory(), _disk(), _shared_memory()]
+    return [_versions(), *_packages(), _codecs(), _engines(), _memory(), _disk(), _shared_memory()]
 
 
 def _versions() -> Finding:
@@ -65,6 +67,13 @@ def _codecs() -> Finding:
     if lacking:
         return Finding(level="note", text=f"DICOM codecs: {', '.join(names)}; without {'; '.join(lacking)}")
     return Finding(level="ok", text=f"DICOM codecs: {', '.join(names)}")
+
+
+def _engines() -> Finding:
+    names: tuple[EngineName, ...] = get_args(EngineName)
+    without = [text for name in names if (text := lacking(name)) is not None]
+    have = ", ".join(name for name in names if lacking(name) is None)
+    return Finding(level="ok", text=f"engines: {have}" + (f"; {'; '.join(without)}" if without else ""))
 
 
 def _memory() -> Finding:

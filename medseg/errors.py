@@ -16,6 +16,7 @@
     |   +-- StorageError        4   no space, read-only, unreadable folder
     |   +-- WorkerError         4   a loader process died or hangs
     |   +-- MissingPackageError 4   an optional package is needed
+    |   +-- EngineError         4   the engine that was asked for gives other masks, or cannot run the network
     +-- QualityError            5   the run went well, its result is below what the YAML requires
     +-- Interrupted           130   the user stopped the run; its state is saved
 
@@ -91,6 +92,10 @@ class WorkerError(EnvironmentFailure):
 
 class MissingPackageError(EnvironmentFailure):
     """An optional package is needed for what was asked."""
+
+
+class EngineError(EnvironmentFailure):
+    """An engine that was asked for by name cannot run the network, or gives other masks than float32 torch."""
 
 
 class QualityError(MedsegError):

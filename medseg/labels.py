@@ -9,7 +9,7 @@ so a complete mask looks the same in both; a voxel of a mask that only says "lun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -278,9 +278,35 @@ class LabelTable:
             lookup[self.ignore] = everything
         return lookup
 
-    def decode(self, classes: NDArray[Any]) -> NDArray[np.int64]:
-        """Class indices -> mask values."""
-        return np.asarray(self.values[classes], dtype=np.int64)
+    def decode(self, classes: NDArray[Any]) -> NDArray[Any]:
+        """Class indices -> mask values, in the smallest integer type; the array itself where they are the same."""
+        values = self.values
+        if (values == np.arange(len(values))).all():
+            return classes
+        values = values.astype(np.min_scalar_type(int(values.max())))
+        decoded = np.empty_like(classes, dtype=values.dtype)
+        # NumPy makes 64-bit numbers of what it looks up with.
+        for rows in _slabs(classes):
+            decoded[rows] = values[classes[rows]]
+        return decoded
+
+    def count(self, classes: NDArray[Any]) -> NDArray[np.int64]:
+        """(L,) voxels of each class in an array of class indices.
+
+        Raises
+        ------
+        LabelError
+            A class index that the table does not have.
+        """
+        counts = np.zeros(self.class_count, dtype=np.int64)
+        for rows in _slabs(classes):
+            part = classes[rows].ravel(order="K")
+            if part.size and not 0 <= int(part.min()) <= int(part.max()) < self.class_count:
+                raise LabelError(
+                    f"class indices must be 0..{self.class_count - 1}, found {int(part.min())}..{int(part.max())}"
+                )
+            counts += np.bincount(part, minlength=self.class_count)
+        return counts
 
     def to_json(self) -> dict[str, Any]:
         """The table as plain JSON values, for bundles, sidecars and run records."""
@@ -332,3 +358,13 @@ class LabelTable:
         }
         regions = {name: tuple(members) for name, members in value.get("regions", {}).items()}
         return cls(labels=labels, regions=regions, ignore=value.get("ignore"), schemes=schemes)
+
+
+def _slabs(array: NDArray[Any]) -> Iterator[tuple[slice, ...]]:
+    """Boxes of about a million voxels along the axis that is slowest in memory."""
+    if array.ndim == 0 or array.size == 0:
+        return
+    axis = int(np.argmax(np.abs(array.strides)))
+    step = max(1, _SLAB * array.shape[axis] // array.size)
+    for start in range(0, array.shape[axis], step):
+        yield (*(slice(None) for _ in range(axis)), slice(start, start + step))

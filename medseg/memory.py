@@ -44,6 +44,14 @@ def peak_memory_bytes(process_id: int | None = None) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process now; its peak where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return peak_memory_bytes()
+
+
 def return_free_memory() -> None:
     """Give memory that was freed back to the system, where the C library can.
 
@@ -52,6 +60,50 @@ def return_free_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class ResidentPeak:
+    """Largest resident memory of this process while the block runs, as looks at short intervals see it.
+
+    Parameters
+    ----------
+    every_s : float, optional
+        Between two looks; what lives shorter is missed.
+
+    Attributes
+    ----------
+    before_bytes, most_bytes : int
+        When the block began, and at most so far.
+    """
+
+    def __init__(self, *, every_s: float = 0.02) -> None:
+        self.before_bytes = self.most_bytes = 0
+        self._every_s, self._ended = every_s, threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="resident-watcher", daemon=True)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Beyond what there was when the block began."""
+        return max(0, self.most_bytes - self.before_bytes)
+
+    def __enter__(self) -> Self:
+        self.before_bytes = self.most_bytes = resident_bytes()
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._watcher.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._look()
+
+    def _look(self) -> None:
+        self.most_bytes = max(self.most_bytes, resident_bytes())
 
 
 class PeakMemory:

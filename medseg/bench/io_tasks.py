@@ -7,23 +7,15 @@ called the way that their documentation shows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.bench.measuring import Task
 from medseg.errors import ConfigError
 from medseg.labels import Code, Label, LabelTable
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A measured call, and what tells whether its result is right (computed after the measurement)."""
-
-    run: Callable[[], Any]
-    check: Callable[[Any], str]
 
 
 def build(name: str, arguments: dict[str, Any]) -> Task:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medseg.amounts import MemorySize
 from medseg.config.conflicts import find_conflicts
 from medseg.config.document import KeyPath
 from medseg.config.messages import conflict
@@ -18,7 +19,13 @@ from medseg.config.search_space import find_search_conflicts
 from medseg.data.options import DataOptions
 from medseg.evaluation.options import EvaluationOptions, MeasureName
 from medseg.export.options import ExportName
-from medseg.inference.options import InferenceOptions, InferenceSettings, PostprocessStep
+from medseg.inference.options import (
+    EngineSetting,
+    InferenceOptions,
+    InferenceSettings,
+    PostprocessStep,
+    Precision,
+)
 from medseg.labels import Code, Label, LabelScheme, LabelTable, Side
 from medseg.models.bundle_record import BundleAbout
 from medseg.models.options import AutoNetworkOptions, NetworkOptions, NetworkSettings
@@ -122,6 +129,30 @@ class ComputeOptions(SettingsModel):
     )
 
 
+class PredictOptions(SettingsModel):
+    """What predicting may take of the machine; results do not depend on it beyond rounding and what `engine` allows."""
+
+    precision: Precision = Field(
+        default="auto",
+        description="Numbers in which the network computes. auto: fp16 on a GPU, fp32 on a processor, which fp16 and "
+        "bf16 are not for.",
+    )
+
+    max_ram: MemorySize | None = Field(
+        default=None,
+        description="Ceiling of the memory of a process that predicts, such as 2GB, from reading the image to "
+        "writing the last file; null: none. Windows, the prepared image and sums give way to it, the result does not.",
+    )
+    engine: EngineSetting = Field(
+        default="torch",
+        description="What runs the network on a CPU. torch: the same masks on every run. auto: the fastest of torch, "
+        "openvino, onnxruntime and compile (torch.compile) that are installed, measured once per machine, model and "
+        "window and only where the work is long enough to pay for it. openvino_int8: eight-bit numbers, only when "
+        "asked for. Another engine than torch is used only where its masks agree with torch's: 99.9 % of foreground "
+        "voxels, Dice within 0.001.",
+    )
+
+
 _PREPROCESS = "Steps that make an image ready for the network, in this order; auto: the plan decides."
 _AUGMENT = "Random changes of training samples, in this order; auto: the plan decides."
 _MODEL = "The network; auto: the plan decides."
@@ -191,6 +222,9 @@ class PipelineConfig(SettingsModel):
     bundle: BundleAbout | None = Field(
         default=None,
         description="What the model card of the trained model says; null: only what medseg knows.",
+    )
+    predict: PredictOptions = Field(
+        default_factory=PredictOptions, description="What predicting may take of the machine."
     )
     compute: ComputeOptions = Field(
         default_factory=ComputeOptions, description="How much of the machine is used."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from medseg.volume import Volume
 
 ARBITRARY = "in arbitrary units of the scanner, not comparable between scans"
 UNIT_UNKNOWN = "the file does not say what its values are"
+_PART_VOXELS = 1 << 21
 STATISTICS = ("mean_intensity", "sd_intensity", "min_intensity", "max_intensity")
 # Type of the values as the reader names it (Units of PET, SUV with its type) -> unit as it is shown.
 _PET = {
@@ -85,14 +87,27 @@ def intensity_quantities(
     unit, reason = intensities.unit, intensities.reason or ("absent" if mask is None else "")
     if mask is None or reason:
         return {"mean_intensity": Quantity(value=None, unit=unit, reason=reason)}
-    inside = values[mask]
-    numbers = (
-        inside.mean(dtype=np.float64),
-        inside.std(dtype=np.float64),
-        inside.min(),
-        inside.max(),
-    )
     return {
-        name: Quantity(value=float(number), unit=unit, bound=bound, note=intensities.note)
-        for name, number in zip(STATISTICS, numbers, strict=True)
+        name: Quantity(value=number, unit=unit, bound=bound, note=intensities.note)
+        for name, number in zip(STATISTICS, _statistics(mask, values), strict=True)
     }
+
+
+def _statistics(mask: NDArray[np.bool_], values: NDArray[Any]) -> tuple[float, float, float, float]:
+    """Mean, standard deviation, least and largest value inside a mask with at least one voxel."""
+    found = [(part.size, part.sum(dtype=np.float64), part.min(), part.max()) for part in _parts(mask, values)]
+    counts, sums, least, largest = (np.asarray(column) for column in zip(*found, strict=True))
+    mean = sums.sum() / counts.sum()
+    squares = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in _parts(mask, values))
+    return float(mean), float(np.sqrt(squares / counts.sum())), float(least.min()), float(largest.max())
+
+
+def _parts(mask: NDArray[np.bool_], values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Values inside a mask, a few slices at a time: those of a structure as large as the scan would fill a memory."""
+    axis = int(np.argmax(np.abs(values.strides)))
+    rows = max(1, _PART_VOXELS // max(1, values.size // values.shape[axis]))
+    for start in range(0, values.shape[axis], rows):
+        place = (slice(None),) * axis + (slice(start, start + rows),)
+        part = values[place][mask[place]]
+        if part.size:
+            yield part

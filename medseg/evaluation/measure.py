@@ -132,9 +132,11 @@ class _Image:
         return np.asarray(self.affine, dtype=np.float64)[:3, : self.label_map.ndim]
 
     def mask(self, members: Sequence[int], box: tuple[slice, ...] | None = None) -> NDArray[np.bool_]:
-        own = np.zeros(self.table.class_count, dtype=np.bool_)
-        own[list(members)] = True
-        return np.asarray(own[self.label_map if box is None else self.label_map[box]], dtype=np.bool_)
+        part = self.label_map if box is None else self.label_map[box]
+        found = part == members[0]
+        for member in members[1:]:
+            found |= part == member
+        return np.asarray(found, dtype=np.bool_)
 
     @property
     def size_note(self) -> str:

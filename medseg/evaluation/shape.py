@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from medseg.components import components_of, components_of_array
 from medseg.evaluation.surface import border, crop_box
 
 
@@ -86,19 +86,13 @@ def object_shape(
 
 
 def _part_sizes(crop: NDArray[np.bool_]) -> NDArray[np.int64]:
-    labels, _ = ndimage.label(crop)
-    return np.asarray(np.bincount(labels.ravel())[1:], dtype=np.int64)
+    return components_of_array(crop, faces_only=True).sizes[1:]
 
 
 def _hole_voxels(crop: NDArray[np.bool_]) -> int:
     """Background components that do not reach the outside of the box."""
-    labels, count = ndimage.label(~crop)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = 0
-    for axis in range(crop.ndim):
-        for end in (0, -1):
-            sizes[np.unique(np.take(labels, end, axis=axis))] = 0
-    return int(sizes.sum())
+    outside = components_of(lambda rows: ~crop[rows], crop.shape, faces_only=True)
+    return int(outside.sizes[~outside.at_rim].sum())
 
 
 def _centroid(crop: NDArray[np.bool_], start: tuple[int, ...]) -> tuple[float, ...]:

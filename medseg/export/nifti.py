@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import LabelError
-from medseg.io.nifti import write_nifti
+from medseg.io.nifti import write_nifti, write_nifti_map
 from medseg.labels import LabelTable
 from medseg.provenance import sha256_file, write_json, write_text
 from medseg.volume import Volume
 
 SIDECAR_VERSION = 1
+_MAPS = ("entropy.nii.gz", "disagreement.nii.gz", "variance.nii.gz", "probability_*.nii.gz")
 
 
 def write_segmentation(
@@ -56,15 +56,32 @@ def write_segmentation(
     StorageError
         A file cannot be written.
     """
-    if label_map.size and not 0 <= int(label_map.min()) <= int(label_map.max()) < table.class_count:
-        raise LabelError(
-            f"the label map holds class indices {int(label_map.min())} to {int(label_map.max())}, "
-            f"the table has 0 to {table.class_count - 1}"
-        )
+    counts = table.count(label_map)
     write_nifti(path, table.decode(label_map), volume)
     sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    write_sidecar(sidecar, path, label_map, volume, table, notes=notes)
+    write_json(sidecar, _sidecar(path, counts, volume, table, notes))
     return sidecar
+
+
+def write_maps(
+    folder: Path, maps: Mapping[str, NDArray[np.uint8]], volume: Volume, *, steps: int = 255
+) -> None:
+    """Write `<name>.nii.gz` for each map, and remove those of an earlier result that are not among them.
+
+    Parameters
+    ----------
+    folder : Path
+    maps : mapping of str to (*source) uint8 array
+        On the grid of `volume`; `steps` stands for 1.
+    volume : Volume
+    steps : int, optional
+    """
+    for pattern in _MAPS:
+        for path in folder.glob(pattern):
+            if path.name.removesuffix(".nii.gz") not in maps:
+                path.unlink(missing_ok=True)
+    for name, values in maps.items():
+        write_nifti_map(folder / f"{name}.nii.gz", values, volume, slope=1 / steps)
 
 
 def write_sidecar(
@@ -85,7 +102,7 @@ def write_sidecar(
     path : Path
         The mask, already written.
     """
-    write_json(sidecar, _sidecar(path, label_map, volume, table, notes))
+    write_json(sidecar, _sidecar(path, table.count(label_map), volume, table, notes))
 
 
 def write_itksnap_labels(path: Path, table: LabelTable) -> None:
@@ -98,9 +115,8 @@ def write_itksnap_labels(path: Path, table: LabelTable) -> None:
 
 
 def _sidecar(
-    path: Path, label_map: NDArray[Any], volume: Volume, table: LabelTable, notes: Sequence[str]
+    path: Path, counts: NDArray[np.int64], volume: Volume, table: LabelTable, notes: Sequence[str]
 ) -> dict[str, Any]:
-    counts = np.bincount(label_map.ravel(), minlength=table.class_count)
     described = {item["name"]: item for item in table.to_json()["labels"]}
     labels = [
         # The segment number is that of the DICOM SEG of the same result.

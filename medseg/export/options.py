@@ -15,6 +15,10 @@ ExportName = Literal[
     "encapsulated_pdf",
     "png",
     "overlay",
+    "entropy",
+    "disagreement",
+    "variance",
+    "probabilities",
 ]
 """One kind of file per case.
 
@@ -25,8 +29,20 @@ measurement_sr: `measurements.dcm`, the numbers named in `measure` as DICOM SR t
 presentation_state: `presentation_state.dcm`, contours over a DICOM radiograph; secondary_capture:
 `secondary_capture.dcm`, a picture with burned-in contours; encapsulated_pdf: `report.dcm`, the case's
 report as PDF (needs medseg[pdf]); png: `mask.png`, values of the label table; overlay: `overlay.png`,
-contours on the image.
+contours on the image. Maps on the grid of the image, as NIfTI whose stored bytes are steps of 1 / 255: entropy:
+`entropy.nii.gz`, 0 where one class is certain to 1 where all are equally likely; disagreement and variance:
+`disagreement.nii.gz` and `variance.nii.gz`, of the members of an ensemble; probabilities: `probability_<label>.nii.gz`.
 """
+
+OBJECT_FILES: dict[ExportName, str] = {
+    "dicom_seg_labelmap": "segmentation_labelmap.dcm",
+    "rtstruct": "structures.dcm",
+    "measurement_sr": "measurements.dcm",
+    "presentation_state": "presentation_state.dcm",
+    "secondary_capture": "secondary_capture.dcm",
+    "encapsulated_pdf": "report.dcm",
+}
+"""DICOM objects besides the SEG, and the file of each."""
 
 ContentQualification = Literal["RESEARCH", "PRODUCT", "SERVICE"]
 """DICOM (0018,9004). PRODUCT claims a cleared device and is never a default."""

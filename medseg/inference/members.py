@@ -16,6 +16,10 @@ KEEP_BYTES = 500 << 20
 class Members(Protocol):
     """Networks whose answers are averaged."""
 
+    @property
+    def kept(self) -> bool:
+        """Whether networks stay in memory from one block to the next."""
+
     def __len__(self) -> int: ...
 
     def network(self, position: int) -> contextlib.AbstractContextManager[nn.Module]:
@@ -24,6 +28,8 @@ class Members(Protocol):
 
 class SingleNetwork:
     """A network that stays where it is."""
+
+    kept = True
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self._network = network.to(device)
@@ -54,6 +60,11 @@ class LoadedMembers:
     ) -> None:
         self._load, self._device, self._keep = tuple(load), device, keep
         self._kept: dict[int, nn.Module] = {}
+
+    @property
+    def kept(self) -> bool:
+        """Whether networks stay in memory from one block to the next."""
+        return self._keep
 
     def __len__(self) -> int:
         return len(self._load)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TtaName = Literal["flip", "gamma", "invert"]
 """One kind of test-time augmentation."""
+
+MapName = Literal["entropy", "disagreement", "variance", "probabilities"]
+"""A map on the grid of the image, beside its mask."""
+
+MAP_NAMES: tuple[MapName, ...] = ("entropy", "disagreement", "variance", "probabilities")
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+"""Numbers in which a network computes; sums and probabilities are float32 always."""
+
+EngineName = Literal["torch", "compile", "openvino", "onnxruntime", "openvino_int8"]
+"""What runs a network."""
+
+EngineSetting = Literal["auto", "torch", "compile", "openvino", "onnxruntime", "openvino_int8"]
+"""An engine by name, or auto: measured."""
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
@@ -47,6 +61,57 @@ class RefineOptions(_Options):
     )
 
 
+class BodyOptions(_Options):
+    """Windows only where the body is; all else is background, and the network never sees it.
+
+    What lies between two parts of the body, such as a lung, belongs to it. Where the body's box is implausibly
+    small, the whole image is shown and the case carries a note.
+    """
+
+    threshold: float | None = Field(
+        default=None,
+        description="Image values above it are body (HU for CT, such as -500); null: Otsu's threshold of the image.",
+    )
+    margin: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Kept on each side of the body, as a part of the length of its box on that axis.",
+    )
+    min_share: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="Least plausible share of the image that the body's box covers, 0..1.",
+    )
+
+
+class CoarseOptions(_Options):
+    """A quick first pass that finds the structures, and a second one that looks at full resolution there alone.
+
+    Where the first pass finds none of them, the whole image is looked at and the case carries a note.
+    """
+
+    factor: float = Field(
+        default=2.0,
+        ge=1,
+        le=8,
+        description="How many times farther apart the voxels of the first pass are along each axis; 1: the image as "
+        "it is, its windows side by side.",
+    )
+    labels: Names | Literal["all"] = Field(
+        default="all",
+        description="Structures, or regions, that the second pass must see. Of those that are named each must be "
+        "found; all: those that are.",
+    )
+    margin: float = Field(
+        default=0.25,
+        ge=0,
+        le=2,
+        description="Kept on each side of the box around them, as a part of the box's length on that axis.",
+    )
+
+
 Window = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=3)]
 _WINDOW = (
     "Voxels of a window along each axis of the prepared image; null: the patch size of the training, or all "
@@ -57,12 +122,29 @@ _WINDOW = (
 class InferenceSettings(_Options):
     """How the prepared image is shown to the network, as a YAML says it."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "save_probabilities": "probabilities under export, which writes a map for each structure"
+    }
+
     window: Literal["auto"] | Window | None = Field(default=None, description=_WINDOW)
     overlap: float = Field(
         default=0.25,
         ge=0,
         le=0.9,
         description="Share of a window that its neighbour sees again, along each axis.",
+    )
+    blend: Literal["gaussian", "constant"] = Field(
+        default="gaussian",
+        description="How much a voxel of a window counts where windows overlap: less towards the rim, or all alike.",
+    )
+    steps: Literal["full", "even"] = Field(
+        default="full",
+        description="Where windows lie: full: each as far as `overlap` lets it, the last one ending with the image; "
+        "even: as many, at equal distances.",
+    )
+    filling: float | None = Field(
+        default=None,
+        description="Value around an image that is shorter than the window; null: the least value of the image.",
     )
     batch_size: int = Field(default=4, ge=1, le=1024, description="Windows in one run of the network.")
     tta: Literal["none"] | TtaName | tuple[TtaName, ...] = Field(
@@ -77,23 +159,58 @@ class InferenceSettings(_Options):
         description="tta flip: axes of the prepared image, in every combination; the left-right axis swaps "
         "sides.",
     )
+    average: Literal["probabilities", "logits"] = Field(
+        default="probabilities",
+        description="What is averaged over versions and windows: probabilities, or logits (then over the networks of "
+        "an ensemble as well).",
+    )
+    restore: Literal["averaged", "probabilities"] = Field(
+        default="averaged",
+        description="What is brought back to the grid of the image: what was averaged, or, of logits, the "
+        "probabilities that they give, as MONAI bundles do.",
+    )
+    sums: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="Precision of what is summed over windows. float16 with average: logits adds and rounds as "
+        "nnU-Net's predictor does, for masks equal to its own; float32 is the more exact one.",
+    )
+    layout: Literal["channels_last", "contiguous"] = Field(
+        default="channels_last",
+        description="Memory layout of feature maps: channels_last is faster on CPUs; contiguous keeps the logits of "
+        "networks with instance norm within 1e-4 of what nnU-Net computes.",
+    )
     ensemble: Literal["probabilities", "logits"] = Field(
         default="probabilities",
-        description="What is averaged over the networks of an ensemble: the probabilities, or their logarithms "
-        "(then a class that one network excludes is hardly chosen). One network: no difference.",
+        description="What is averaged over the networks of an ensemble, window by window: the probabilities, or "
+        "their logarithms (then a class that one network excludes is hardly chosen). One network: no difference.",
     )
     refine: RefineOptions | None = Field(
         default=None, description="Second pass around what the first one found; null: one pass."
     )
-    save_probabilities: bool = Field(
-        default=False, description="Whether the probabilities on the prepared grid are kept with the result."
+    empty_windows: Literal["reuse", "show"] = Field(
+        default="reuse",
+        description="Windows that hold one value only, such as air that was clipped. reuse: the network is shown one "
+        "of them, its answer holds for all; the mask is the same. show: it is shown each.",
+    )
+    body: BodyOptions | None = Field(
+        default=None, description="Windows only where the body is; null: over all of the image."
+    )
+    coarse: CoarseOptions | None = Field(
+        default=None,
+        description="Quick first pass that says where to look at full resolution; null: everywhere.",
     )
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Self:
+        if self.sums == "float16" and (
+            self.average != "logits" or self.restore != "averaged" or self.window is None
+        ):
+            raise ValueError("sums: float16 needs average: logits, restore: averaged and a window")
         for name, values in (("tta", self.tta_names), ("flip_axes", self.flip_axes)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {list(values)}; each may stand there once")
+        if self.refine is not None and self.coarse is not None:
+            raise ValueError("refine and coarse are both second passes; keep one of them")
         return self
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.components import Components, components_of, components_of_array
 from medseg.errors import ConfigError, GeometryError
 from medseg.inference.options import DropSmall, FillHoles, KeepLargest, PostprocessStep
 from medseg.labels import LabelTable
@@ -56,19 +57,46 @@ def postprocess(
         A limit in mm2 or ml on an image of unknown spacing.
     """
     result = label_map.copy()
+    clean_up(result, steps, table=table, spacing_mm=spacing_mm)
+    return result
+
+
+def clean_up(
+    label_map: NDArray[Any],
+    steps: Sequence[PostprocessStep],
+    *,
+    table: LabelTable,
+    spacing_mm: tuple[float, ...] | None,
+) -> None:
+    """The same in place; beside the label map it takes a few megabytes, whatever its size. See `postprocess`."""
+    boxes = class_boxes(label_map, table.class_count)
     for step in steps:
         limit = _limit_in_voxels(step, label_map.ndim, spacing_mm)
         for classes in _targets(step, table):
-            box = bounding_box(result, classes)
+            box = joined_box(boxes, classes)
             if box is None:
                 continue
             if isinstance(step, KeepLargest):
-                _keep_largest(result[box], classes, count=step.count)
+                _keep_largest(label_map[box], classes, count=step.count)
             elif isinstance(step, DropSmall):
-                _drop_small(result[box], classes, least=limit)
+                _drop_small(label_map[box], classes, least=limit)
             else:
-                _fill_holes(result[box], classes[0], most=limit)
-    return result
+                _fill_holes(label_map[box], classes[0], most=limit)
+
+
+def class_boxes(label_map: NDArray[Any], class_count: int) -> list[Box | None]:
+    """Smallest box of each class from 1 on; None where there is none of it."""
+    return list(ndimage.find_objects(label_map, max_label=max(class_count - 1, 1)))
+
+
+def joined_box(boxes: Sequence[Box | None], classes: Sequence[int]) -> Box | None:
+    """Smallest box that holds the boxes of several classes, or None where all are absent."""
+    found = [box for box in (boxes[index - 1] for index in classes if index > 0) if box is not None]
+    if not found:
+        return None
+    return tuple(
+        slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*found, strict=True)
+    )
 
 
 def bounding_box(label_map: NDArray[Any], classes: Sequence[int]) -> Box | None:
@@ -120,48 +148,54 @@ def _limit_in_voxels(step: PostprocessStep, dims: int, spacing_mm: tuple[float, 
     return float(mm2) / voxel if mm2 is not None else float(ml) * MM3_PER_ML / voxel
 
 
-def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Component number by voxel (0: none), and voxels by component number."""
-    numbers, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)
-    sizes[0] = 0
-    return numbers, sizes
-
-
 def keep_largest_component(mask: NDArray[np.bool_], *, count: int = 1) -> NDArray[np.bool_]:
     """The `count` largest components of a mask; of two of one size the one met first."""
-    numbers, sizes = _components(mask)
-    if len(sizes) - 1 <= count:
+    found = components_of_array(mask)
+    if found.count <= count:
         return mask
-    keep = np.zeros(len(sizes), dtype=np.bool_)
-    keep[np.argsort(-sizes, kind="stable")[:count]] = True
-    keep[0] = False
-    return keep[numbers]
+    keep, kept = found.largest(count), np.zeros(mask.shape, dtype=np.bool_)
+    for rows, numbers in found.slabs():
+        kept[rows] = keep[numbers]
+    return kept
+
+
+def _components(part: NDArray[Any], classes: Sequence[int]) -> Components:
+    """Components of the voxels of several classes."""
+    if len(classes) == 1:
+        return components_of(lambda rows: np.asarray(part[rows] == classes[0]), part.shape)
+    return components_of(lambda rows: np.isin(part[rows], classes), part.shape)
 
 
 def _keep_largest(part: NDArray[Any], classes: Sequence[int], *, count: int) -> None:
-    mask = np.isin(part, classes)
-    part[mask & ~keep_largest_component(mask, count=count)] = 0
+    found = _components(part, classes)
+    if found.count > count:
+        _remove(part, found, ~found.largest(count))
 
 
 def _drop_small(part: NDArray[Any], classes: Sequence[int], *, least: float) -> None:
-    numbers, sizes = _components(np.isin(part, classes))
-    small = sizes < least
-    small[0] = False
-    if small.any():
-        part[small[numbers]] = 0
+    found = _components(part, classes)
+    _remove(part, found, found.sizes < least)
+
+
+def _remove(part: NDArray[Any], found: Components, which: NDArray[np.bool_]) -> None:
+    """Turn components into background. Rows change only after their numbers are known."""
+    which = which.copy()
+    which[0] = False
+    if which.any():
+        for rows, numbers in found.slabs():
+            part[rows][which[numbers]] = 0
 
 
 def _fill_holes(part: NDArray[Any], label: int, *, most: float) -> None:
-    outside = part != label
-    numbers, count = ndimage.label(outside)
-    # The box fits the label, so a component at its rim is open: beyond it there is no label.
-    opened = {
-        int(n) for axis in range(part.ndim) for end in (0, -1) for n in np.unique(numbers.take(end, axis))
-    }
-    background = part == 0
-    sizes = np.bincount(numbers[background], minlength=count + 1)
-    fill = sizes <= most
-    fill[[0, *opened]] = False
-    if fill.any():
-        part[fill[numbers] & background] = label
+    # The box holds all of the label, so what reaches its rim is open: beyond it there is no label.
+    found = components_of(lambda rows: np.asarray(part[rows] != label), part.shape, faces_only=True)
+    closed = ~found.at_rim
+    closed[0] = False
+    if not closed.any():
+        return
+    background = np.zeros(found.count + 1, dtype=np.int64)
+    for rows, numbers in found.slabs():
+        background += np.bincount(numbers[part[rows] == 0], minlength=found.count + 1)
+    fill = closed & (background <= most)
+    for rows, numbers in found.slabs():
+        part[rows][fill[numbers] & (part[rows] == 0)] = label

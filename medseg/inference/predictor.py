@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,83 +14,50 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medseg.errors import BundleError, ConfigError, InputRefusedError
+from medseg.errors import ConfigError, InputRefusedError
 from medseg.geometry import GridMap
-from medseg.inference.confidence import image_entropy, label_confidence
+from medseg.inference.answer import Prediction
+from medseg.inference.blended_ensemble import BlendedEnsemble
+from medseg.inference.ceiling import Demand, Fit, fit
+from medseg.inference.confidence import ConfidenceTally, LabelTally
+from medseg.inference.engine_settle import Engines
+from medseg.inference.ensemble import Ensemble
+from medseg.inference.maps import SourceMaps
 from medseg.inference.members import Members, SingleNetwork
-from medseg.inference.options import InferenceOptions, RefineOptions
+from medseg.inference.options import InferenceOptions, MapName, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
-from medseg.inference.sliding_window import sliding_window, window_slices
+from medseg.inference.region import Narrowed, narrow_to_body, narrow_to_found
+from medseg.inference.window_batches import Choice, WindowTally
+from medseg.inference.window_blend import Box, FileTiles, TileStore
 from medseg.labels import LabelTable
-from medseg.transforms.options import Crop, Orient, PreprocessStep
-from medseg.transforms.preprocess import Prepared, preprocess
-from medseg.transforms.restore import restore_label_map
+from medseg.memory import resident_bytes
+from medseg.transforms.block_restore import restore_blocks
+from medseg.transforms.class_choice import ClassChoice
+from medseg.transforms.image_view import ArrayView, ImageView
+from medseg.transforms.options import Crop, Orient, PreprocessStep, Transpose
+from medseg.transforms.preprocess import Prepared, prepare
 from medseg.transforms.straighten import Shear, straighten, unstraighten_labels
 from medseg.volume import Volume
 
 # A smaller tilt moves the slices of a whole scan by less than a few voxels; networks do not notice.
 _LEAST_TILT_DEGREES = 0.5
-# Probabilities that a softmax in float32 rounds to zero have a logarithm of about -87.
-_LEAST_PROBABILITY = 1e-38
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What is kept of a prediction once its probabilities are gone.
-
-    Parameters
-    ----------
-    label_map : (*source) integer array
-        Class indices on the grid of the volume that was given; not yet postprocessed.
-    confidence : mapping of str to mapping of str to float
-        See `confidence.label_confidence`; labels that were not found are left out.
-    entropy : mapping of str to float
-        See `confidence.image_entropy`.
-    features : (F,) float32 array or None
-        The network's feature vector of the first pass, for the input gate; None where the
-        network has none. Of an ensemble that of its first member.
-    passes : int
-        2 where the result is that of the second pass.
-    notes : tuple of str
-        What a reader of the result must know, one sentence each.
-    """
-
-    label_map: NDArray[Any]
-    confidence: Mapping[str, Mapping[str, float]]
-    entropy: Mapping[str, float]
-    features: NDArray[np.float32] | None
-    passes: int = 1
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction(Answer):
-    """What a network makes of one image.
-
-    Parameters
-    ----------
-    prepared : Prepared
-        Image as the network saw it, in the pass that counts.
-    grid : GridMap
-        From the source grid to that of `prepared` and `probabilities`; for a tilted volume from its
-        straight grid.
-    shear : Shear or None
-        The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
-    probabilities : (L, *prepared) float32 array or None
-        Kept where the options say so.
-    """
-
-    prepared: Prepared
-    grid: GridMap
-    shear: Shear | None = None
-    probabilities: NDArray[np.float32] | None = None
+# A prepared image that takes more than this is made window by window from its source.
+_KEEP_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
+    """What is left of one pass: its probabilities were there block by block."""
+
+    whole: Prepared
     prepared: Prepared
     grid: GridMap
-    probabilities: NDArray[np.float32]
+    tally: LabelTally
+    windows: WindowTally
+    label_map: NDArray[Any]
+    maps: Mapping[str, NDArray[np.uint8]]
+    passes: int
+    notes: tuple[str, ...]
 
 
 class Predictor:
@@ -111,6 +80,19 @@ class Predictor:
         Where the network runs and the probabilities are summed.
     dtype : torch.dtype
         float32, or the lower precision of autocast; softmax and sums are float32 always.
+    max_bytes : int, optional
+        Ceiling of the memory of this process, kept while an image is predicted.
+    scratch : Path, optional
+        Folder for sums that do not fit below it; the system's for temporary files unless given.
+    regions : sequence of int, optional
+        For each channel of the network the class that it writes, where channels are regions that overlap
+        (`ClassChoice`); without any the channels are the L classes.
+    features : bool, optional
+        Whether `predict` reads the feature vector, which costs a pass of the encoder.
+    maps : sequence of MapName, optional
+        Maps on the source grid that `predict` gives beside the label map.
+    engines : Engines, optional
+        What runs the networks, on a CPU and in float32; the networks themselves unless given.
 
     Raises
     ------
@@ -128,22 +110,48 @@ class Predictor:
         statistics: Mapping[str, float] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        max_bytes: int | None = None,
+        scratch: Path | None = None,
+        regions: Sequence[int] = (),
+        features: bool = True,
+        maps: Sequence[MapName] = (),
+        engines: Engines | None = None,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
                 "inference.refine does not go with preprocess crop: box, a place that the second pass does "
                 "not have; use crop: foreground or border, or leave refine out"
             )
+        if regions and (options.average, options.restore) != ("logits", "averaged"):
+            raise ConfigError(
+                "a network whose channels are regions needs inference.average: logits and restore: averaged; "
+                "change them"
+            )
         self.device = torch.device(device)
-        self.members: Members = (
-            SingleNetwork(network, self.device) if isinstance(network, nn.Module) else network
-        )
         self.steps = tuple(steps)
         self.table = table
         self.options = options
         self.statistics = statistics
-        self.dtype = dtype
-        self._side_axis = side_axis(steps)
+        self.max_bytes, self.scratch = max_bytes, scratch
+        self.maps = tuple(maps)
+        self._reads_features = features
+        averaged = ClassChoice(
+            scale=options.average, regions=tuple(regions), rounded=options.sums == "float16"
+        )
+        self._restores_averaged = options.restore == "averaged"
+        self._restored = averaged if self._restores_averaged else ClassChoice()
+        ensemble = Ensemble(
+            SingleNetwork(network, self.device) if isinstance(network, nn.Module) else network,
+            table=table,
+            options=options,
+            choice=averaged,
+            side_axis=side_axis(steps),
+            device=self.device,
+            dtype=dtype,
+            engines=engines,
+        )
+        self.blended = BlendedEnsemble(ensemble, table=table, options=options, choice=averaged)
+        """Answers to prepared images."""
 
     def predict(self, volume: Volume) -> Prediction:
         """Label map of a volume on its own grid.
@@ -163,24 +171,48 @@ class Predictor:
             No two axes of the volume are at right angles.
         """
         volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
-        first = self._run(volume, GridMap.identity(volume.spatial_shape))
-        chosen, passes = first, 1
-        notes: tuple[str, ...] = ()
-        if self.options.refine is not None:
-            chosen, passes, notes = self._refine(volume, first, self.options.refine)
-        label_map = restore_label_map(chosen.probabilities, chosen.grid)
+        first, chosen, passes, notes = self._passes(volume, ConfidenceTally)
+        tally = chosen.tally
+        if not isinstance(tally, ConfidenceTally):
+            raise TypeError("the passes were asked for confidence")
         return Prediction(
-            label_map=label_map if shear is None else unstraighten_labels(label_map, shear),
-            confidence=label_confidence(chosen.probabilities, self.table),
-            entropy=image_entropy(chosen.probabilities),
-            features=self.features(first.prepared.array),
+            label_map=_on_source(chosen.label_map, shear),
+            confidence=tally.labels(),
+            entropy=tally.image(),
+            disagreement=tally.disagreement(),
+            maps={name: _on_source(values, shear) for name, values in chosen.maps.items()},
+            features=self.features(first.whole.image) if self._reads_features else None,
             prepared=chosen.prepared,
+            whole=first.whole,
             grid=chosen.grid,
             shear=shear,
-            probabilities=chosen.probabilities if self.options.save_probabilities else None,
             passes=passes,
-            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *notes),
+            notes=(*_tilt_notes(shear), *chosen.prepared.notes, *chosen.notes, *chosen.windows.notes, *notes),
+            windows=chosen.windows.to_json(),
         )
+
+    def segment(self, volume: Volume) -> NDArray[Any]:
+        """Label map of a volume as `predict` gives it, and nothing else: for frames that come fast.
+
+        Returns
+        -------
+        (*source) integer array
+
+        Raises
+        ------
+        MedsegError
+            As `predict`.
+        """
+        volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
+        _, chosen, _, _ = self._passes(volume, LabelTally)
+        return _on_source(chosen.label_map, shear)
+
+    def _passes(self, volume: Volume, kind: type[LabelTally]) -> tuple[_Pass, _Pass, int, tuple[str, ...]]:
+        """The first pass, the one that counts, their number, and why a second was not used."""
+        first = self._run(volume, GridMap.identity(volume.spatial_shape), kind)
+        if self.options.refine is None:
+            return first, first, first.passes, ()
+        return first, *self._refine(volume, first, self.options.refine, kind)
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities of a prepared image, one pass, on its own grid.
@@ -197,78 +229,137 @@ class Predictor:
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
-        with torch.inference_mode():
-            return cast("NDArray[np.float32]", self._averaged(tensor).cpu().numpy())
+        return cast("NDArray[np.float32]", self.blended.probabilities(ArrayView(image)).numpy())
 
-    def _averaged(self, image: Tensor) -> Tensor:
-        """(L, *sp) mean answer of the members, one after the other, in one sum."""
-        count = len(self.members)
-        logarithms = self.options.ensemble == "logits" and count > 1
-        total = torch.zeros(())
-        for position in range(count):
-            found = self._answer(position, image)
-            found = found.clamp_(min=_LEAST_PROBABILITY).log_() if logarithms else found
-            total = found if position == 0 else total.add_(found)
-            del found
-        if count > 1:
-            total.div_(count)
-        return torch.softmax(total, dim=0) if logarithms else total
-
-    def _answer(self, position: int, image: Tensor) -> Tensor:
-        """(L, *sp) probabilities of one member, checked."""
-        with self._evaluating(position) as network:
-            found = sliding_window(
-                image,
-                network,
-                window=self.options.window,
-                overlap=self.options.overlap,
-                batch_size=self.options.batch_size,
-                tta=self.options.tta_names,
-                flip_axes=self.options.flip_axes,
-                side_axis=self._side_axis,
-                mirror_classes=self.table.mirror_classes.tolist(),
-            )
-        self._check(found)
-        return found
-
-    def features(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def features(self, image: NDArray[np.float32] | ImageView) -> NDArray[np.float32] | None:
         """Feature vector of a prepared image: the network's, averaged over windows side by side.
 
         Parameters
         ----------
-        image : (C, *sp) float32 array
+        image : (C, *sp) float32 array or ImageView
 
         Returns
         -------
         (F,) float32 array, or None where the network has no `features`
         """
-        size = image.shape[1:]
-        window = tuple(min(n, w) for n, w in zip(size, self.options.window or size, strict=True))
-        tensor = torch.from_numpy(np.ascontiguousarray(image))
-        with self._evaluating(0) as network:
-            read = getattr(network, "features", None)
-            if read is None:
-                return None
-            vectors = [
-                read(tensor[(None, slice(None), *place)].to(self.device)).float()
-                for place in window_slices(size, window, 0.0)
-            ]
-            mean: Tensor = torch.cat(vectors).mean(dim=0)
-        return cast("NDArray[np.float32]", mean.cpu().numpy())
+        view = ArrayView(image) if isinstance(image, np.ndarray) else image
+        window = tuple(min(n, w) for n, w in zip(view.shape, self.options.window or view.shape, strict=True))
+        return self.blended.ensemble.features(view, window)
 
-    def _run(self, volume: Volume, cut: GridMap) -> _Pass:
+    def _run(self, volume: Volume, cut: GridMap, kind: type[LabelTally]) -> _Pass:
         """One pass over a volume that `cut` took from the source."""
-        prepared = preprocess(volume, self.steps, statistics=self.statistics)
+        keep_bytes = _KEEP_BYTES if self.max_bytes is None else 0
+        whole = prepare(volume, self.steps, statistics=self.statistics, keep_bytes=keep_bytes)
+        narrowed = self._narrowed(volume, whole)
+        prepared = narrowed.prepared
+        grid = cut.then(prepared.grid)
+        sweep, windows, maps = (
+            self.blended.sweep(prepared.image.shape),
+            WindowTally(),
+            self._source_maps(grid),
+        )
+        self.blended.settle(prepared.image, sweep)
+        with contextlib.ExitStack() as stack:
+            found = self._fit(prepared, grid, batch_size=sweep.batch_size)
+            sweep, prepared = replace(sweep, batch_size=found.batch_size), prepared.kept(found.keep_bytes)
+            store: TileStore | None = None
+            if found.in_file:
+                store = stack.enter_context(contextlib.closing(FileTiles(self._scratch())))
+            choice = Choice(
+                # Sums in half precision have no room for the weight of a window that was passed over.
+                wanted=None if sweep.ordered else narrowed.wanted,
+                reuse=found.reuse and self.options.empty_windows == "reuse",
+                tally=windows,
+            )
+            tally = kind(sweep.size, self.table)
+
+            def looked_at() -> Iterator[tuple[Box, Tensor]]:
+                for block in self.blended.blocks(prepared.image, sweep, store=store, choice=choice):
+                    tally.add(block.place, block.probabilities, block.spread)
+                    values = block.values if self._restores_averaged else block.probabilities
+                    if maps is not None:
+                        values = maps.with_channels(values, block.probabilities, block.spread)
+                    yield block.place, values
+
+            label_map = restore_blocks(
+                looked_at(),
+                grid,
+                order=sweep.order,
+                class_count=self.table.class_count,
+                back=prepared.back,
+                winners=self._restored.winners if maps is None else maps.winners,
+            )
         return _Pass(
-            prepared=prepared, grid=cut.then(prepared.grid), probabilities=self.probabilities(prepared.array)
+            whole=prepared if narrowed.prepared is whole else whole,
+            prepared=prepared,
+            grid=grid,
+            tally=tally,
+            windows=windows,
+            label_map=label_map,
+            maps={} if maps is None else maps.arrays,
+            passes=narrowed.passes,
+            notes=(*narrowed.notes, *self.blended.engine_notes(sweep)),
+        )
+
+    def _narrowed(self, volume: Volume, prepared: Prepared) -> Narrowed:
+        """The part of a prepared image that the options say to look at."""
+        options, found = self.options, Narrowed(prepared=prepared)
+        if options.body is not None:
+            window = options.window or (1,) * volume.spatial_dims
+            found = narrow_to_body(volume, prepared, options.body, window=window)
+        if options.coarse is not None:
+            batch_size = options.batch_size if self.max_bytes is None else 1
+            found = narrow_to_found(
+                found,
+                options.coarse,
+                self.table,
+                window=options.window,
+                label=lambda image: self.blended.label_side_by_side(image, batch_size=batch_size),
+            )
+        return found
+
+    def _source_maps(self, grid: GridMap) -> SourceMaps | None:
+        if not self.maps:
+            return None
+        return SourceMaps(
+            self.maps,
+            grid.source_shape,
+            table=self.table,
+            members=len(self.blended.ensemble.members),
+            choice=self._restored,
+            folder=None if self.max_bytes is None else self._scratch(),
+        )
+
+    def _scratch(self) -> Path:
+        return self.scratch or Path(tempfile.gettempdir())
+
+    def _fit(self, prepared: Prepared, grid: GridMap, *, batch_size: int) -> Fit:
+        """How this image is predicted below the ceiling."""
+        if self.max_bytes is None:
+            return Fit(batch_size=batch_size, keep_bytes=0, in_file=False, bytes=0)
+        demand = self.demand(grid, in_channels=prepared.image.channels)
+        return fit(demand, max_bytes=self.max_bytes, taken_bytes=resident_bytes())
+
+    def demand(self, grid: GridMap, *, in_channels: int) -> Demand:
+        """What an image asks for, by its grid alone; the network is tried on one window.
+
+        Parameters
+        ----------
+        grid : GridMap
+            From the source to the prepared image.
+        in_channels : int
+            Of the prepared image.
+        """
+        maps = self._source_maps(grid)
+        return self.blended.demand(
+            grid, in_channels=in_channels, more_channels=0 if maps is None else maps.channels
         )
 
     def _refine(
-        self, volume: Volume, first: _Pass, options: RefineOptions
+        self, volume: Volume, first: _Pass, options: RefineOptions, kind: type[LabelTally]
     ) -> tuple[_Pass, int, tuple[str, ...]]:
         classes = refine_classes(options, self.table)
-        mask = main_components(first.probabilities, classes)
+        mask = main_components(first.tally.label_map, classes)
         share = source_voxels(mask, first.grid) / np.prod(volume.spatial_shape)
         if share <= 0 or share < options.min_share:
             return first, 1, (_kept(f"the first found only {share:.1%} of the image"),)
@@ -276,48 +367,27 @@ class Predictor:
         if size == volume.spatial_shape:
             return first, 1, ()
         cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
-        second = self._run(crop_volume(volume, start, size), cut)
-        areas = [source_voxels(main_components(p.probabilities, classes), p.grid) for p in (first, second)]
+        second = self._run(crop_volume(volume, start, size), cut, kind)
+        areas = [source_voxels(main_components(p.tally.label_map, classes), p.grid) for p in (first, second)]
         change = abs(areas[0] - areas[1]) / max(areas)
         if change > options.max_change:
             return first, 1, (_kept(f"the masks of the two differ in size by {change:.0%}"),)
         return second, 2, ()
 
-    @contextlib.contextmanager
-    def _evaluating(self, position: int) -> Iterator[nn.Module]:
-        """A member in evaluation mode, in the precision of this predictor."""
-        with self.members.network(position) as network:
-            training = network.training
-            network.eval()
-            try:
-                with (
-                    torch.inference_mode(),
-                    torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32),
-                ):
-                    yield network
-            finally:
-                network.train(training)
-                del network
-
-    def _check(self, probabilities: Tensor) -> None:
-        if len(probabilities) != self.table.class_count:
-            raise BundleError(
-                f"the network gives {len(probabilities)} classes, the label table has "
-                f"{self.table.class_count} with background; weights and labels do not belong together"
-            )
-        if not bool(torch.isfinite(probabilities).all()):
-            raise BundleError(
-                "the network gave probabilities that are not finite for a finite image "
-                f"(precision {str(self.dtype).removeprefix('torch.')}); use float32, or check the weights"
-            )
-
 
 def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
-    """Left-right axis of prepared images: by the last `orient`, else axis 0; None where there is none."""
-    orients = [step for step in steps if isinstance(step, Orient)]
-    if not orients:
-        return 0
-    return next((axis for axis, letter in enumerate(orients[-1].to) if letter in "LR"), None)
+    """Left-right axis of prepared images: by the last `orient`, else axis 0, transposed; None where there is none."""
+    side: int | None = 0
+    for step in steps:
+        if isinstance(step, Orient):
+            side = next((axis for axis, letter in enumerate(step.to) if letter in "LR"), None)
+        elif isinstance(step, Transpose) and side is not None:
+            side = step.axes.index(side)
+    return side
+
+
+def _on_source(values: NDArray[Any], shear: Shear | None) -> NDArray[Any]:
+    return values if shear is None else unstraighten_labels(values, shear)
 
 
 def _tilt_notes(shear: Shear | None) -> tuple[str, ...]:

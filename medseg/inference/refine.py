@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,16 @@ def refine_classes(options: RefineOptions, table: LabelTable) -> tuple[tuple[int
     return tuple(known[name] for name in options.labels)
 
 
-def main_components(
-    probabilities: NDArray[np.float32], structures: Sequence[Sequence[int]]
-) -> NDArray[np.bool_]:
-    """Union of the largest component of each structure: stray specks must not move the frame."""
-    label_map = probabilities.argmax(axis=0)
+def main_components(label_map: NDArray[Any], structures: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """Union of the largest component of each structure: stray specks must not move the frame.
+
+    Parameters
+    ----------
+    label_map : (*target) integer array
+        On the prepared grid.
+    structures : sequence of sequence of int
+        Classes of each.
+    """
     mask = np.zeros(label_map.shape, dtype=np.bool_)
     for classes in structures:
         mask |= keep_largest_component(np.isin(label_map, classes))

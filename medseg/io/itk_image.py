@@ -78,6 +78,18 @@ def read_itk(path: Path, *, volume: int | None = None, limits: ReadLimits = DEFA
     return _volume(tuple(dict.fromkeys((path, header.data_path))), header, volume, limits)
 
 
+def itk_files(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> tuple[Path, ...]:
+    """The file, and the voxel file that its header names where that is another.
+
+    Raises
+    ------
+    ImageReadError
+        The header is damaged, or names a file that may not be read.
+    """
+    parse = _PARSERS.get(sniff(path))
+    return (path,) if parse is None else tuple(dict.fromkeys((path, parse(path, limits).data_path)))
+
+
 def _volume(files: tuple[Path, ...], header: TextHeader, volume: int | None, limits: ReadLimits) -> Volume:
     """What a checked header and its voxels mean; the first of `files` is the one that was asked for."""
     path = files[0]

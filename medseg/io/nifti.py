@@ -84,7 +84,7 @@ def read_nifti(
     path = Path(path)
     header_path = header_beside(path) or path
     header = read_nifti_header(header_path, limits)
-    files = (header_path, _image_beside(header_path)) if header.pair else (header_path,)
+    files = _files(header, header_path)
     shape = _kept_shape(header, volume, path, channels=channels)
     stored, extra = _read_voxels(files[-1], header, shape, volume or 0)
     array = _scaled(_channels_first(stored, header, path), header)
@@ -103,6 +103,22 @@ def read_nifti(
         notes=(*header.notes, *notes, *([f"{extra} bytes after the voxels were not used"] if extra else [])),
         header=header.facts,
     )
+
+
+def nifti_files(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> tuple[Path, ...]:
+    """The file, or both of a pair, the header first.
+
+    Raises
+    ------
+    ImageReadError, GeometryError
+        As `nifti_header.parse_nifti_header`; or the voxels of a pair are missing.
+    """
+    header_path = header_beside(path) or path
+    return _files(read_nifti_header(header_path, limits), header_path)
+
+
+def _files(header: NiftiHeader, header_path: Path) -> tuple[Path, ...]:
+    return (header_path, _image_beside(header_path)) if header.pair else (header_path,)
 
 
 def read_nifti_header(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> NiftiHeader:
@@ -245,6 +261,42 @@ def _spacing(header: NiftiHeader, flat: bool) -> tuple[tuple[float, ...] | None,
     return header.spacing_mm[:axes], "affine", []
 
 
+def write_nifti_map(path: Path, values: NDArray[np.uint8], like: Volume, *, slope: float) -> None:
+    """Write a map of fractions on the grid of the volume it was made for, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .nii or .nii.gz.
+    values : (I, J) or (I, J, K) uint8 array
+        Stored as they are; readers multiply by `slope`.
+    like : Volume
+    slope : float
+        Value of one step, such as 1 / 255.
+
+    Raises
+    ------
+    GeometryError, StorageError
+        As `write_nifti`.
+    """
+    _check_target(path, values, like)
+    voxels = values[..., np.newaxis] if values.ndim == 2 else values
+    head = nifti_header_bytes(path, voxels, like, label_map=False, slope=slope)
+    with whole_file(path) as part:
+        write_stream(
+            part, itertools.chain([head], voxel_blocks(voxels)), compressed=path.name.endswith(".gz")
+        )
+
+
+def _check_target(path: Path, array: NDArray[Any], like: Volume) -> None:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise StorageError(f"{path}: expected a name that ends in .nii or .nii.gz")
+    if tuple(array.shape) != like.spatial_shape:
+        raise GeometryError(
+            f"{path}: expected a label map of shape {like.spatial_shape}, found {array.shape}"
+        )
+
+
 def write_nifti(path: Path, label_map: NDArray[Any], like: Volume) -> None:
     """Write a label map on the grid of the volume it was made for, whole or not at all.
 
@@ -270,12 +322,7 @@ def write_nifti(path: Path, label_map: NDArray[Any], like: Volume) -> None:
         The name has another ending, or the file cannot be written.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise StorageError(f"{path}: expected a name that ends in .nii or .nii.gz")
-    if tuple(label_map.shape) != like.spatial_shape:
-        raise GeometryError(
-            f"{path}: expected a label map of shape {like.spatial_shape}, found {label_map.shape}"
-        )
+    _check_target(path, label_map, like)
     data = _smallest_type(label_map, path)
     voxels = data[..., np.newaxis] if data.ndim == 2 else data
     head = nifti_header_bytes(path, voxels, like, label_map=True)
@@ -290,5 +337,5 @@ def _smallest_type(label_map: NDArray[Any], path: Path) -> NDArray[Any]:
     low, high = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
     for kind in _LABEL_TYPES:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return label_map.astype(kind)
+            return label_map.astype(kind, copy=False)
     raise LabelError(f"{path}: label values from {low} to {high} do not fit 32 bits")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -233,6 +232,9 @@ def _palette(image: Image.Image) -> NDArray[np.uint8]:
 
 def _decode_deep_colour(path: Path, samples: int) -> _Decoded:
     """RGB or RGBA of 16 bits, which Pillow cuts to 8: (rows, columns, samples) by SimpleITK."""
+    # Loaded where it is needed: most pictures are not read by it, and the import takes as long as reading some.
+    import SimpleITK as sitk
+
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

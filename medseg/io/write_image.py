@@ -124,8 +124,12 @@ def _write_nifti(path: Path, array: NDArray[Any], volume: Volume, *, label_map: 
         )
 
 
-def nifti_header_bytes(path: Path, voxels: NDArray[Any], like: Volume, *, label_map: bool) -> bytes:
+def nifti_header_bytes(
+    path: Path, voxels: NDArray[Any], like: Volume, *, label_map: bool, slope: float = 1.0
+) -> bytes:
     """352 bytes of a NIfTI-1 header for (I, J, K) voxels on the grid of `like`, as its file had it.
+
+    Stored numbers times `slope` are the values.
 
     Raises
     ------
@@ -141,7 +145,7 @@ def nifti_header_bytes(path: Path, voxels: NDArray[Any], like: Volume, *, label_
     header.set_data_dtype(voxels.dtype)
     facts = like.header if like.source.format == "nifti" and "nifti_qform" in like.header else {}
     set_grid(header, like.affine, like.spacing_mm, facts)
-    header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, 1, 0
+    header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, slope, 0
     header["regular"] = b"r"
     header["intent_code"] = _INTENT_LABEL if label_map else 0
     return bytes(header.binaryblock) + b"\0\0\0\0"

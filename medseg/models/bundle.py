@@ -27,7 +27,7 @@ from medseg.errors import BundleError, LabelError
 from medseg.labels import LabelTable
 from medseg.models.bundle_record import FORMAT_VERSIONS, BundleRecord, MemberRecord, MetricRecord
 from medseg.models.options import NetworkOptions
-from medseg.provenance import sha256_json
+from medseg.provenance import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,6 +180,33 @@ class Bundle:
             "weights_sha256": self.weights_sha256,
         }
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Name, version, weights and licence, for records and DICOM objects."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "weights_sha256": self.weights_sha256,
+            "licence": self.licence,
+        }
+
+    def check_weights(self) -> None:
+        """Compare the bytes of every weights file with the record, without loading them.
+
+        Raises
+        ------
+        BundleError
+            A file is missing, or is not the one of the record.
+        """
+        for name in self.record.weight_files:
+            try:
+                found = sha256_file(self.folder / name)
+            except OSError as err:
+                raise BundleError(
+                    f"{self.folder / name} cannot be read: {err.strerror or err}; fetch the bundle again"
+                ) from err
+            self._check_digest(name, found)
+
     def load_network(self, member: int = 0) -> SegmentationNetwork:
         """The trained network, float32, in evaluation mode, on the CPU; of an ensemble one member by position.
 
@@ -194,7 +221,7 @@ class Bundle:
             self.network,
             spatial_dims=self.spatial_dims,
             in_channels=self.in_channels,
-            class_count=self.table.class_count,
+            class_count=self.record.channel_count,
             seed=0,
         )
         state = self.load_state(member)
@@ -254,14 +281,16 @@ class Bundle:
             raise BundleError(
                 f"{path} cannot be read: {err.strerror or err}; fetch the bundle again"
             ) from err
-        found = hashlib.sha256(data).hexdigest()
+        self._check_digest(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def _check_digest(self, name: str, found: str) -> None:
         expected = self.record.files[name]
         if found != expected:
             self._refuse(
                 f"{name} has SHA-256 {found[:12]}..., the record says {expected[:12]}...; "
                 "the file was changed or cut off, fetch the bundle again"
             )
-        return data
 
     def _check_fit(self, network: SegmentationNetwork, state: Mapping[str, Tensor], file: str) -> None:
         expected = network.state_dict()

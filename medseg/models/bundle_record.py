@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medseg.labels import LabelTable
 from medseg.models.options import NetworkOptions
@@ -125,6 +125,11 @@ class BundleRecord(BundleAbout):
     spatial_dims: Literal[2, 3] = Field(description="Axes of the images.")
     in_channels: int = Field(ge=1, description="Channels of the images.")
     labels: dict[str, Any] = Field(description="Label table, as LabelTable.to_json writes it.")
+    regions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        description="For each channel of the network the class that it writes where it is more likely than not, a "
+        "later channel over earlier ones; empty where each channel is a class.",
+    )
     preprocess: tuple[dict[str, Any], ...] = Field(description="Preprocessing steps, in order.")
     inference: dict[str, Any] = Field(default_factory=dict, description="Inference options.")
     postprocess: tuple[dict[str, Any], ...] = Field(default=(), description="Clean-up steps, in order.")
@@ -138,6 +143,12 @@ class BundleRecord(BundleAbout):
         default=(), description="Networks whose answers are averaged; empty for a bundle of one."
     )
     files: dict[str, Sha256] = Field(description="SHA-256 of each file of the bundle that is checked.")
+
+    @field_validator("inference")
+    @classmethod
+    def _without_old_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Bundles of older versions name a setting that kept an array for nobody."""
+        return {key: item for key, item in value.items() if key != "save_probabilities"}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -153,12 +164,23 @@ class BundleRecord(BundleAbout):
             raise ValueError(f"members must have a fold and a file each, found the folds {folds}")
         if self.window is not None and len(self.window) != self.spatial_dims:
             raise ValueError(f"window has {len(self.window)} edges for {self.spatial_dims} axes")
-        self.table()
+        table = self.table()
+        if any(index >= table.class_count for index in self.regions):
+            raise ValueError(
+                f"regions name the classes {list(self.regions)}, the table has 0 to {table.class_count - 1}"
+            )
         return self
 
     def to_json(self) -> dict[str, Any]:
         """As bundle.json holds it; a record of one network is what older versions of medseg read."""
-        return self.model_dump(mode="json", exclude=None if self.members else {"members"})
+        # A version that knows no regions must refuse them, not take channels for classes.
+        empty = {name for name in ("members", "regions") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude=empty)
+
+    @property
+    def channel_count(self) -> int:
+        """Channels that the network gives."""
+        return len(self.regions) or self.table().class_count
 
     @property
     def weight_files(self) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ def write_bundle(
     metrics: Sequence[MetricRecord] = (),
     gate: Mapping[str, NDArray[Any]] | None = None,
     gate_limits: Mapping[str, Any] | None = None,
+    regions: Sequence[int] = (),
 ) -> Bundle:
     """Write bundle.json, model.safetensors and CARD.md into `folder`, and read them back.
 
@@ -73,6 +74,8 @@ def write_bundle(
     metrics : sequence of MetricRecord, optional
     gate, gate_limits : optional
         Arrays of the input gate by name (lower-case), stored in their own precision, and its numbers.
+    regions : sequence of int, optional
+        Class that each channel of the network writes, where channels are regions that overlap.
 
     Raises
     ------
@@ -81,7 +84,7 @@ def write_bundle(
     StorageError
         `folder` holds something else, or cannot be written.
     """
-    if table.class_count != network.class_count:
+    if (len(regions) or table.class_count) != network.class_count:
         raise BundleError(
             f"bundle {about.name}: the network has {network.class_count} classes, "
             f"the label table {table.class_count} ({', '.join(table.names)})"
@@ -97,6 +100,7 @@ def write_bundle(
         spatial_dims=2 if network.spatial_dims == 2 else 3,
         in_channels=network.in_channels,
         labels=table.to_json(),
+        regions=tuple(regions),
         preprocess=tuple(dict(step) for step in preprocess),
         inference=dict(inference or {}),
         postprocess=tuple(dict(step) for step in postprocess),

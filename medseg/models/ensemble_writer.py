@@ -27,6 +27,7 @@ _ALIKE = (
     "spatial_dims",
     "in_channels",
     "labels",
+    "regions",
     "preprocess",
     "inference",
     "postprocess",

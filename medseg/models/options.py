@@ -11,6 +11,13 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from medseg.errors import ConfigError
+from medseg.models.monai_options import (
+    MonaiAttentionUNetOptions,
+    MonaiBasicUNetOptions,
+    MonaiDynUNetOptions,
+    MonaiSegResNetOptions,
+    MonaiUNetOptions,
+)
 from medseg.models.option_fields import (
     Activation,
     ByAxisOptions,
@@ -263,6 +270,11 @@ _AnyNetwork: TypeAlias = (
     | SmallUNetOptions
     | MedNeXtOptions
     | SwinUNETROptions
+    | MonaiUNetOptions
+    | MonaiAttentionUNetOptions
+    | MonaiBasicUNetOptions
+    | MonaiSegResNetOptions
+    | MonaiDynUNetOptions
 )
 NetworkOptions = Annotated[_AnyNetwork, Field(discriminator="use")]
 NetworkSettings = Annotated[_AnyNetwork | AutoNetworkOptions, Field(discriminator="use")]

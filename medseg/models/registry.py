@@ -29,6 +29,12 @@ def _swin_unetr(options: NetworkOptions, **shape: int) -> SegmentationNetwork:
     return SwinUNETRNetwork(cast(SwinUNETROptions, options), **shape)
 
 
+def _monai(options: NetworkOptions, **shape: int) -> SegmentationNetwork:
+    from medseg.models.monai_networks import MONAI_NETWORKS
+
+    return MONAI_NETWORKS[options.use](options, **shape)
+
+
 NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "unet": UNet,
     "residual_unet": UNet,
@@ -37,6 +43,11 @@ NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "small_unet": SmallUNet,
     "mednext": _mednext,
     "swin_unetr": _swin_unetr,
+    "monai_unet": _monai,
+    "monai_attention_unet": _monai,
+    "monai_basic_unet": _monai,
+    "monai_segresnet": _monai,
+    "monai_dynunet": _monai,
 }
 
 

@@ -55,6 +55,11 @@ def load_matching(network: SegmentationNetwork, bundle: Bundle, *, table: LabelT
             f"bundle {bundle.name} is {bundle.spatial_dims}-D, the data are {network.spatial_dims}-D; "
             "kernels can be inflated, not flattened: choose another model.start_from"
         )
+    if bundle.record.regions:
+        raise BundleError(
+            f"the outputs of bundle {bundle.name} are regions that overlap, not the classes that a training here has; "
+            "choose another model.start_from"
+        )
     matching = _Matching(network, bundle, table)
     state = bundle.load_state()
     fates = _copy(network, state, matching)
@@ -111,7 +116,7 @@ class _Matching:
                 bundle.network,
                 spatial_dims=bundle.spatial_dims,
                 in_channels=bundle.in_channels,
-                class_count=bundle.table.class_count,
+                class_count=bundle.record.channel_count,
             )
         self.inflates = network.spatial_dims > other.spatial_dims
         self.labels = label_sources(table, bundle.table)

@@ -14,7 +14,7 @@ from medseg.privacy import safe_name
 from medseg.provenance import whole_file
 
 if TYPE_CHECKING:
-    from medseg.inference.predictor import Answer
+    from medseg.inference.answer import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class AnswerStore:
 
     def read(self, case_id: str, key: str) -> Answer | None:
         """The answer that was written with this key, None where there is none or it is damaged."""
-        from medseg.inference.predictor import Answer
+        from medseg.inference.answer import Answer
 
         path = self._path(case_id)
         if not path.is_file():
@@ -41,9 +41,11 @@ class AnswerStore:
                     label_map=stored["label_map"],
                     confidence=said["confidence"],
                     entropy=said["entropy"],
+                    disagreement=said.get("disagreement", {}),
                     features=features if features.size else None,
                     passes=said["passes"],
                     notes=tuple(said["notes"]),
+                    windows=said.get("windows", {}),
                 )
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             # It can be made again.
@@ -55,8 +57,10 @@ class AnswerStore:
             "key": key,
             "confidence": {name: dict(values) for name, values in answer.confidence.items()},
             "entropy": dict(answer.entropy),
+            "disagreement": dict(answer.disagreement),
             "passes": answer.passes,
             "notes": list(answer.notes),
+            "windows": dict(answer.windows),
         }
         features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
         with whole_file(self._path(case_id)) as part, part.open("wb") as stream:

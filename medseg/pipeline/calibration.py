@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from medseg.data.manifest import Case
 from medseg.errors import InputError
+from medseg.inference.answer import Prediction
 from medseg.inference.postprocess import postprocess
-from medseg.inference.predictor import Prediction, Predictor
+from medseg.inference.predictor import Predictor
 from medseg.memory import return_free_memory
-from medseg.models.bundle import Bundle
 from medseg.pipeline import bundling
+from medseg.pipeline.bundle_gate import RANGE
 from medseg.pipeline.readers import image_reader
 from medseg.provenance import sha256_json
-from medseg.quality.gate import GateStatistics, fit_gate
+from medseg.quality.gate import fit_gate
 from medseg.quality.ranges import fit_ranges, plausibility_record
 from medseg.transforms.augment import compile_augment
 
@@ -33,7 +34,6 @@ MOST_IMAGES = {2: 1000, 3: 60}
 """Training images that are predicted, by their number of axes; as many validation images again."""
 VARIANTS = {2: 3, 3: 1}
 """Versions of a training image that are looked at: as it is, and augmented."""
-_RANGE = "range "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +89,10 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
         records.append(record)
         part = seen["validation" if case.split == "validation" else "train"]
         for variant in range(VARIANTS[dims] if case.split == "train" else 1):
-            part.add(_features(context, predictor, found.prepared.array, variant), case.patient_id)
+            part.add(_features(context, predictor, found.whole.array, variant), case.patient_id)
         return_free_memory()
         context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
-    limits: dict[str, Any] = {_RANGE + name: values for name, values in fit_ranges(records).items()}
+    limits: dict[str, Any] = {RANGE + name: values for name, values in fit_ranges(records).items()}
     if not seen["train"].features:
         return Calibration(limits=limits)
     held_out = (
@@ -140,21 +140,3 @@ def _one(context: Context, predictor: Predictor, case: Case) -> tuple[Prediction
         confidence=found.confidence,
     )
     return found, record
-
-
-def read_gate(bundle: Bundle) -> GateStatistics | None:
-    """The feature gate of a bundle, None where it has none."""
-    arrays = bundle.load_gate()
-    if not arrays or bundle.record.gate is None:
-        return None
-    return GateStatistics.from_parts(arrays, bundle.record.gate.limits)
-
-
-def read_ranges(bundle: Bundle) -> dict[str, dict[str, float]]:
-    """Ranges of results on the training images; empty where the bundle has none."""
-    limits = {} if bundle.record.gate is None else bundle.record.gate.limits
-    return {
-        name.removeprefix(_RANGE): dict(value)
-        for name, value in limits.items()
-        if name.startswith(_RANGE) and isinstance(value, dict)
-    }

@@ -1,7 +1,8 @@
 """The files of one case: written by `predict` and `export`, read by `evaluate` and `report`.
 
 `segmentation.nii.gz` and `measurements.json` are what later stages stand on; the JSON is written last, so a
-case is done where it is there with the right key.
+case is done where it is there with the right key. What writes DICOM is imported when it is written: a picture
+that is segmented needs none of it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from numpy.typing import NDArray
 
 from medseg.data.tables import write_csv
 from medseg.errors import InputError, StorageError
-from medseg.export.dicom_seg import write_dicom_seg
-from medseg.export.nifti import write_segmentation
-from medseg.export.options import ExportName
+from medseg.export.nifti import write_maps, write_segmentation
+from medseg.export.options import OBJECT_FILES, ExportName
 from medseg.export.picture import write_mask_png, write_overlay_png
+from medseg.inference.options import MAP_NAMES, MapName
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
-from medseg.pipeline.case_objects import OBJECTS, export_object
 from medseg.provenance import sha256_file, write_json
 from medseg.volume import Volume
 
@@ -33,24 +33,54 @@ MASK = "segmentation.nii.gz"
 RECORD = "measurements.json"
 SEG = "segmentation.dcm"
 NO_SEG = "no DICOM SEG"
+SPREAD_MAPS = ("disagreement", "variance")
 FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
     "dicom_seg": (SEG,),
-    **{kind: (name,) for kind, name in OBJECTS.items()},
+    **{kind: (name,) for kind, name in OBJECT_FILES.items()},
     "png": ("mask.png",),
     "overlay": ("overlay.png",),
+    "entropy": ("entropy.nii.gz",),
+    "disagreement": ("disagreement.nii.gz",),
+    "variance": ("variance.nii.gz",),
+    "probabilities": ("probability_*.nii.gz",),
 }
 
 
+NAMES = frozenset(
+    {MASK, RECORD, "overlay.png", "measurements.csv", *(name for names in FILES.values() for name in names)}
+)
+"""Every file that a case's folder may get; * stands for a structure."""
+
+
+def maps_of(kinds: Sequence[ExportName]) -> tuple[MapName, ...]:
+    """Maps that a prediction has to give for these exports."""
+    return tuple(name for name in MAP_NAMES if name in kinds)
+
+
 def write_result(
-    folder: Path, *, case_id: str, key: str, volume: Volume, result: CaseResult, model: LoadedModel
+    folder: Path,
+    *,
+    case_id: str,
+    key: str,
+    volume: Volume,
+    result: CaseResult,
+    model: LoadedModel,
+    export_notes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Write mask, overlay, table and record of one case; the record."""
+    """Write mask, overlay, table and record of one case; the record.
+
+    Where notes of `export_case` are given, the record tells them and the files that the folder has.
+    """
     write_segmentation(folder / MASK, result.label_map, volume, model.table)
     if volume.spatial_dims == 2:
         write_overlay_png(folder / "overlay.png", volume, result.label_map, model.table)
+    write_maps(folder, result.prediction.maps, volume)
     write_csv(folder / "measurements.csv", result.measures.rows())
     record = case_record(case_id=case_id, key=key, volume=volume, result=result, model=model)
+    if export_notes is not None:
+        names = sorted(path.name for pattern in NAMES for path in folder.glob(pattern))
+        record |= {"export_notes": list(export_notes), "files": names}
     write_json(folder / RECORD, record)
     return record
 
@@ -65,6 +95,7 @@ def case_record(
         "case_id": case_id,
         "key": key,
         "model": model.facts,
+        "engine": model.engine_facts,
         **({} if model.fold is None else {"fold": model.fold}),
         "image": image_facts(volume),
         "verdict": result.flags.verdict,
@@ -73,7 +104,10 @@ def case_record(
         "gate": result.gate.to_json(),
         "confidence": {name: dict(values) for name, values in result.prediction.confidence.items()},
         "entropy": dict(result.prediction.entropy),
+        **({"disagreement": dict(result.prediction.disagreement)} if result.prediction.disagreement else {}),
+        **({"maps": sorted(result.prediction.maps)} if result.prediction.maps else {}),
         "passes": result.prediction.passes,
+        "windows": dict(result.prediction.windows),
         "notes": [*volume.notes, *result.prediction.notes],
         "measurements": result.measures.to_json(),
     }
@@ -113,6 +147,19 @@ def is_done(folder: Path, key: str) -> bool:
     return record is not None and record.get("key") == key and (folder / MASK).exists()
 
 
+def finished_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a case that names its files, if they are all there; None also where it is damaged."""
+    try:
+        record = read_record(folder)
+    except StorageError:
+        return None
+    if not isinstance(record, dict) or not {"key", "verdict", "measurements", "export_notes", "files"} <= {
+        *record
+    }:
+        return None
+    return record if all((folder / name).is_file() for name in record["files"]) else None
+
+
 def read_mask_file(folder: Path, table: LabelTable) -> NDArray[np.uint8]:
     """Class indices of a written mask, (*source)."""
     values = np.asarray(read_nifti(folder / MASK).array[0]).astype(np.int64)
@@ -143,15 +190,19 @@ def export_case(
             failed = any(text.startswith(NO_SEG) for text in said)
             seg = folder / SEG if not failed and (folder / SEG).exists() else None
             notes += said
-        elif kind in OBJECTS:
+        elif kind in OBJECT_FILES:
+            from medseg.pipeline.case_objects import export_object
+
             notes += export_object(
                 kind, folder, volume=volume, label_map=label_map, table=table, record=record, seg=seg
             )
         elif kind in ("png", "overlay") and volume.spatial_dims != 2:
             notes.append(f"no {kind}: the image is a volume")
+        elif kind in SPREAD_MAPS and kind not in record.get("maps", ()):
+            notes.append(f"no map of the {kind}: the model is a single network")
         elif kind == "png":
             write_mask_png(folder / "mask.png", label_map, table)
-    names = [name for kind in kinds for name in FILES[kind] if (folder / name).exists()]
+    names = [path.name for kind in kinds for pattern in FILES[kind] for path in sorted(folder.glob(pattern))]
     return {name: sha256_file(folder / name) for name in names}, tuple(notes)
 
 
@@ -160,6 +211,8 @@ def _export_seg(
 ) -> list[str]:
     if volume.source.format != "dicom":
         return [f"{NO_SEG}: the image is not a DICOM file, so there is no instance to refer to"]
+    from medseg.export.dicom_seg import write_dicom_seg
+
     try:
         written = write_dicom_seg(
             folder / SEG,

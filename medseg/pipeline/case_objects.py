@@ -14,7 +14,7 @@ from medseg.export.dicom_seg import WrittenSeg, write_dicom_seg
 from medseg.export.dicom_sr import MeasuredValue, write_measurement_sr
 from medseg.export.encapsulated_pdf import html_to_pdf, write_encapsulated_pdf
 from medseg.export.key_slices import result_picture
-from medseg.export.options import ExportName
+from medseg.export.options import OBJECT_FILES, ExportName
 from medseg.export.presentation_state import write_presentation_state
 from medseg.export.result_object import BANNER, ModelFacts
 from medseg.export.rtstruct import write_rtstruct
@@ -26,14 +26,6 @@ from medseg.report.page import Structure
 from medseg.report.text import quantity_text
 from medseg.volume import Volume
 
-OBJECTS: dict[ExportName, str] = {
-    "dicom_seg_labelmap": "segmentation_labelmap.dcm",
-    "rtstruct": "structures.dcm",
-    "measurement_sr": "measurements.dcm",
-    "presentation_state": "presentation_state.dcm",
-    "secondary_capture": "secondary_capture.dcm",
-    "encapsulated_pdf": "report.dcm",
-}
 _REGION_COLOUR = "#8a97a5"
 
 
@@ -52,7 +44,7 @@ def export_object(
     Parameters
     ----------
     kind : ExportName
-        A key of `OBJECTS`.
+        A key of `OBJECT_FILES`.
     folder : Path
     volume, label_map, table
         The case.
@@ -61,7 +53,7 @@ def export_object(
     seg : Path or None
         The DICOM SEG that was written before.
     """
-    path = folder / OBJECTS[kind]
+    path = folder / OBJECT_FILES[kind]
     try:
         written = _write(kind, path, volume=volume, label_map=label_map, table=table, record=record, seg=seg)
     except InputError as err:

@@ -22,7 +22,7 @@ from medseg.pipeline.tuning import Masks, Tuning, candidates, tune
 from medseg.provenance import sha256_json, write_json
 
 if TYPE_CHECKING:
-    from medseg.inference.predictor import Answer
+    from medseg.inference.answer import Answer
     from medseg.models.bundle import Bundle
     from medseg.pipeline.model import LoadedModel
 

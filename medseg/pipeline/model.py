@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from medseg.errors import InputRefusedError
+from medseg.errors import ConfigError, InputRefusedError
 from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
-from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members
-from medseg.inference.options import InferenceOptions, PostprocessStep
+from medseg.inference.answer import Answer
+from medseg.inference.device import autocast_dtype
+from medseg.inference.engine_files import cache_folder
+from medseg.inference.engine_settle import Engines
+from medseg.inference.members import KEEP_BYTES, LoadedMembers, Members, SingleNetwork
+from medseg.inference.options import EngineSetting, InferenceOptions, MapName, PostprocessStep, Precision
 from medseg.inference.postprocess import postprocess
-from medseg.inference.predictor import Answer, Predictor
+from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
-from medseg.pipeline.calibration import read_gate, read_ranges
+from medseg.pipeline.bundle_gate import read_gate, read_ranges
+from medseg.provenance import sha256_json
 from medseg.quality.finding import Finding
 from medseg.quality.flag import CaseFlags, ResultFacts
 from medseg.quality.flags import judge_result
@@ -29,8 +35,9 @@ from medseg.quality.gate import GateStatistics
 from medseg.quality.image_checks import check_image
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.quality.ranges import plausibility_record
+from medseg.quality.spacing_check import check_spacing
 from medseg.quality.verdict import GateVerdict, judge_input
-from medseg.transforms.options import PreprocessStep
+from medseg.transforms.options import Gray, PreprocessStep
 from medseg.volume import Volume
 
 if TYPE_CHECKING:
@@ -50,6 +57,7 @@ class CaseResult:
         Class indices after clean-up, on the grid of the image.
     measures : CaseMeasures
     prediction : Answer
+        Its label map is the one after clean-up.
     gate : GateVerdict
     flags : CaseFlags
     """
@@ -75,6 +83,23 @@ class LoadedModel:
         Instead of those of the bundle.
     fold : int, optional
         In a cross-validation, the fold that the bundle never saw; results say so.
+    precision : {"auto", "fp32", "fp16", "bf16"}, optional
+        See `device.autocast_dtype`.
+    max_bytes, scratch : optional
+        Ceiling of memory, and where sums go that do not fit below it; see `Predictor`.
+    maps : sequence of MapName, optional
+        Maps that come with each answer.
+    engine : EngineSetting, optional
+        What runs the networks; other than torch and auto only on a CPU.
+    images : int, optional
+        How many are to be segmented, for `auto`.
+
+    Raises
+    ------
+    ConfigError
+        An engine for CPUs is asked for on another device.
+    MissingPackageError
+        It is not installed.
     """
 
     def __init__(
@@ -88,6 +113,12 @@ class LoadedModel:
         inference: InferenceOptions | None = None,
         cleaning: Sequence[PostprocessStep] | None = None,
         fold: int | None = None,
+        precision: Precision = "auto",
+        max_bytes: int | None = None,
+        scratch: Path | None = None,
+        maps: Sequence[MapName] = (),
+        engine: EngineSetting = "torch",
+        images: int = 1,
     ) -> None:
         self.bundle = bundle
         self.fold = fold
@@ -96,26 +127,48 @@ class LoadedModel:
         self.flag_options = flag_options or FlagOptions()
         self.measures = tuple(measures)
         self.cleaning = _CLEANING.validate_python(bundle.postprocess) if cleaning is None else tuple(cleaning)
+        options = inference or InferenceOptions.model_validate(bundle.inference)
+        self.gate: GateStatistics | None = read_gate(bundle)
+        contiguous = options.layout == "contiguous"
+        networks = networks_of(bundle, device=device, contiguous=contiguous)
+        self.engine, self._device = engine, device
+        self.engines = engines_of(
+            bundle,
+            networks,
+            engine=engine,
+            device=device,
+            contiguous=contiguous,
+            images=images,
+            max_bytes=max_bytes,
+        )
         self.predictor = Predictor(
-            networks_of(bundle, device=device),
+            networks,
             steps=_STEPS.validate_python(bundle.preprocess),
             table=self.table,
-            options=inference or InferenceOptions.model_validate(bundle.inference),
+            options=options,
             statistics=bundle.record.training.statistics or None,
             device=device,
+            dtype=autocast_dtype(device, precision),
+            max_bytes=max_bytes,
+            scratch=scratch,
+            regions=bundle.record.regions,
+            features=self.gate is not None,
+            maps=maps,
+            engines=self.engines,
         )
-        self.gate: GateStatistics | None = read_gate(bundle)
         self.ranges = read_ranges(bundle)
 
     @property
     def facts(self) -> dict[str, str]:
         """Name, version and weights, for records and DICOM objects."""
-        return {
-            "name": self.bundle.name,
-            "version": self.bundle.version,
-            "weights_sha256": self.bundle.weights_sha256,
-            "licence": self.bundle.licence,
-        }
+        return self.bundle.facts
+
+    @property
+    def engine_facts(self) -> dict[str, Any]:
+        """What was asked to run the networks, what does, and why, for records."""
+        if self.engines is None:
+            return {"asked": self.engine, "device": self._device, "choices": []}
+        return self.engines.to_json()
 
     def segment(self, volume: Volume, *, case_id: str) -> CaseResult:
         """Segment, clean up, measure and judge one image.
@@ -133,9 +186,12 @@ class LoadedModel:
         Raises
         ------
         InputRefusedError
-            The image by itself is not one that the model can be shown, and the settings refuse those.
+            The image by itself is not one that the model can be shown, and the settings refuse those; or
+            it has other axes or channels, which no setting accepts.
         """
+        self._require_axes(volume)
         self._refuse(judge_input(image=self._look(volume), options=self.gate_options))
+        self._require_channels(volume)
         return self.predictor.predict(volume)
 
     def judge(self, volume: Volume, prediction: Answer, *, case_id: str) -> CaseResult:
@@ -147,9 +203,11 @@ class LoadedModel:
             The image is not of the kind that the model was trained on, and the settings refuse those.
         """
         image = self._look(volume)
-        label_map = postprocess(
-            prediction.label_map, self.cleaning, table=self.table, spacing_mm=volume.spacing_mm
-        )
+        label_map = prediction.label_map
+        if self.cleaning:
+            label_map = postprocess(label_map, self.cleaning, table=self.table, spacing_mm=volume.spacing_mm)
+        # Neither the raw labels nor the prepared image is of use from here on, and both are large.
+        prediction = prediction.bare(label_map)
         record = plausibility_record(
             label_map,
             table=self.table,
@@ -177,7 +235,7 @@ class LoadedModel:
             confidence=prediction.confidence,
             ranges=self.ranges or None,
             record=record,
-            gate=verdict.findings if self.gate is not None else None,
+            gate=verdict.findings if self.gate is not None or verdict.findings else None,
         )
         return CaseResult(
             label_map=label_map,
@@ -188,7 +246,33 @@ class LoadedModel:
         )
 
     def _look(self, volume: Volume) -> Sequence[Finding]:
-        return check_image(volume.array, in_channels=self.bundle.in_channels, options=self.gate_options)
+        options, ranges = self.gate_options, self.bundle.record.training.input_ranges
+        found = check_image(volume.array, in_channels=self.bundle.in_channels, options=options)
+        if self.bundle.spatial_dims == 2:
+            # Pictures are brought to one size, whatever their spacing is.
+            return found
+        return (*found, *check_spacing(volume.spacing_mm, ranges, options))
+
+    def _require_axes(self, volume: Volume) -> None:
+        """Refuse what has too few or too many axes for the network, whatever the settings accept."""
+        size = " x ".join(str(n) for n in volume.spatial_shape)
+        if volume.spatial_dims != self.bundle.spatial_dims:
+            kinds = {2: "a picture, or a single slice,", 3: "a volume"}
+            wanted = {2: "pictures", 3: "volumes"}[self.bundle.spatial_dims]
+            raise InputRefusedError(
+                f"the image is {kinds[volume.spatial_dims]} of {size} voxels, model {self.bundle.name} is for "
+                f"{wanted}; use a model that was trained on such images"
+            )
+
+    def _require_channels(self, volume: Volume) -> None:
+        turns_gray = any(isinstance(step, Gray) for step in self.predictor.steps)
+        channels = 1 if turns_gray else volume.array.shape[0]
+        if channels != self.bundle.in_channels:
+            raise InputRefusedError(
+                f"the image has {_channels(channels)}, model {self.bundle.name} takes "
+                f"{_channels(self.bundle.in_channels)}; give the images of all channels in one file, or use a model "
+                "that was trained on such images"
+            )
 
     def _judge(
         self, image: Sequence[Finding], prediction: Answer, record: Mapping[str, float]
@@ -213,17 +297,73 @@ class LoadedModel:
             )
 
 
-def networks_of(bundle: Bundle, *, device: str) -> nn.Module | Members:
-    """The network of a bundle, or the members of an ensemble.
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
+
+
+def engines_of(
+    bundle: Bundle,
+    networks: Members,
+    *,
+    engine: EngineSetting,
+    device: str,
+    contiguous: bool = False,
+    images: int = 1,
+    max_bytes: int | None = None,
+) -> Engines | None:
+    """What runs the networks of a bundle on a CPU; None where torch runs them as they are.
+
+    That is on another device, and, unless an engine is asked for by name, where feature maps are to lie as another
+    program had them (`contiguous`).
+
+    Raises
+    ------
+    ConfigError
+        An engine for CPUs is asked for on another device, or for a network whose channels are regions.
+    MissingPackageError
+        It is not installed.
+    """
+    plain = engine in ("auto", "torch")
+    if device != "cpu" and not plain:
+        raise ConfigError(
+            f"engine {engine} runs on a CPU, the device is {device}; set device cpu or engine torch"
+        )
+    if bundle.record.regions and not plain:
+        raise ConfigError(
+            f"engine {engine}: masks of a network whose channels are regions are not compared; use engine torch"
+        )
+    if device != "cpu" or (plain and (contiguous or bundle.record.regions)):
+        return None
+    weights = sha256_json([bundle.network.model_dump(mode="json"), bundle.weights_sha256])
+    return Engines(
+        networks,
+        setting=engine,
+        weights=weights,
+        in_channels=bundle.in_channels,
+        weights_bytes=bundle.weights_bytes,
+        images=images,
+        folder=cache_folder(),
+        max_bytes=max_bytes,
+    )
+
+
+def networks_of(bundle: Bundle, *, device: str, contiguous: bool = False) -> Members:
+    """The network of a bundle, or the members of an ensemble; `contiguous` as in the inference option `layout`.
 
     Small members stay in memory from one image to the next; larger ones are there one at a time.
     """
     import torch
 
+    from medseg.models.network import as_contiguous
+
+    def load(position: int) -> nn.Module:
+        network = bundle.load_network(position)
+        return as_contiguous(network) if contiguous else network
+
     if bundle.member_count == 1:
-        return bundle.load_network()
+        return SingleNetwork(load(0), torch.device(device))
     return LoadedMembers(
-        [partial(bundle.load_network, position) for position in range(bundle.member_count)],
+        [partial(load, position) for position in range(bundle.member_count)],
         device=torch.device(device),
         keep=bundle.member_count * bundle.weights_bytes <= KEEP_BYTES,
     )

@@ -11,6 +11,7 @@ from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.errors import ConfigError
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.pipeline.context import Context
+from medseg.pipeline.prediction_memory import FACT, foresee_prediction
 from medseg.planning.decision import Decision, chosen
 from medseg.planning.plan import Plan
 
@@ -29,7 +30,10 @@ def without_training(context: Context) -> tuple[Plan, RunConfig]:
     decisions = tuple(chosen(name, values[name], reason) for name in settings.autos)
     config = decide(settings, decisions)
     facts = data_facts(context, bundle.spatial_dims, bundle.in_channels)
-    return Plan(decisions=decisions, facts=facts), config
+    memory, notes = foresee_prediction(
+        context, config, spatial_dims=bundle.spatial_dims, in_channels=bundle.in_channels
+    )
+    return Plan(decisions=decisions, notes=notes, facts=facts | {FACT: memory}), config
 
 
 def _model_of(bundle: Bundle, settings: PipelineConfig) -> dict[str, Any]:

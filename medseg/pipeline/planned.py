@@ -21,6 +21,7 @@ from medseg.pipeline.context import Context
 from medseg.pipeline.epoch_budget import EpochBudget, resolved_training
 from medseg.pipeline.folds import fold_context, watched_split
 from medseg.pipeline.plan_settings import data_facts, decide, without_training
+from medseg.pipeline.prediction_memory import FACT, foresee_prediction
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.planning.cost import Prediction, ProbeResult, Work
@@ -127,7 +128,7 @@ class _Planner:
         prediction = None
         if result is not None:
             prediction = budget.predict(config, result, work)
-        return self._finished(fingerprint, shape, decisions, result, prediction), config
+        return self._finished(fingerprint, shape, decisions, config, result, prediction), config
 
     def _fingerprint(self) -> Fingerprint:
         context = self.context
@@ -353,10 +354,14 @@ class _Planner:
         fingerprint: Fingerprint,
         shape: ShapePlan,
         decisions: Sequence[Decision],
+        config: RunConfig,
         result: ProbeResult | None,
         prediction: Prediction | None,
     ) -> Plan:
+        dims, channels = fingerprint.spatial_dims, shape.memory.in_channels
+        predicting, notes = foresee_prediction(self.context, config, spatial_dims=dims, in_channels=channels)
         facts = data_facts(self.context, fingerprint.spatial_dims, fingerprint.channels) | {
+            FACT: predicting,
             "parameters": shape.memory.parameters,
             "machine": self.machine.to_json(),
             "estimated_ram_bytes": shape.ram_bytes,
@@ -364,7 +369,8 @@ class _Planner:
             "missing": {name: list(cases) for name, cases in fingerprint.missing().items()},
             "probe": None if result is None else plan_checks.plain(result),
         }
-        return Plan(decisions=tuple(decisions), notes=tuple(self.notes), facts=facts, prediction=prediction)
+        notes = (*self.notes, *notes)
+        return Plan(decisions=tuple(decisions), notes=notes, facts=facts, prediction=prediction)
 
 
 def _taken_text(result: ProbeResult | None) -> str:

@@ -8,10 +8,11 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from medseg.data.manifest import Case
-from medseg.errors import ConfigError, MedsegError, StorageError
+from medseg.errors import ConfigError, EngineError, MedsegError, StorageError
 from medseg.inference.options import PostprocessStep
+from medseg.memory import ResidentPeak
 from medseg.models.bundle import Bundle, read_bundle
-from medseg.pipeline import bundling, case_files
+from medseg.pipeline import bundling, case_files, prediction_memory
 from medseg.pipeline.context import Context
 from medseg.pipeline.folds import member_of
 from medseg.pipeline.readers import image_reader
@@ -49,11 +50,15 @@ def run(context: Context) -> dict[str, Any]:
     cases = context.chosen(which(context))
     cleaning = _cleaning(context)
     work = _Work(context=context, cleaning=cleaning, total=len(cases))
-    for bundle, group in _groups(context, cases):
-        work.predict(bundle, group)
+    with ResidentPeak() as peak:
+        for bundle, group in _groups(context, cases):
+            work.predict(bundle, group)
+    memory = prediction_memory.compared(context, peak.most_bytes)
     said = ", ".join(f"{count} {name}" for name, count in work.verdicts.items() if count and name != "pass")
+    cases_text = f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}"
     return {
-        "text": f"{sum(work.verdicts.values())} cases{f': {said}' if said else ''}",
+        "text": "; ".join((cases_text, *prediction_memory.text_of(memory))),
+        **memory,
         "verdicts": work.verdicts,
         "cleaning": None if cleaning is None else [step.model_dump(mode="json") for step in cleaning],
         "device": context.device(),
@@ -81,7 +86,7 @@ class _Work:
         for case in cases:
             try:
                 self._one(bundle, case, load)
-            except StorageError:
+            except (StorageError, EngineError):
                 raise
             except MedsegError as err:
                 context.fail(case.case_id, STAGE, str(err))
@@ -96,7 +101,9 @@ class _Work:
         key = case_key(context, bundle, case.case_id, cleaning=self.cleaning)
         if not case_files.is_done(folder, key):
             model, volume = load(), image_reader(context.config)(case.images)
-            raw = answers(context).read(case.case_id, answer_key(context, bundle, case.case_id))
+            raw = None
+            if not case_files.maps_of(context.config.export):
+                raw = answers(context).read(case.case_id, answer_key(context, bundle, case.case_id))
             answer = model.answer(volume) if raw is None else raw
             result = model.judge(volume, answer, case_id=case.case_id)
             case_files.write_result(
@@ -117,6 +124,7 @@ def load_model(
     from medseg.pipeline.model import LoadedModel
 
     config = context.config
+    context.run.cache.mkdir(parents=True, exist_ok=True)
     return LoadedModel(
         bundle,
         device=context.device(),
@@ -126,6 +134,12 @@ def load_model(
         inference=config.inference,
         cleaning=cleaning,
         fold=fold,
+        precision=config.predict.precision,
+        max_bytes=config.predict.max_ram,
+        scratch=context.run.cache,
+        maps=case_files.maps_of(config.export),
+        engine=config.predict.engine,
+        images=len(context.cases),
     )
 
 
@@ -173,11 +187,15 @@ def case_key(
         name: context.section(name) for name in ("preprocess", "inference", "measure", "gate", "flags")
     }
     steps = bundle.postprocess if cleaning is None else [step.model_dump(mode="json") for step in cleaning]
+    engine = context.config.predict.engine
     return sha256_json(
         [
+            *([] if engine == "torch" else [engine]),
             context.run.record["versions"].get("medseg"),
             bundle.weights_sha256,
             sections | {"postprocess": list(steps)},
             list(context.facts[case_id]["image_sha256"]),
+            # Results without maps keep the key that they had before there were any.
+            *([maps] if (maps := list(case_files.maps_of(context.config.export))) else []),
         ]
     )

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from medseg.geometry import GridMap
 from medseg.planning.fingerprint import CaseFingerprint
 from medseg.planning.grids import Grid
-from medseg.transforms import framing
-from medseg.transforms.options import Crop, Orient, Pad, PreprocessStep, Resample, Resize
-from medseg.volume import Volume
+from medseg.transforms.header_grid import grid_of_header, spacing_of
+from medseg.transforms.options import PreprocessStep
+from medseg.volume import ImageGrid
 
 
 def prepared_grid(case: CaseFingerprint, steps: Sequence[PreprocessStep]) -> Grid:
@@ -25,12 +24,14 @@ def prepared_grid(case: CaseFingerprint, steps: Sequence[PreprocessStep]) -> Gri
     MedsegError
         A step that the image cannot take, as `preprocess` would raise it.
     """
-    volume = _without_values(case)
-    grid = GridMap.identity(volume.spatial_shape)
-    for step in steps:
-        for move in _moves(volume, grid, step):
-            grid = grid.then(move)
-    return Grid(case_id=case.case_id, shape=grid.target_shape, spacing_mm=_spacing(volume, grid))
+    header = ImageGrid(
+        shape=case.shape,
+        affine=None if case.affine is None else np.asarray(case.affine, dtype=np.float64),
+        spacing_mm=case.spacing_mm,
+        patient_orientation=case.patient_orientation,
+    )
+    grid = grid_of_header(header, steps)
+    return Grid(case_id=case.case_id, shape=grid.target_shape, spacing_mm=spacing_of(header, grid))
 
 
 def unseen_case(case_id: str, fact: Mapping[str, Any], *, like: CaseFingerprint) -> CaseFingerprint:
@@ -52,35 +53,3 @@ def unseen_case(case_id: str, fact: Mapping[str, Any], *, like: CaseFingerprint)
         voxels={},
         foreground_voxels=0,
     )
-
-
-def _without_values(case: CaseFingerprint) -> Volume:
-    # One value seen everywhere: a volume of any size takes no memory.
-    array = np.broadcast_to(np.float32(0), (1, *case.shape))
-    return Volume(
-        array=array,
-        affine=None if case.affine is None else np.asarray(case.affine, dtype=np.float64),
-        spacing_mm=case.spacing_mm,
-        patient_orientation=case.patient_orientation,
-    )
-
-
-def _moves(volume: Volume, grid: GridMap, step: PreprocessStep) -> tuple[GridMap, ...]:
-    shape = grid.target_shape
-    if isinstance(step, Orient):
-        return (framing.orient_map(volume, grid, step)[0],)
-    if isinstance(step, Resample):
-        return (framing.resample_map(shape, _spacing(volume, grid), step),)
-    if isinstance(step, Resize):
-        return framing.resize_maps(shape, step)
-    if isinstance(step, Pad):
-        return (framing.pad_map(shape, step),)
-    if isinstance(step, Crop) and step.method == "box":
-        return (framing.crop_map(np.broadcast_to(np.float32(0), (1, *shape)), step)[0],)
-    return ()
-
-
-def _spacing(volume: Volume, grid: GridMap) -> tuple[float, ...] | None:
-    if volume.spacing_mm is None:
-        return None
-    return tuple(volume.spacing_mm[source] * abs(scale) for source, scale, _ in grid.axis_maps())

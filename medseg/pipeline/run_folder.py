@@ -115,18 +115,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; a second one is told who has it. A dead owner's lock is free."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK_FILE).open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as err:
-                stream.seek(0)
-                raise StorageError(
-                    f"{self.path} is in use by {stream.read().strip() or 'another process'}; "
-                    "wait for it to end, or choose another --output"
-                ) from err
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {platform.node() or 'this machine'} since {now()}")
-            stream.flush()
+        with held(self.path):
             self.sweep()
             yield
 
@@ -136,6 +125,35 @@ class RunFolder:
             if path.is_dir() and path.name != FOLDS:
                 provenance.sweep_parts(path)
         provenance.sweep_parts(self.path, deep=False)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[str]:
+    """Hold a folder for this process; what its lock file says. A dead owner's lock is free.
+
+    Raises
+    ------
+    StorageError
+        Another process has it, the message says which and since when; or it cannot be written.
+    """
+    try:
+        stream = (folder / LOCK_FILE).open("a+")
+    except OSError as err:
+        raise StorageError(f"cannot write in {folder}: {err.strerror or err}; change --output") from err
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            stream.seek(0)
+            raise StorageError(
+                f"{folder} is in use by {stream.read().strip() or 'another process'}; "
+                "wait for it to end, or choose another --output"
+            ) from err
+        stream.truncate(0)
+        text = f"process {os.getpid()} on {platform.node() or 'this machine'} since {now()}"
+        stream.write(text)
+        stream.flush()
+        yield text
 
 
 @contextlib.contextmanager

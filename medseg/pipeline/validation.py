@@ -25,7 +25,7 @@ def dice_validation(
     the network sees. A structure that a case's mask does not tell is left out for that case; a
     missed one counts as 0. Several training processes share the cases; the values are those of one.
     """
-    plain = inference.model_copy(update={"tta": "none", "refine": None, "save_probabilities": False})
+    plain = inference.model_copy(update={"tta": "none", "refine": None})
 
     def validate(network: nn.Module) -> dict[str, float]:
         predictor = Predictor(network, steps=(), table=table, options=plain, device=device)

@@ -37,7 +37,7 @@ def check_image(
     found = _check_shape(array.shape[1:], options)
     if array.size == 0:
         return found
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
         text = f"{count} of {array.size} values are NaN or infinite; the file is damaged"
         return (*found, Finding(check="finite", level="refuse", text=text, measured=float(count), limit=0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+FINEST, COARSEST = "spacing_finest_mm", "spacing_coarsest_mm"
 InputRanges = dict[str, tuple[float, float]]
 """Lowest and highest value over the training images, by measure."""
 
@@ -20,8 +21,8 @@ def grid_measures(shape: Sequence[int], spacing_mm: Sequence[float]) -> dict[str
     """
     sides = [count * step for count, step in zip(shape, spacing_mm, strict=True)]
     return {
-        "spacing_finest_mm": float(min(spacing_mm)),
-        "spacing_coarsest_mm": float(max(spacing_mm)),
+        FINEST: float(min(spacing_mm)),
+        COARSEST: float(max(spacing_mm)),
         "side_shortest_mm": float(min(sides)),
         "side_longest_mm": float(max(sides)),
     }

@@ -44,6 +44,17 @@ class GateOptions(_Options):
         description="For a model of grey images: mean difference of colour channels, as a share of the "
         "grey range, above which an image counts as a colour photograph and is refused.",
     )
+    spacing: Literal["flag", "refuse", "off"] = Field(
+        default="flag",
+        description="Volumes whose spacing lies outside that of the training volumes: flagged Q402, level review; "
+        "refused; or not looked at. Bundles that do not tell the spacing of their training have no limit.",
+    )
+    spacing_factor: float = Field(
+        default=1.5,
+        ge=1.0,
+        le=100.0,
+        description="How far beyond the finest and the coarsest training spacing a volume may lie, as a factor.",
+    )
     review_distance: float | None = Field(
         default=None,
         gt=0,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, GeometryError, InputRefusedError
 from medseg.geometry import GridMap, axis_codes
+from medseg.transforms.image_view import ImageView, Kind, slab_boxes, whole
 from medseg.transforms.intensity import otsu_threshold
-from medseg.transforms.options import Crop, Orient, Pad, Resample, Resize
+from medseg.transforms.options import Crop, Orient, Pad, Resample, Resize, Transpose
 from medseg.transforms.preprocess_options import HEAD_AND_FOOT, OPPOSITE
 from medseg.volume import Volume
+
+Back = Literal["smooth", "linear", "nearest"]
+"""How a prediction goes back along an axis; smooth widens the filter where the source is coarser."""
 
 # Moves the far end of 500 voxels by less than a hundredth of one.
 _SAME_SCALE = 1e-5
@@ -72,7 +79,16 @@ def orient_map(volume: Volume, grid: GridMap, step: Orient) -> tuple[GridMap, st
     return GridMap.permute_flip(shape, tuple(axes), tuple(flips)), ""
 
 
-def crop_map(array: NDArray[np.float32], step: Crop) -> tuple[GridMap, str]:
+def transpose_map(shape: tuple[int, ...], step: Transpose) -> GridMap:
+    """Map that puts the axes into another order."""
+    if len(step.axes) != len(shape):
+        raise ConfigError(
+            f"transpose: axes {list(step.axes)} names {len(step.axes)} axes, the image has {len(shape)}"
+        )
+    return GridMap.permute_flip(shape, step.axes, (False,) * len(shape))
+
+
+def crop_map(view: ImageView, step: Crop) -> tuple[GridMap, str]:
     """Map to the box that `step` describes, and a note where a border crop was not believed.
 
     Raises
@@ -82,7 +98,7 @@ def crop_map(array: NDArray[np.float32], step: Crop) -> tuple[GridMap, str]:
     InputRefusedError
         No voxel is foreground.
     """
-    shape = tuple(int(n) for n in array.shape[1:])
+    shape = view.shape
     if step.method == "box" and step.start is not None and step.size is not None:
         if len(step.start) != len(shape):
             raise ConfigError(f"crop: start names {len(step.start)} axes, the image has {len(shape)}")
@@ -91,6 +107,10 @@ def crop_map(array: NDArray[np.float32], step: Crop) -> tuple[GridMap, str]:
                 f"crop: the box at {step.start} of size {step.size} reaches beyond the image of size {shape}"
             )
         return GridMap.crop_or_pad(shape, step.start, step.size), ""
+    if step.method == "nonzero":
+        box = nonzero_box(view)
+        return GridMap.crop_or_pad(shape, tuple(a for a, _ in box), tuple(b - a for a, b in box)), ""
+    array = whole(view)
     gray = array[0] if array.shape[0] == 1 else array.mean(axis=0)
     if step.method == "foreground":
         box = foreground_box(gray, threshold=step.threshold, margin=step.margin)
@@ -117,6 +137,20 @@ def foreground_box(
             raise InputRefusedError(f"crop: no voxel lies above the foreground threshold {level:g}")
         box.append((max(0, int(hits[0]) - margin), min(length, int(hits[-1]) + 1 + margin)))
     return tuple(box)
+
+
+def nonzero_box(view: ImageView) -> tuple[tuple[int, int], ...]:
+    """(first, one past the last) voxel along each axis of what is not zero in some channel; all of a zero image."""
+    hits = [np.zeros(n, dtype=np.bool_) for n in view.shape]
+    for box in slab_boxes(view):
+        mask = (view.read(box) != 0).any(axis=0)
+        for axis, (along, hit) in enumerate(zip(box, hits, strict=True)):
+            hit[along] |= mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))
+    places = [np.flatnonzero(hit) for hit in hits]
+    return tuple(
+        (int(found[0]), int(found[-1]) + 1) if found.size else (0, n)
+        for found, n in zip(places, view.shape, strict=True)
+    )
 
 
 def content_box(image: NDArray[np.float32], *, tolerance: float) -> tuple[tuple[int, int], ...]:
@@ -158,7 +192,54 @@ def resize_maps(shape: tuple[int, ...], step: Resize) -> tuple[GridMap, GridMap]
 
 
 def resample_map(shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None, step: Resample) -> GridMap:
-    """Map to exactly the new spacing about the same centre, with enough voxels to cover the image."""
+    """Map to the new spacing, exact about the same centre or the nearest that keeps the outer edges."""
+    old, new = _spacings(shape, spacing_mm, step)
+    if step.fit == "extent":
+        # In this order the last digit is that of nnU-Net's compute_new_shape; half voxels go to the even number.
+        target = tuple(max(1, round(a / b * n)) for a, b, n in zip(old, new, shape, strict=True))
+        return GridMap.resize(shape, target)
+    scale = np.asarray(new) / np.asarray(old)
+    # Files keep spacings in single precision: 0.8 comes back as 0.80000001, which is the same spacing.
+    scale[np.abs(scale - 1) < _SAME_SCALE] = 1
+    target = tuple(max(1, int(n)) for n in np.ceil(np.asarray(shape) / scale - _LEAST_VOXEL))
+    matrix = np.diag([*scale, 1.0])
+    matrix[:-1, -1] = (np.asarray(shape) - 1) / 2 - scale * (np.asarray(target) - 1) / 2
+    return GridMap(source_shape=shape, target_shape=target, matrix=matrix)
+
+
+def resample_kinds(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None, step: Resample
+) -> tuple[tuple[Kind, ...], tuple[Back, ...]]:
+    """How each axis is interpolated, and how a prediction goes back along it."""
+    if step.interpolation == "linear":
+        plain: list[Kind] = ["linear"] * len(shape)
+        smooth: list[Back] = ["smooth"] * len(shape)
+        return tuple(plain), tuple(smooth)
+    old, new = _spacings(shape, spacing_mm, step)
+    there, back = (coarse_axis(*pair, limit=step.separate_above) for pair in ((old, new), (new, old)))
+    kinds: list[Kind] = ["nearest" if axis == there else "cubic" for axis in range(len(shape))]
+    ways: list[Back] = ["nearest" if axis == back else "linear" for axis in range(len(shape))]
+    return tuple(kinds), tuple(ways)
+
+
+def coarse_axis(first: Sequence[float], second: Sequence[float], *, limit: float | None) -> int | None:
+    """The one axis that is more than `limit` times as coarse as the finest, by the first spacing or else the second.
+
+    None where no spacing is so uneven, or two axes share the largest one.
+    """
+    if limit is None:
+        return None
+    for spacing in (first, second):
+        if max(spacing) / min(spacing) > limit:
+            coarse = [axis for axis, size in enumerate(spacing) if max(spacing) / size == 1]
+            return coarse[0] if len(coarse) == 1 else None
+    return None
+
+
+def _spacings(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None, step: Resample
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Spacing before and after, axes that are left alone filled in."""
     if len(step.spacing_mm) != len(shape):
         raise ConfigError(
             f"resample: spacing_mm names {len(step.spacing_mm)} axes, the image has {len(shape)}"
@@ -167,13 +248,8 @@ def resample_map(shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None, s
         raise GeometryError(
             "resample: the file does not say how far its pixels are apart; use resize instead"
         )
-    scale = np.asarray(step.spacing_mm) / np.asarray(spacing_mm)
-    # Files keep spacings in single precision: 0.8 comes back as 0.80000001, which is the same spacing.
-    scale[np.abs(scale - 1) < _SAME_SCALE] = 1
-    target = tuple(max(1, int(n)) for n in np.ceil(np.asarray(shape) / scale - _LEAST_VOXEL))
-    matrix = np.diag([*scale, 1.0])
-    matrix[:-1, -1] = (np.asarray(shape) - 1) / 2 - scale * (np.asarray(target) - 1) / 2
-    return GridMap(source_shape=shape, target_shape=target, matrix=matrix)
+    new = (old if size is None else size for old, size in zip(spacing_mm, step.spacing_mm, strict=True))
+    return tuple(spacing_mm), tuple(new)
 
 
 def pad_map(shape: tuple[int, ...], step: Pad) -> GridMap:

@@ -33,6 +33,7 @@ from medseg.transforms.preprocess_options import (
     Resample,
     Resize,
     Standardise,
+    Transpose,
 )
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "Sharpen",
     "Shift",
     "Standardise",
+    "Transpose",
 ]

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Extent = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=3)]
 """Two or three whole numbers of at least 1."""
 
+Chosen = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+"""Numbers of channels, from 0."""
+_CHANNELS = "Channels that are changed, counted from 0; left out: all."
+
 OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 """Patient directions and their opposites."""
 
@@ -71,11 +75,31 @@ class Orient(Step):
         return tuple(HEAD_AND_FOOT.get(letter, letter) for letter in self.to)
 
 
+class Transpose(Step):
+    """Put the axes of the array into another order, whatever directions they have."""
+
+    use: Literal["transpose"] = "transpose"
+    axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+        min_length=2,
+        max_length=3,
+        description="For each new axis the number of the old one; [2, 1, 0] turns a file's i, j, k into k, j, i.",
+    )
+
+    @model_validator(mode="after")
+    def _each_axis_once(self) -> Self:
+        if sorted(self.axes) != list(range(len(self.axes))):
+            raise ValueError(f"axes must name 0 to {len(self.axes) - 1} once each, found {list(self.axes)}")
+        return self
+
+
 class Crop(Step):
     """Cut a part out: a fixed box, the box around the foreground, or all but the collimation border."""
 
     use: Literal["crop"] = "crop"
-    method: Literal["box", "foreground", "border"] = Field(description="How the box is found.")
+    method: Literal["box", "foreground", "border", "nonzero"] = Field(
+        description="How the box is found; nonzero: around all voxels that are not zero in some channel "
+        "(an image of zeros stays whole)."
+    )
     start: tuple[int, ...] | None = Field(default=None, description="box: first voxel along each axis.")
     size: Extent | None = Field(default=None, description="box: number of voxels along each axis.")
     threshold: float | None = Field(
@@ -150,6 +174,7 @@ class Normalise(Step):
     to: tuple[float, float] = Field(default=(0.0, 1.0), description="Values that the two ends become.")
     clip: bool = Field(default=True, description="Whether values beyond the ends are set to them.")
     channelwise: bool = Field(default=True, description="Whether each channel has ends of its own.")
+    channels: Chosen | None = Field(default=None, description=_CHANNELS)
 
     fields_of_method: ClassVar[dict[str, tuple[str, ...]]] = {
         "percentile": ("low", "high"),
@@ -177,18 +202,34 @@ class Standardise(Step):
     """Subtract a mean and divide by a standard deviation."""
 
     use: Literal["standardise"] = "standardise"
-    method: Literal["zscore", "masked", "dataset"] = Field(
+    method: Literal["zscore", "masked", "nonzero", "given", "dataset"] = Field(
         default="zscore",
-        description="zscore: of the image; masked: of the voxels above `threshold`, applied to all; "
-        "dataset: of the training data, as recorded in the bundle.",
+        description="zscore: of the image; masked: of the voxels above `threshold`, applied to all; nonzero: of the "
+        "voxels that are not zero in some channel and of those that they enclose, applied to them alone; given: "
+        "`mean` and `std`; dataset: of the training data, as recorded in the bundle.",
     )
     threshold: float = Field(default=0.0, description="masked: values above it are foreground.")
+    mean: float | None = Field(default=None, description="given: what is subtracted, in image values.")
+    std: float | None = Field(default=None, gt=0, description="given: what the rest is divided by.")
+    clip: tuple[float, float] | None = Field(
+        default=None, description="given: ends that values beyond are set to first, in image values."
+    )
     channelwise: bool = Field(default=True, description="zscore, masked: each channel has its own mean.")
+    channels: Chosen | None = Field(default=None, description=_CHANNELS)
 
     fields_of_method: ClassVar[dict[str, tuple[str, ...]]] = {
         "masked": ("threshold", "channelwise"),
         "zscore": ("channelwise",),
+        "given": ("mean", "std", "clip"),
     }
+
+    @model_validator(mode="after")
+    def _given_is_whole(self) -> Self:
+        if self.method == "given" and (self.mean is None or self.std is None):
+            raise ValueError("method given needs mean and std")
+        if self.clip is not None:
+            _ordered(*self.clip, what="the two values of clip")
+        return self
 
 
 class Equalise(Step):
@@ -236,9 +277,35 @@ class Resample(Step):
     """Change the distance between voxels; the image must say what it is."""
 
     use: Literal["resample"] = "resample"
-    spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        min_length=2, max_length=3, description="New distance between voxel centres in mm, along each axis."
+    spacing_mm: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
+        min_length=2,
+        max_length=3,
+        description="New distance between voxel centres in mm, along each axis; null leaves an axis as it is.",
     )
+    interpolation: Literal["linear", "cubic"] = Field(
+        default="linear",
+        description="linear: smoothed where voxels become larger, predictions go back likewise; cubic: splines, no "
+        "smoothing, overshoot cut off at the range of the image; predictions go back linearly without smoothing.",
+    )
+    fit: Literal["spacing", "extent"] = Field(
+        default="spacing",
+        description="spacing: exactly the new spacing, about the same centre; extent: outer edges stay where they "
+        "are, and the spacing is the nearest that divides them into whole voxels.",
+    )
+    separate_above: float | None = Field(
+        default=None,
+        ge=1,
+        description="cubic: where one axis is more than this many times as coarse as the finest, before or after, "
+        "voxels along it are taken from the nearest slice, as predictions are on the way back; null: never.",
+    )
+
+    @model_validator(mode="after")
+    def _separate_is_cubic(self) -> Self:
+        if self.separate_above is not None and self.interpolation != "cubic":
+            raise ValueError("separate_above belongs to interpolation cubic")
+        if self.interpolation == "cubic" and self.fit != "extent":
+            raise ValueError("interpolation cubic needs fit: extent")
+        return self
 
 
 class Resize(Step):
@@ -271,7 +338,18 @@ class Pad(Step):
 
 
 PreprocessStep = Annotated[
-    Orient | Crop | Gray | Binarise | Normalise | Standardise | Equalise | Denoise | Resample | Resize | Pad,
+    Orient
+    | Transpose
+    | Crop
+    | Gray
+    | Binarise
+    | Normalise
+    | Standardise
+    | Equalise
+    | Denoise
+    | Resample
+    | Resize
+    | Pad,
     Field(discriminator="use"),
 ]
 """One preprocessing step as a YAML gives it, told apart by `use`."""

@@ -17,12 +17,22 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     "small_unet": {"channels": [8, 16, 40]},
     "mednext": {"width": 8, "blocks": [1, 1, 1]},
     "swin_unetr": {"width": 12, "attention_window": 3, "blocks": [2, 1, 1, 1]},
+    "monai_unet": {"channels": [4, 8, 12], "strides": [2, 2]},
+    "monai_attention_unet": {"channels": [4, 8, 12], "strides": [2, 2]},
+    "monai_basic_unet": {"channels": [4, 4, 6, 6, 8], "last": 4},
+    "monai_segresnet": {"width": 8, "blocks": [1, 1, 1], "up_blocks": [1, 1]},
+    "monai_dynunet": {"channels": [4, 8, 12], "kernels": [3, 3, 3], "strides": [2, 2]},
 }
 _BY_AXIS = {"strides": [[2, 2, 1], [2, 2, 2]], "kernels": [[3, 3, 1], [3, 3, 3], [3, 3, 3]]}
 
 
 def _slow(use: str, dims: int) -> bool:
     return use == "swin_unetr" and dims == 3
+
+
+def _supervised(use: str) -> bool:
+    checked = NETWORK_OPTIONS.validate_python({"use": use, **_SMALL.get(use, {})})
+    return "deep_supervision" in type(checked).model_fields
 
 
 def _cases(variants: bool) -> list[Any]:
@@ -65,7 +75,14 @@ def image():
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`case`: every network in 2-D and 3-D and its variants; `plain_case`: without the variants."""
+    """`case`: every network in 2-D and 3-D and its variants; `plain_case`: without the variants.
+
+    `supervised_case`: those that can be trained at several levels.
+    """
     for name, variants in (("case", True), ("plain_case", False)):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, _cases(variants))
+    if "supervised_case" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "supervised_case", [case for case in _cases(True) if _supervised(case.values[0][0])]
+        )

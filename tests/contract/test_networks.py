@@ -66,11 +66,11 @@ def test_same_seed_same_weights_and_the_random_state_is_left_alone(plain_case, m
     assert any(not torch.equal(value, other[name]) for name, value in same.items())
 
 
-def test_deep_supervision_gives_coarser_levels_in_training_only(case, make, image):
-    network, size = make(case, deep_supervision=True), SIZES[case[1]]
+def test_deep_supervision_gives_coarser_levels_in_training_only(supervised_case, make, image):
+    network, size = make(supervised_case, deep_supervision=True), SIZES[supervised_case[1]]
     levels = network(image(1, 1, *size))
     shapes = [tuple(part.shape[2:]) for part in levels]
-    scales = network.options.scales(case[1])
+    scales = network.options.scales(supervised_case[1])
     possible = [tuple(-(-n // s) for n, s in zip(size, scale, strict=True)) for scale in scales]
     assert shapes[0] == size
     assert len(shapes) > 1

@@ -13,6 +13,7 @@ from medseg.models.registry import build_network
 from medseg.training.loss_options import DiceCrossEntropyOptions, LossOptions
 from medseg.training.losses import build_loss
 from medseg.training.precision import choose_precision
+from medseg.volume import Volume
 
 pytestmark = [
     pytest.mark.gpu,
@@ -104,3 +105,76 @@ def test_losses_and_their_slopes_agree_with_the_cpu_and_repeat_to_the_bit(use):
     for one, other in zip(found[0], found[1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
     assert all(torch.equal(one, other) for one, other in zip(found[1], found[2], strict=True))
+
+
+def volume_of_discs() -> Volume:
+    image = disc()[0]
+    return Volume(array=np.stack([image] * 40, axis=-1)[None])
+
+
+class Hungry(torch.nn.Module):
+    """Asks for far more than the device has when it is shown more than two windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            torch.empty(1 << 44, dtype=torch.uint8, device=x.device)
+        self.sizes.append(len(x))
+        return torch.cat([0.5 - x, x - 0.5], dim=1) * 8
+
+
+def test_out_of_memory_is_answered_by_a_smaller_batch():
+    model = Hungry()
+    found = Predictor(
+        model,
+        steps=(),
+        table=TABLE,
+        options=InferenceOptions(window=(32, 32, 16), batch_size=8),
+        device="cuda",
+        with_features=False,
+    ).predict(volume_of_discs())
+    assert max(model.sizes) == 2
+    assert any("too little memory" in note for note in found.notes)
+    np.testing.assert_array_equal(found.label_map, volume_of_discs().array[0] > 0.5)
+
+
+@pytest.mark.parametrize("free", [1 << 40, 1 << 10])
+def test_sums_on_the_device_and_on_the_host_give_the_mask_of_the_cpu(monkeypatch, free):
+    monkeypatch.setattr("medseg.inference.device.free_device_bytes", lambda device: free)
+    network3d = build_network(
+        SmallUNetOptions(channels=(16, 24, 32)), spatial_dims=3, in_channels=1, class_count=2, seed=0
+    )
+    masks = [
+        Predictor(
+            network3d,
+            steps=(),
+            table=TABLE,
+            options=InferenceOptions(window=(32, 32, 16), overlap=0.5, tta="flip"),
+            device=device,
+        )
+        .predict(volume_of_discs())
+        .label_map
+        for device in ("cpu", "cuda")
+    ]
+    assert np.mean(masks[0] == masks[1]) > 0.999
+
+
+def test_the_loop_over_windows_does_not_wait_for_the_device():
+    """With synchronising calls made an error, only the blocks that come back may wait, and they wait for events."""
+    predictor = Predictor(
+        Hungry(),
+        steps=(),
+        table=TABLE,
+        options=InferenceOptions(window=(32, 32, 16), batch_size=2, empty_windows="show"),
+        device="cuda",
+        with_features=False,
+    )
+    predictor.predict(volume_of_discs())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        predictor.predict(volume_of_discs())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from medseg.inference.confidence import image_entropy, label_confidence
+from medseg.inference.confidence import ConfidenceTally
 from medseg.labels import Label, LabelTable
 
 TABLE = LabelTable(
@@ -12,15 +13,33 @@ TABLE = LabelTable(
 )
 
 
+def tally(probabilities, *, rows=None):
+    """Of the whole, or of blocks of so many rows."""
+    size = probabilities.shape[1:]
+    found = ConfidenceTally(size, TABLE)
+    for start in range(0, size[0], rows or size[0]):
+        place = (slice(start, min(size[0], start + (rows or size[0]))), *(slice(0, n) for n in size[1:]))
+        found.add(place, torch.from_numpy(probabilities[(slice(None), *place)]))
+    return found
+
+
+def label_confidence(probabilities):
+    return tally(probabilities).labels()
+
+
+def image_entropy(probabilities):
+    return tally(probabilities).image()
+
+
 def test_confidence_of_a_mask_of_known_probabilities():
     probabilities = np.zeros((3, 20, 18), np.float32)
     probabilities[0] = 1
     probabilities[:, 4:14, 3:13] = np.array([0.1, 0.9, 0.0])[:, None, None]
     probabilities[:, 4, 3:13] = np.array([0.3, 0.7, 0.0])[:, None]
     probabilities[:, 3, 3:13] = np.array([0.7, 0.3, 0.0])[:, None]
-    found = label_confidence(probabilities, TABLE)
+    found = label_confidence(probabilities)
     assert set(found) == {"lung_right"}
-    assert found["lung_right"]["mean_probability"] == pytest.approx(0.9)
+    assert found["lung_right"]["mean_probability"] == pytest.approx(0.9, abs=1e-5)
     # 10 voxels in the mask and 10 outside of it lie between 0.2 and 0.8; the mask has 100.
     assert found["lung_right"]["uncertain_share"] == pytest.approx(0.2)
     entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1)) / np.log(3)
@@ -34,7 +53,18 @@ def test_confidence_of_a_mask_of_known_probabilities():
 def test_confidence_of_thin_and_absent_masks():
     probabilities = np.zeros((3, 9, 8), np.float32)
     probabilities[0] = 1
-    assert label_confidence(probabilities, TABLE) == {}
+    assert label_confidence(probabilities) == {}
     assert image_entropy(probabilities) == {"image": 0.0}
     probabilities[:, 4, 2:6] = np.array([0.0, 0.2, 0.8])[:, None]
-    assert label_confidence(probabilities, TABLE)["lung_left"]["mean_probability"] == pytest.approx(0.8)
+    assert label_confidence(probabilities)["lung_left"]["mean_probability"] == pytest.approx(0.8, abs=1e-5)
+
+
+def test_blocks_give_the_same_as_the_whole():
+    logits = np.random.default_rng(0).normal(size=(3, 12, 10, 9)) * 2
+    logits[1, 2:9, 1:8, 1:8] += 4
+    probabilities = (np.exp(logits) / np.exp(logits).sum(axis=0)).astype(np.float32)
+    whole, parts = tally(probabilities), tally(probabilities, rows=3)
+    np.testing.assert_array_equal(parts.label_map, probabilities.argmax(axis=0))
+    assert parts.image() == pytest.approx(whole.image(), rel=1e-6)
+    for name, values in whole.labels().items():
+        assert parts.labels()[name] == pytest.approx(values, rel=1e-6)

@@ -50,8 +50,8 @@ class Shelf:
         return make
 
 
-def predictor(networks, **options):
-    chosen = InferenceOptions(window=(8, 8, 8), overlap=0.5, **options)
+def predictor(networks, *, window=(8, 8, 8), **options):
+    chosen = InferenceOptions(window=window, overlap=0.5, **options)
     return Predictor(networks, steps=(Normalise(method="range"),), table=TABLE, options=chosen)
 
 
@@ -71,8 +71,9 @@ def test_the_answer_is_the_mean_of_the_probabilities(single):
     assert np.ptp(single, axis=0).max() > 0.1, "members that agree prove nothing"
 
 
-def test_the_mean_of_logits_is_the_normalised_geometric_mean(single):
-    found = predictor(members(Shelf()), ensemble="logits").probabilities(IMAGE)
+def test_the_mean_of_logits_is_the_normalised_geometric_mean_of_a_window():
+    found = predictor(members(Shelf()), window=None, ensemble="logits").probabilities(IMAGE)
+    single = np.stack([predictor(network(seed), window=None).probabilities(IMAGE) for seed in SEEDS])
     expected = np.exp(np.log(single.astype(np.float64)).mean(axis=0))
     np.testing.assert_allclose(found, expected / expected.sum(axis=0), rtol=1e-4, atol=1e-6)
 
@@ -93,7 +94,7 @@ def test_one_member_is_in_memory_at_a_time():
     assert shelf.most == 1
     assert not shelf.alive
     assert shelf.loads == 2 * (len(SEEDS) + 1), (
-        "each member once for an image, the first again for its features"
+        "each for the one batch of four windows, the first again for its features"
     )
 
 

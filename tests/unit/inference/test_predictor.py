@@ -80,7 +80,8 @@ def test_label_map_lies_on_the_source_grid():
     truth = film().array[0] > 0
     assert dice(prediction.label_map > 0, truth) > 0.95
     assert prediction.passes == 1
-    assert prediction.probabilities is None
+    assert prediction.maps == {}
+    assert prediction.disagreement == {}
     assert prediction.grid.source_shape == (150, 120)
     assert prediction.prepared.array.shape == (1, 64, 64)
 
@@ -103,11 +104,20 @@ def test_features_are_averaged_over_windows_side_by_side():
     assert predictor(Constant(0, 1, 0)).features(image) is None
 
 
-def test_kept_probabilities_sum_to_one_on_the_prepared_grid():
-    prediction = predictor(save_probabilities=True, tta=["flip", "gamma"]).predict(film())
-    assert prediction.probabilities is not None
-    assert prediction.probabilities.shape == (3, 64, 64)
-    np.testing.assert_allclose(prediction.probabilities.sum(axis=0), 1, atol=1e-5)
+def test_probabilities_sum_to_one_on_the_prepared_grid():
+    whole = predictor(tta=["flip", "gamma"])
+    found = whole.probabilities(whole.predict(film()).prepared.array)
+    assert found.shape == (3, 64, 64)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"refine": {"margin": 0.2, "min_share": 0.01}}, {"window": [48, 40]}]
+)
+def test_the_label_map_alone_is_that_of_a_prediction(options):
+    image = film(600, 500, box=(240, 275, 300, 377), second=(290, 325, 300, 377))
+    whole = predictor(**options)
+    np.testing.assert_array_equal(whole.segment(image), whole.predict(image).label_map)
 
 
 def test_second_pass_frames_what_the_first_found():

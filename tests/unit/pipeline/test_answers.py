@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medseg.inference.predictor import Answer
+from medseg.inference.answer import Answer
 from medseg.pipeline.answers import AnswerStore
 
 ANSWER = Answer(

@@ -1,0 +1,207 @@
+"""The answer of an ensemble to a whole prepared image, block by block, from windows that are blended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.errors import BundleError
+from medseg.geometry import GridMap
+from medseg.inference.ceiling import Demand, demand_of, extra_bytes
+from medseg.inference.device import on_processor, sums_device
+from medseg.inference.ensemble import Ensemble
+from medseg.inference.options import InferenceOptions
+from medseg.inference.sliding_window import Copy, Sweep, copies, joined
+from medseg.inference.window_batches import Choice
+from medseg.inference.window_blend import Block, Box, TileStore
+from medseg.labels import LabelTable
+from medseg.transforms.class_choice import ClassChoice, largest_of
+from medseg.transforms.image_view import ImageView, channel_maxima, channel_minima
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlendedBlock:
+    """A finished part of a prepared image.
+
+    Parameters
+    ----------
+    place : tuple of slice
+    values : (C, *place) float32 tensor
+        What was averaged: probabilities or logits, of classes or regions.
+    probabilities : (L, *place) float32 tensor
+        Of the classes.
+    spread : (2, *place) float32 tensor or None
+        Of several networks, see `MemberSpread`.
+    """
+
+    place: Box
+    values: Tensor
+    probabilities: Tensor
+    spread: Tensor | None
+
+
+class BlendedEnsemble:
+    """Shows an ensemble the windows of prepared images.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+    table : LabelTable
+        L classes.
+    options : InferenceOptions
+    choice : ClassChoice
+        Of what is averaged.
+    """
+
+    def __init__(
+        self, ensemble: Ensemble, *, table: LabelTable, options: InferenceOptions, choice: ClassChoice
+    ) -> None:
+        self.ensemble, self.table, self.options, self._choice = ensemble, table, options, choice
+        self._network_bytes: dict[tuple[int, ...], int] = {}
+
+    def sweep(self, shape: tuple[int, ...]) -> Sweep:
+        """The windows over an image of a shape."""
+        options = self.options
+        return Sweep.over(
+            shape,
+            options.window,
+            overlap=options.overlap,
+            batch_size=options.batch_size,
+            blend=options.blend,
+            even=options.steps == "even",
+            ordered=options.sums == "float16",
+        )
+
+    def settle(self, image: ImageView, sweep: Sweep) -> None:
+        """Decide on what runs the networks, where that is to be measured on an image.
+
+        Raises
+        ------
+        EngineError
+            The engine that was asked for cannot run the network, or gives other masks.
+        ConfigError
+            It does not fit below the ceiling of memory.
+        """
+        if self.ensemble.engines is not None:
+            count = len(self._versions(len(image.shape), lambda: (0.0, 1.0)))
+            self.ensemble.engines.settle(image, sweep, runs=count)
+
+    def engine_notes(self, sweep: Sweep) -> tuple[str, ...]:
+        """What a reader of a result must know of engines that were refused, one sentence each."""
+        engines = self.ensemble.engines
+        return () if engines is None else engines.notes(sweep.window)
+
+    def blocks(
+        self,
+        image: ImageView,
+        sweep: Sweep,
+        *,
+        store: TileStore | None = None,
+        choice: Choice | None = None,
+    ) -> Iterator[BlendedBlock]:
+        """Finished blocks on the CPU, as they are asked for.
+
+        Parameters
+        ----------
+        image : ImageView
+        sweep : Sweep
+            Over its shape.
+        store : TileStore, optional
+            Where shared sums wait.
+        choice : Choice, optional
+            Which windows are shown; as the options say unless given.
+
+        Raises
+        ------
+        BundleError
+            The network's answer is not finite.
+        """
+        ensemble, options = self.ensemble, self.options
+        versions = self._versions(len(image.shape), lambda: _value_range(image))
+        filling = options.filling
+        if filling is None:
+            filling = float(channel_minima(image).min()) if sweep.fills_up else 0.0
+        asked = sweep.blocks(
+            lambda box: torch.from_numpy(np.ascontiguousarray(image.read(box))),
+            lambda batch: ensemble.answer(batch.to(ensemble.device, non_blocking=True), versions),
+            filling=filling,
+            store=store,
+            choice=choice or Choice(reuse=options.empty_windows == "reuse"),
+            background=ensemble.background(),
+            sums_device=sums_device(ensemble.device, sweep.sums_bytes(ensemble.channels)),
+        )
+        for block in on_processor(asked, ahead=sweep.batch_size):
+            yield self._parted(block)
+
+    def whole(self, image: ImageView) -> Tensor:
+        """(C, *sp) what is averaged over windows and networks, of an image that memory holds."""
+        sweep = self.sweep(image.shape)
+        blocks = self.blocks(image, sweep)
+        return joined((Block(place=block.place, values=block.values) for block in blocks), sweep.size)
+
+    def probabilities(self, image: ImageView) -> Tensor:
+        """(L, *sp) probabilities of classes, of an image that memory holds."""
+        return self._likely(self.whole(image))
+
+    def label_side_by_side(self, image: ImageView, *, batch_size: int) -> NDArray[Any]:
+        """(*sp) most probable classes of an image, from windows that do not overlap."""
+        sweep = replace(
+            self.sweep(image.shape), overlap=0.0, batch_size=batch_size, even=False, ordered=False
+        )
+        label_map = np.zeros(sweep.size, np.uint8 if self.table.class_count <= 256 else np.int16)
+        for block in self.blocks(image, sweep):
+            label_map[block.place] = largest_of(block.probabilities)[0].numpy()
+        return label_map
+
+    def demand(self, grid: GridMap, *, in_channels: int, more_channels: int = 0) -> Demand:
+        """What an image asks for, by its grid alone; the network is tried on one window.
+
+        Parameters
+        ----------
+        grid : GridMap
+            From the source to the prepared image.
+        in_channels : int
+            Of the prepared image.
+        more_channels : int, optional
+            That are brought back beside the network's.
+        """
+        sweep, ensemble = self.sweep(grid.target_shape), self.ensemble
+        if sweep.window not in self._network_bytes:
+            versions = self._versions(len(sweep.window), lambda: (0.0, 1.0))
+            shown = torch.zeros((1, in_channels, *sweep.window), device=ensemble.device)
+            self._network_bytes[sweep.window] = extra_bytes(lambda: ensemble.answer(shown, versions[:2]))
+        return demand_of(
+            sweep,
+            grid,
+            in_channels=in_channels,
+            class_count=ensemble.channels + more_channels,
+            network_bytes=self._network_bytes[sweep.window],
+        )
+
+    def _versions(self, dims: int, value_range: Callable[[], tuple[float, float]]) -> tuple[Copy, ...]:
+        return copies(dims, value_range, tta=self.options.tta_names, flip_axes=self.options.flip_axes)
+
+    def _parted(self, block: Block) -> BlendedBlock:
+        # Blocks are looked at once they are back on the CPU: to ask a device after each run would make it wait.
+        if not bool(torch.isfinite(block.values).all()):
+            raise BundleError(
+                "the network gave probabilities that are not finite for a finite image "
+                f"(precision {str(self.ensemble.dtype).removeprefix('torch.')}); use float32, or check the weights"
+            )
+        values, spread = self.ensemble.parted(block.values)
+        return BlendedBlock(
+            place=block.place, values=values, probabilities=self._likely(values), spread=spread
+        )
+
+    def _likely(self, values: Tensor) -> Tensor:
+        return self._choice.probabilities(values, class_count=self.table.class_count)
+
+
+def _value_range(image: ImageView) -> tuple[float, float]:
+    return float(channel_minima(image).min()), float(channel_maxima(image).max())
