@@ -19,6 +19,7 @@ from medseg.errors import ConfigError
 _LONGEST_S = 900.0
 _CLASSES = 3
 _FILM_MODEL = "chest-xray-lungs"
+_SAME_OVERLAP, _AUTO = "medseg, overlap 0.5", "medseg, engine auto"
 
 
 def network(bench: InferenceBench, root: Path) -> list[Job]:
@@ -61,9 +62,11 @@ def volume(bench: InferenceBench, root: Path) -> list[Job]:
     shared: dict[str, Any] = {"folder": str(folder), "image": str(image)}
     window = list(sizes.window)
 
-    def ours(name: str, options: Mapping[str, Any]) -> tuple[str, Callable[[], Mapping[str, Any]]]:
-        out = str(root / f"{name}.npy")
-        return name, lambda: bench.task("volume", **shared, out=out, window=window, options=dict(options))
+    def ours(
+        name: str, options: Mapping[str, Any], engine: str = "torch"
+    ) -> tuple[str, Callable[[], Mapping[str, Any]]]:
+        more = {"out": str(root / f"{name}.npy"), "window": window, "options": dict(options)}
+        return name, lambda: bench.task("volume", **shared, **more, engine=engine)
 
     def peer(name: str, task: Callable[..., Mapping[str, Any]], job: str, **more: Any) -> Any:
         return name, lambda: task(job, **shared, out=str(root / f"{name}.npy"), **more)
@@ -71,7 +74,8 @@ def volume(bench: InferenceBench, root: Path) -> list[Job]:
     found = bench.in_turns(
         [
             ours("medseg", {}),
-            ours("medseg, overlap 0.5", {"overlap": 0.5}),
+            ours(_SAME_OVERLAP, {"overlap": 0.5}),
+            ours(_AUTO, {}, "auto"),
             ours("medseg, body", {"body": {}}),
             peer("MONAI, overlap 0.5", bench.task, "volume MONAI", window=window, overlap=0.5),
             peer("nnU-Net, step 0.5", bench.peer, "volume", step=0.5),
@@ -79,9 +83,10 @@ def volume(bench: InferenceBench, root: Path) -> list[Job]:
     )
     for tool in found[1:]:
         tool.facts |= {"with_first": agreement(found[0], tool)}
-    exact = found[1]
-    for tool in found[3:]:
-        tool.facts |= {"with_same_overlap": agreement(exact, tool)}
+    exact = next(tool for tool in found if tool.tool == _SAME_OVERLAP)
+    for tool in found:
+        if tool.tool.startswith(("MONAI", "nnU-Net")):
+            tool.facts |= {"with_same_overlap": agreement(exact, tool)}
     return [Job(section="volume", name=f"{_text(sizes.volume)}, windows {_text(sizes.window)}", tools=found)]
 
 

@@ -60,6 +60,8 @@ def _more(tool: Measured) -> str:
     said = []
     if "share_of_limit" in tool.facts:
         said.append(f"{tool.facts['gflops']:.0f} GFLOP/s, {tool.facts['share_of_limit']:.0%} of the limit")
+    if tool.facts.get("engine"):
+        said.append(f"engine {tool.facts['engine']}")
     if tool.facts.get("windows"):
         shown = tool.facts["windows"]
         said.append(f"{shown['shown']} windows shown, {shown['reused'] + shown['outside']} not")
@@ -114,9 +116,11 @@ def _network(job: Job) -> Iterator[str]:
 
 def _volume(job: Job) -> Iterator[str]:
     for peer in ("MONAI, overlap 0.5", "nnU-Net, step 0.5"):
-        found = _ratio(job, "medseg", peer)
+        found = _ratio(job, "medseg, engine auto", peer)
         yield _target(
-            f"at most {VOLUME:g} x the time of {peer}", found, found is not None and found <= VOLUME
+            f"engine auto in at most {VOLUME:g} x the time of {peer}",
+            found,
+            found is not None and found <= VOLUME,
         )
         tool = job.tool(peer)
         same = None if tool is None else tool.facts.get("with_first")

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medseg.geometry import GridMap
+    from medseg.inference.options import EngineName, EngineSetting
     from medseg.models.network import SegmentationNetwork
 
-ENGINES: tuple[str, ...] = ("torch",)
-"""Names of what can run a network here, medseg's default first."""
+ENGINES: tuple[EngineName, ...] = ("torch", "openvino", "onnxruntime", "compile", "openvino_int8")
+"""What can run a network here, medseg's default first."""
 
 _SLICES = 8
 
@@ -112,7 +113,7 @@ def _forward(folder: str, engine: str, shape: Sequence[int], threads: int) -> Ta
     torch.set_num_threads(threads)
     network = network_of(Path(folder))
     image = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(1))
-    ask = opened(engine, network)
+    ask = opened(engine, network, shown=image, threads=threads)
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             network(image)
@@ -127,40 +128,69 @@ def _forward(folder: str, engine: str, shape: Sequence[int], threads: int) -> Ta
     )
 
 
-def opened(engine: str, network: SegmentationNetwork) -> Callable[[Tensor], Tensor]:
-    """What runs a network under a name of `ENGINES`, or `stock`.
+def opened(
+    engine: str, network: SegmentationNetwork, *, shown: Tensor, threads: int
+) -> Callable[[Tensor], Tensor]:
+    """What runs a network under a name of `ENGINES`, or `stock`, for windows like those that are shown.
 
     Raises
     ------
+    MissingPackageError
+        The engine is not installed.
     ConfigError
         Another name.
     """
+    import torch
+
+    from medseg.inference.engines import EngineSpec, open_engine
+    from medseg.inference.members import SingleNetwork
+
     if engine == "stock":
         return stock(network)
-    if engine == "torch":
-        return network
-    raise ConfigError(f"no engine {engine!r}; there are: {', '.join(ENGINES)}")
+    name = next((one for one in ENGINES if one == engine), None)
+    if name is None:
+        raise ConfigError(f"no engine {engine!r}; there are: {', '.join(ENGINES)}")
+    spec = EngineSpec(
+        window=tuple(shown.shape[2:]),
+        in_channels=shown.shape[1],
+        threads=threads,
+        calibration=tuple(np.array(window.numpy(), np.float32) for window in shown),
+    )
+    members = SingleNetwork(network, torch.device("cpu"))
+    with torch.inference_mode(False):
+        return open_engine(name, lambda: members.network(0), spec)
 
 
 def _volume(
-    folder: str, image: str, out: str, threads: int, window: Sequence[int], options: dict[str, Any]
+    folder: str,
+    image: str,
+    out: str,
+    threads: int,
+    window: Sequence[int],
+    options: dict[str, Any],
+    engine: EngineSetting = "torch",
 ) -> Task:
-    """medseg's windows over a prepared volume (1, *shape), to a label map."""
+    """medseg's windows over a prepared volume (1, *shape), to a label map; what an engine needs to start is in it."""
     import torch
 
     from medseg.bench.io_tasks import segment_table
+    from medseg.inference.engine_settle import Engines
+    from medseg.inference.members import SingleNetwork
     from medseg.inference.options import InferenceOptions
     from medseg.inference.predictor import Predictor
     from medseg.volume import Volume
 
     torch.set_num_threads(threads)
     network, array = network_of(Path(folder)), _turned(np.load(image))
+    members = SingleNetwork(network, torch.device("cpu"))
+    engines = Engines(members, setting=engine, weights="", in_channels=1, threads=threads)
     predictor = Predictor(
-        network,
+        members,
         steps=(),
         table=segment_table(network.class_count - 1),
         options=InferenceOptions.model_validate({"window": tuple(window)[::-1], "batch_size": 1} | options),
         features=False,
+        engines=engines,
     )
     volume = Volume(array=array)
     shown: dict[str, Any] = {}
@@ -170,7 +200,11 @@ def _volume(
         shown.update(found.windows)
         return found.label_map
 
-    return Task(run, lambda labels: {"labels": _kept(labels.T, out), "windows": shown})
+    def facts(labels: NDArray[Any]) -> dict[str, Any]:
+        used = [choice["engine"] for choice in engines.to_json()["choices"]]
+        return {"labels": _kept(labels.T, out), "windows": shown, "engine": used[0]}
+
+    return Task(run, facts)
 
 
 def _monai_volume(

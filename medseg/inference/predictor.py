@@ -267,6 +267,7 @@ class Predictor:
             WindowTally(),
             self._source_maps(grid),
         )
+        self.blended.settle(prepared.image, sweep)
         with contextlib.ExitStack() as stack:
             found = self._fit(prepared, grid, batch_size=sweep.batch_size)
             sweep, prepared = replace(sweep, batch_size=found.batch_size), prepared.kept(found.keep_bytes)

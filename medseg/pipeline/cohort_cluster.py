@@ -8,6 +8,7 @@ takes nothing with it but the case it had, which another one does.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import time
 import uuid
@@ -266,7 +267,7 @@ def connected(address: str) -> Iterator[ModuleType]:
             address=address,
             namespace=f"medseg-{uuid.uuid4().hex[:12]}",
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as err:
         raise EnvironmentFailure(

@@ -6,6 +6,7 @@ windows needs no prepared copy of a large image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -39,6 +40,10 @@ class ImageView(Protocol):
     def slow_axis(self) -> int:
         """Axis along which neighbouring slices lie one after the other in memory."""
 
+    @property
+    def behind(self) -> float:
+        """Values of the array at the bottom that one value is made of, 1 or more."""
+
     def read(self, box: Box) -> NDArray[np.float32]:
         """(C, *box) values; slices have a start and a stop, no step."""
 
@@ -57,6 +62,7 @@ class ArrayView:
         self.channels = int(array.shape[0])
         self.shape = tuple(int(n) for n in array.shape[1:])
         self.slow_axis = int(np.argmax(np.abs(array.strides[1:])))
+        self.behind = 1.0
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """A view of the array where that is float32."""
@@ -91,6 +97,7 @@ class GridView:
         maps = grid.axis_maps()
         self._sources = tuple(source for source, _, _ in maps)
         self.slow_axis = self._sources.index(base.slow_axis)
+        self.behind = base.behind * math.prod(max(1.0, abs(scale)) for _, scale, _ in maps)
         plain: list[Kind] = ["linear"] * len(maps)
         self._kinds: tuple[Kind, ...] = tuple(plain if kinds is None else kinds)
         self._axes = tuple(
@@ -240,6 +247,7 @@ class ValueView:
         self._base, self.change = base, change
         self.channels = base.channels if channels is None else channels
         self.shape, self.slow_axis = base.shape, base.slow_axis
+        self.behind = base.behind * max(1.0, base.channels / self.channels)
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """Read the base and change it."""
@@ -252,6 +260,7 @@ class ChannelsView:
     def __init__(self, base: ImageView, channels: Sequence[int]) -> None:
         self._base, self._channels = base, list(channels)
         self.channels, self.shape, self.slow_axis = len(self._channels), base.shape, base.slow_axis
+        self.behind = base.behind * max(1.0, base.channels / self.channels)
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """Read all, keep some."""
@@ -274,6 +283,7 @@ class MaskedView:
     ) -> None:
         self._base, self._mask, self._numbers = base, mask, dict(numbers)
         self.channels, self.shape, self.slow_axis = base.channels, base.shape, base.slow_axis
+        self.behind = base.behind
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """Read the base and change what lies in the mask."""
@@ -290,7 +300,7 @@ def whole(view: ImageView) -> NDArray[np.float32]:
 
 
 def slabs(view: ImageView) -> Iterator[NDArray[np.float32]]:
-    """All of an image in parts of a few million voxels, in the order that suits its memory."""
+    """All of an image in parts that are made of a few million values each, in the order that suits its memory."""
     return (view.read(box) for box in slab_boxes(view))
 
 
@@ -298,7 +308,7 @@ def slab_boxes(view: ImageView) -> Iterator[Box]:
     """Where the parts lie that `slabs` gives."""
     axis = view.slow_axis
     layer = int(np.prod([n for a, n in enumerate(view.shape) if a != axis])) * view.channels
-    rows = max(1, _SLAB_VOXELS // max(1, layer))
+    rows = max(1, int(_SLAB_VOXELS / max(1.0, layer * view.behind)))
     for start in range(0, view.shape[axis], rows):
         box = [slice(0, n) for n in view.shape]
         box[axis] = slice(start, min(view.shape[axis], start + rows))
@@ -376,8 +386,9 @@ def _ordered(view: ImageView, index: int, ranks: Sequence[int], low: float, high
     """Values of one channel by their rank from the lowest, 0: a histogram, then the values of the bins that matter."""
     if not low < high:
         return dict.fromkeys(ranks, low)
-    if np.prod(view.shape) * view.channels <= _SLAB_VOXELS:
-        (values,) = slabs(view)
+    boxes = list(slab_boxes(view))
+    if len(boxes) == 1:
+        values = view.read(boxes[0])
         found = np.partition(values[index].ravel(), ranks)
         return {rank: float(found[rank]) for rank in ranks}
     edges = np.linspace(low, high, _HISTOGRAM_BINS + 1)[1:-1].astype(np.float32)

@@ -14,7 +14,7 @@ from medseg.errors import InputRefusedError
 from medseg.geometry import GridMap
 from medseg.transforms import framing
 from medseg.transforms.framing import Back
-from medseg.transforms.image_view import ArrayView, GridView, ImageView, Kind, slabs, whole
+from medseg.transforms.image_view import ArrayView, GridView, ImageView, Kind, slab_boxes, slabs, whole
 from medseg.transforms.options import Crop, Orient, Pad, PreprocessStep, Resample, Resize, Transpose
 from medseg.transforms.regrid import label_to_grid
 from medseg.transforms.value_steps import change_values
@@ -159,7 +159,11 @@ def _kept(view: ImageView, keep_bytes: float) -> ImageView:
     """The view, or its values where they are small enough."""
     if isinstance(view, ArrayView) or 4 * view.channels * math.prod(view.shape) > keep_bytes:
         return view
-    return ArrayView(whole(view))
+    # Slab by slab: at once, the float32 source of a small result may be many times as large.
+    array = np.empty((view.channels, *view.shape), dtype=np.float32)
+    for box in slab_boxes(view):
+        array[(slice(None), *box)] = view.read(box)
+    return ArrayView(array)
 
 
 def _moves(

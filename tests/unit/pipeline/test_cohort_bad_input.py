@@ -149,9 +149,8 @@ def test_weights_are_checked_before_anything_is_written(inputs, tmp_path, damage
 
 
 def test_a_ceiling_that_is_too_low_names_the_smallest_that_would_do(inputs, bundle):
-    result = predict(inputs, bundle, max_ram="1MB")
-    assert result.exit_code == 2
-    assert "max_ram is 1 MB, but this image takes at least" in result.facts["cases"][0]["error"]
+    with pytest.raises(ConfigError, match="max_ram is 1 MB, but this image takes at least"):
+        predict(inputs, bundle, max_ram="1MB")
 
 
 def test_an_error_that_is_ours_fails_one_case_without_its_text(inputs, bundle, monkeypatch):

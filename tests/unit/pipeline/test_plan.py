@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from medseg.cli import app
 from medseg.config import load_run_config
 from medseg.errors import ConfigError, ManifestError, StorageError
+from medseg.memory import peak_memory_bytes
 from medseg.pipeline import probe
 from medseg.pipeline.api import dry_run_pipeline, run_pipeline
 from medseg.pipeline.progress import SilentReporter
@@ -300,7 +301,8 @@ def test_the_probe_trains_as_the_run_will_and_leaves_its_folder_alone(cohort, tm
     assert found.facts["probe"]["steps"] == 12
     assert found.facts["probe"]["step_s"] > 0
     assert found.facts["probe"]["validation_s"] > 0
-    assert 200e6 < found.prediction.ram_bytes < 2e9
+    # What this process took before, by other tests, counts.
+    assert 200e6 < found.prediction.ram_bytes < 1e9 + peak_memory_bytes()
     assert not list((folder / "cache").glob("probe-*"))
     assert not (folder / "training").exists()
 

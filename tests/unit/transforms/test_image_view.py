@@ -17,6 +17,7 @@ from medseg.transforms.image_view import (
     channel_minima,
     mean_and_deviation,
     percentiles,
+    slabs,
     whole,
 )
 from medseg.transforms.regrid import coordinates, covered_range, regrid
@@ -110,3 +111,22 @@ def test_percentiles_are_those_of_numpy(seed, kind):
     ends = (0.5, 37.0, 99.5, 100.0)
     expected = np.percentile(array.reshape(2, -1).astype(np.float64), ends, axis=1).T
     np.testing.assert_allclose(percentiles(ArrayView(array), ends), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_slabs_of_a_coarse_image_are_as_thick_as_their_source_allows(monkeypatch):
+    monkeypatch.setattr("medseg.transforms.image_view._SLAB_VOXELS", 5000)
+    largest = 0
+
+    class Counting(ArrayView):
+        def read(self, box):
+            nonlocal largest
+            largest = max(largest, int(np.prod([s.stop - s.start for s in box])))
+            return super().read(box)
+
+    array = np.random.default_rng(0).normal(size=(1, 64, 32, 32)).astype(np.float32)
+    view = GridView(Counting(array), GridMap.resize((64, 32, 32), (16, 8, 8)))
+    assert view.behind == 64
+    assert sum(slab.size for slab in slabs(view)) == 16 * 8 * 8
+    # The rims that a smoothing filter needs come on top.
+    assert largest <= 4 * 5000
+    np.testing.assert_array_equal(np.concatenate(list(slabs(view)), axis=1 + view.slow_axis), whole(view))
