@@ -241,7 +241,7 @@ def predict(
         typer.Option(
             metavar="LABELS",
             help="Tell each connected object of these labels or regions (comma-separated, or all) by itself: place, "
-            "size, confidence. As the model says unless given.",
+            "size, confidence. Those that the model names unless given.",
         ),
     ] = None,
     accept_unlike: Annotated[

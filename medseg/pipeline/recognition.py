@@ -36,7 +36,9 @@ def recognise_options(labels: str | None) -> RecogniseOptions | None:
 def chosen_options(
     labels: str | None, stored: Record | None, kinds: Sequence[ExportName], *, table: LabelTable
 ) -> RecogniseOptions | None:
-    """What the command line says, or else the bundle.
+    """What the bundle says, of the labels that the command line names where it names some.
+
+    Connectivity and least size belong to the model; a model that says nothing has those of `RecogniseOptions`.
 
     Raises
     ------
@@ -44,9 +46,10 @@ def chosen_options(
         A file of targets is asked for, but no targets are; a report without the segments it refers to; or a
         name that is neither a label nor a region.
     """
-    asked = recognise_options(labels)
-    if asked is None and stored is not None:
-        asked = RecogniseOptions.model_validate(stored)
+    named = recognise_options(labels)
+    asked = named if stored is None else RecogniseOptions.model_validate(stored)
+    if asked is not None and named is not None:
+        asked = asked.model_copy(update={"labels": named.labels})
     if asked is not None:
         named_classes(table, asked)
     wanted = [kind for kind in kinds if kind in TARGET_FILES]

@@ -170,7 +170,9 @@ def test_what_the_command_line_and_the_bundle_say():
     assert recognise_options("liver, kidneys").labels == ("liver", "kidneys")
     stored = RecogniseOptions(min_ml=0.5).model_dump(mode="json")
     assert chosen_options(None, stored, ("nifti",), table=made_up.TABLE).min_ml == 0.5
-    assert chosen_options("liver", stored, ("coco",), table=made_up.TABLE).min_ml is None
+    named = chosen_options("liver", stored, ("coco",), table=made_up.TABLE)
+    assert (named.labels, named.min_ml) == (("liver",), 0.5)
+    assert chosen_options("liver", None, ("coco",), table=made_up.TABLE).min_ml is None
     with pytest.raises(ConfigError, match=r"coco holds recognised targets.*add --recognise all"):
         chosen_options(None, None, ("nifti", "coco"), table=made_up.TABLE)
     with pytest.raises(ConfigError, match="add instance-seg"):
