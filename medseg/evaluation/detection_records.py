@@ -9,6 +9,18 @@ from typing import Any
 from medseg.evaluation.instance_options import DetectionOptions
 from medseg.evaluation.rows import Cell
 
+COLUMNS = (
+    "case_id",
+    "structure",
+    "state",
+    "reference",
+    "predicted",
+    "iou",
+    "confidence",
+    "voxels",
+    "where",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
@@ -149,7 +161,7 @@ class CaseDetection:
         )
 
     def rows(self) -> list[dict[str, Cell]]:
-        """One row for each instance of either side: found, missed, invented, set aside or not judged."""
+        """A row for each instance of either side: found, missed, invented, set aside or not judged; see `COLUMNS`."""
         rows: list[dict[str, Cell]] = []
         for found in self.structures:
             head: dict[str, Cell] = {"case_id": self.case_id, "structure": found.structure}

@@ -10,6 +10,9 @@ from medseg.evaluation.instance_place import Place
 from medseg.evaluation.quantities import Quantity
 from medseg.evaluation.rows import Cell
 
+FIRST_COLUMNS = ("case_id", "structure", "number", "voxels")
+"""Header of a table without an instance."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:

@@ -23,7 +23,7 @@ from medseg.export.picture import write_mask_png, write_overlay_png
 from medseg.inference.options import MAP_NAMES, MapName
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
-from medseg.pipeline.recognition import INSTANCES
+from medseg.pipeline.recognition import INSTANCES, write_rows
 from medseg.provenance import sha256_file, write_json
 from medseg.volume import Volume
 
@@ -87,7 +87,7 @@ def write_result(
     write_maps(folder, result.prediction.maps, volume)
     write_csv(folder / "measurements.csv", result.measures.rows())
     if result.instances is not None:
-        write_csv(folder / INSTANCES, result.instances.rows())
+        write_rows(folder, result.instances.rows())
     record = case_record(case_id=case_id, key=key, volume=volume, result=result, model=model)
     if export_notes is not None:
         names = sorted(path.name for pattern in NAMES for path in folder.glob(pattern))

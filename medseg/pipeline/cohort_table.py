@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from medseg.pipeline.cohort_settings import CohortSettings
 from medseg.pipeline.result import Result
 from medseg.provenance import versions, write_json, write_text
 
+PREDICTIONS = "predictions.json"
+COCO = TARGET_FILES["coco"]
 _SHOWN = 10
 _FAILURES_SHOWN = 50
 
@@ -49,8 +52,11 @@ def write_cohort(
     """
     output = settings.output
     _write_measurements(output, outcomes)
-    if settings.recognise is not None:
-        _write_targets(output, outcomes, coco="coco" in settings.kinds)
+    tables = _target_tables(settings)
+    for name in sorted(_earlier_tables(output) - tables):
+        (output / name).unlink(missing_ok=True)
+    if tables:
+        _write_targets(output, outcomes, coco=COCO in tables)
     engine = _engine(output, outcomes)
     value = {
         "format": 1,
@@ -58,10 +64,11 @@ def write_cohort(
         **({} if engine is None else {"engine": engine}),
         "versions": versions(),
         "seconds": round(seconds, 3),
+        **({"tables": sorted(tables)} if tables else {}),
         "cases": [outcome.to_json() for outcome in outcomes],
         "skipped": [{"file": item.path.name, "reason": item.reason} for item in skipped],
     }
-    write_json(output / "predictions.json", value)
+    write_json(output / PREDICTIONS, value)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     lines = (*_skipped_lines(skipped), *_failed_lines(failed, len(outcomes)), *_engine_lines(engine))
     return Result(exit_code=_exit_code(failed, len(outcomes)), path=output, lines=lines, facts=value)
@@ -89,14 +96,29 @@ def _write_measurements(output: Path, outcomes: Sequence[CaseOutcome]) -> None:
     write_text(output / "measurements.csv", csv_text(columns, cells))
 
 
+def _target_tables(settings: CohortSettings) -> set[str]:
+    """Files that recognised targets of all images get."""
+    if settings.recognise is None:
+        return set()
+    return {recognition.INSTANCES, recognition.INSTANCES_JSON, *([COCO] if "coco" in settings.kinds else ())}
+
+
+def _earlier_tables(output: Path) -> set[str]:
+    """Those that an earlier command wrote here, and no file of somebody else's."""
+    try:
+        said = json.loads((output / PREDICTIONS).read_text(encoding="utf-8")).get("tables", ())
+        return set(said) & {recognition.INSTANCES, recognition.INSTANCES_JSON, COCO}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+
+
 def _write_targets(output: Path, outcomes: Sequence[CaseOutcome], *, coco: bool) -> None:
     """The recognised targets of all images in one table, and in one COCO file."""
     folders = [output / outcome.folder for outcome in outcomes if outcome.state != "failed"]
     recognition.write_tables(output, (case_files.read_record(folder) or {} for folder in folders))
     if coco:
-        name = TARGET_FILES["coco"]
-        paths = [folder / name for folder in folders if (folder / name).exists()]
-        recognition.join_coco_files(paths, output / name)
+        paths = [folder / COCO for folder in folders if (folder / COCO).exists()]
+        recognition.join_coco_files(paths, output / COCO)
 
 
 def _rows(output: Path, outcomes: Sequence[CaseOutcome]) -> Iterator[dict[str, Any]]:

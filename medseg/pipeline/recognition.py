@@ -11,13 +11,15 @@ from medseg.data.tables import write_csv
 from medseg.errors import ConfigError, StorageError
 from medseg.evaluation.instance_map import named_classes
 from medseg.evaluation.instance_options import RecogniseOptions
-from medseg.evaluation.instance_records import instance_row
+from medseg.evaluation.instance_records import FIRST_COLUMNS, instance_row
+from medseg.evaluation.rows import Cell
 from medseg.export.coco import join_coco
 from medseg.export.options import TARGET_FILES, ExportName
 from medseg.labels import LabelTable
 from medseg.provenance import write_json
 
 INSTANCES = "instances.csv"
+INSTANCES_JSON = "instances.json"
 Record = Mapping[str, Any]
 
 
@@ -93,9 +95,14 @@ def write_tables(folder: Path, records: Iterable[Record]) -> int:
     rows = [
         {"case_id": case["case_id"], **instance_row(item)} for case in found for item in case["instances"]
     ]
-    write_csv(folder / INSTANCES, rows)
-    write_json(folder / "instances.json", {"format": 1, "cases": found})
+    write_rows(folder, rows)
+    write_json(folder / INSTANCES_JSON, {"format": 1, "cases": found})
     return len(rows)
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Cell]]) -> None:
+    """Write instances.csv; without an instance it has a header alone, which table readers take."""
+    write_csv(folder / INSTANCES, rows, columns=None if rows else FIRST_COLUMNS)
 
 
 def join_coco_files(paths: Sequence[Path], target: Path) -> None:

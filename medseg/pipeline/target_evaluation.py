@@ -10,7 +10,7 @@ from medseg.data.manifest import Case
 from medseg.data.tables import write_csv
 from medseg.evaluation.detect_case import detect_case
 from medseg.evaluation.detection import DetectionSummary, Rate, summarise_detection
-from medseg.evaluation.detection_records import CaseDetection
+from medseg.evaluation.detection_records import COLUMNS, CaseDetection
 from medseg.evaluation.image_facts import ImageFacts
 from medseg.pipeline import case_files
 from medseg.pipeline.context import Context
@@ -68,7 +68,9 @@ class TargetEvaluation:
             self._cases, self._options, samples=chosen.samples, level=chosen.level, seed=chosen.seed
         )
         folder = self._context.run.path / "evaluation"
-        write_csv(folder / "detection.csv", [row for case in self._cases for row in case.rows()])
+        write_csv(
+            folder / "detection.csv", [row for case in self._cases for row in case.rows()], columns=COLUMNS
+        )
         write_json(folder / "detection.json", [case.to_json() for case in self._cases])
         write_csv(folder / "detection_summary.csv", summary.rows())
         write_json(folder / SUMMARY, summary.to_json())

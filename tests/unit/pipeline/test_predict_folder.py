@@ -113,6 +113,15 @@ def test_each_lung_is_told_by_itself(folder):
     coco = json.loads((output / "coco.json").read_text())
     assert sum(a["area"] for a in coco["annotations"]) == sum(i["voxels"] for i in found["instances"])
     assert all(0 < a["score"] <= 1 for a in coco["annotations"])
+    predict_folder([folder], model=MODEL, output=output, formats="nifti")
+    assert not [path.name for path in output.glob("**/*") if path.stem in ("instances", "coco")]
+
+
+def test_a_file_that_another_program_left_stays(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "coco.json").write_text("theirs")
+    predict_folder([folder], model=MODEL, output=folder / "out", formats="nifti")
+    assert (folder / "out" / "coco.json").read_text() == "theirs"
 
 
 def test_targets_must_be_asked_for_by_their_names(folder):

@@ -181,3 +181,9 @@ def test_what_the_command_line_and_the_bundle_say():
         recognise_options("liver,liver")
     with pytest.raises(ConfigError, match="--recognise is empty"):
         recognise_options(" , ")
+
+
+def test_a_table_without_a_target_has_its_header(tmp_path):
+    found = {"case_id": "c", "structures": {"liver": 0}, "dropped": {}, "instances": [], "notes": []}
+    assert write_tables(tmp_path, [{"instances": found}]) == 0
+    assert (tmp_path / "instances.csv").read_text() == "case_id,structure,number,voxels\n"
