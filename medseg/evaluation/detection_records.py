@@ -65,7 +65,7 @@ class Candidate:
     iou : float
         With that one; without one the largest with any, 0 where it touches none.
     open_share : float
-        Share of its voxels that the reference leaves open.
+        Share of its voxels that the reference leaves open, or has in a component below the least size.
     set_aside : bool
         Not matched, and mostly in such voxels: neither found nor invented.
     text : str

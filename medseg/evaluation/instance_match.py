@@ -1,7 +1,8 @@
 """Recognised instances against those of a reference: overlaps in voxels, and the best assignment.
 
-Voxels of which the reference does not tell whether they belong to the structure count for nothing: they are
-taken out of the union, and an instance that found no partner and lies mostly in them is set aside.
+Voxels of which the reference does not tell whether they belong to the structure count for nothing, and neither do
+those of its components below the least size: they are taken out of the union, and an instance that found no partner
+and lies mostly in them is set aside, as COCO does with objects outside an area range.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Overlaps:
     predicted, reference : (N,) int64 array
         Voxels of instance 1 to N.
     open_share : (N,) float64 array
-        Share of each predicted instance in voxels that the reference leaves open.
+        Share of each predicted instance in voxels that the reference leaves open, or has in a component that is
+        too small to be an instance.
     pairs : tuple of Overlap
     """
 
@@ -88,12 +90,14 @@ def find_overlaps(
     one, other = found
     if one is None or other is None:
         raise ValueError(f"{name} has a box but no instances")
-    is_open = membership(table.set_matrix, members).unknown
+    is_open, inside = membership(table.set_matrix, members).unknown, reference.inside[name]
     counts: dict[tuple[int, int], int] = {}
     unknown = np.zeros(one.count + 1, dtype=np.int64)
     sums = np.zeros((3, one.count + 1))
     for (place, mine), (_, theirs) in zip(one.slabs(), other.slabs(), strict=True):
-        unknown += np.bincount(mine[is_open[reference.array[place]]], minlength=one.count + 1)
+        told = reference.array[place]
+        silent = is_open[told] | (inside[told] & (theirs == 0))
+        unknown += np.bincount(mine[silent], minlength=one.count + 1)
         for key, count in _joint(mine, theirs):
             counts[key] = counts.get(key, 0) + count
         if centres:

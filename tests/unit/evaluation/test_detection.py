@@ -222,6 +222,23 @@ def test_least_size_counts_on_both_sides():
     assert (len(found.structures[0].predicted), len(found.structures[0].reference)) == (1, 1)
 
 
+@pytest.mark.parametrize("match", ["iou", "overlap", "centre"])
+def test_what_lies_over_a_reference_below_the_least_size_is_no_false_alarm(match):
+    recognise = RecogniseOptions(labels=("car",), min_pixels=20)
+    small, larger, elsewhere = np.s_[20:24, 3:7], np.s_[20:25, 3:7], np.s_[2:7, 12:17]
+    found = detect(
+        canvas(larger, elsewhere),
+        canvas(small),
+        recognise=recognise,
+        options=DetectionOptions(match=match),
+    )
+    states = [(c.voxels, c.set_aside, c.invented) for c in found.structures[0].predicted]
+    assert states == [(25, False, True), (20, True, False)]
+    assert found.structures[0].reference == ()
+    summary = summed(found).structures["car"]
+    assert (summary.invented, summary.set_aside) == (1, 1)
+
+
 def test_grids_must_agree():
     with pytest.raises(GeometryError, match="must share a grid"):
         detect(canvas(A), canvas(A, shape=(20, 30)))
