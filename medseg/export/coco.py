@@ -61,7 +61,7 @@ def run_lengths(mask: NDArray[np.bool_], *, start: tuple[int, int], shape: tuple
 def compressed(runs: Sequence[int]) -> str:
     """Run lengths as the string that COCO files hold.
 
-    From the third run on its difference to the run before the last; five bits a character, the lowest first,
+    From the fourth run on its difference to the run before the last; five bits a character, the lowest first,
     from "0" on, and the sixth bit says whether more follow.
     """
     letters = []

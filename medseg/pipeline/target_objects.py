@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import InputError
 from medseg.evaluation.image_facts import ImageFacts
-from medseg.evaluation.instance_map import instance_map, predicted_structures
+from medseg.evaluation.instance_map import Structures, instance_map, predicted_structures
 from medseg.evaluation.instance_options import RecogniseOptions
 from medseg.export.coco import NumberedMask, coco_dataset
 from medseg.export.dicom_seg import write_segments
@@ -63,7 +64,7 @@ def export_instances(
         return [f"no {kind}: {err}"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Targets:
     """The instances of a case, found again in its label map and numbered as its record numbers them."""
 
@@ -82,34 +83,36 @@ class _Targets:
         options = RecogniseOptions.model_validate(record["instances"]["options"])
         return cls(volume, label_map, table, record, options)
 
-    def masks(self) -> dict[str, tuple[NDArray[np.int32], tuple[int, int, int]] | None]:
-        """Numbers of the instances in the box of each structure, (I', J', K'), and the first voxel of the box."""
-        image = ImageFacts.of(self.volume)
-        structures = predicted_structures(self.label_map, self.table, self.options)
-        found: dict[str, tuple[NDArray[np.int32], tuple[int, int, int]] | None] = {}
-        for name in structures.inside:
-            numbered = instance_map(
-                structures, name, options=self.options, axis=image.axis, voxel_size=image.voxel_size
-            )
-            if numbered is None:
-                found[name] = None
-                continue
-            start = tuple(s.start for s in numbered.box)
-            numbers = np.zeros([s.stop - s.start for s in numbered.box], dtype=np.int32)
-            for place, part in numbered.slabs():
-                numbers[tuple(slice(p.start - f, p.stop - f) for p, f in zip(place, start, strict=True))] = (
-                    part
-                )
-            found[name] = numbers, (start[0], start[1], start[2])
-        return found
+    @cached_property
+    def _image(self) -> ImageFacts:
+        return ImageFacts.of(self.volume)
+
+    @cached_property
+    def _structures(self) -> Structures:
+        return predicted_structures(self.label_map, self.table, self.options)
+
+    def numbers(self, name: str) -> tuple[NDArray[Any], tuple[int, int, int]] | None:
+        """Numbers of the instances in the box of a structure, (I', J', K'), and its first voxel; None without any."""
+        image = self._image
+        found = instance_map(
+            self._structures, name, options=self.options, axis=image.axis, voxel_size=image.voxel_size
+        )
+        if found is None:
+            return None
+        start = tuple(s.start for s in found.box)
+        numbers = np.zeros([s.stop - s.start for s in found.box], dtype=np.min_scalar_type(found.count))
+        for place, part in found.slabs():
+            numbers[tuple(slice(p.start - f, p.stop - f) for p, f in zip(place, start, strict=True))] = part
+        return numbers, (start[0], start[1], start[2])
 
     def write_coco(self, path: Path) -> list[str]:
         shape = self.volume.spatial_shape
-        flat = {} if len(shape) == 3 else self.masks()
-        masks = {
-            name: None if mask is None else NumberedMask(numbers=mask[0][..., 0], start=mask[1][:2])
-            for name, mask in flat.items()
-        }
+        masks: dict[str, NumberedMask | None] = {}
+        for name in () if len(shape) == 3 else self._structures.inside:
+            found = self.numbers(name)
+            masks[name] = (
+                None if found is None else NumberedMask(numbers=found[0][..., 0], start=found[1][:2])
+            )
         value = coco_dataset(
             masks,
             case_id=str(self.record["case_id"]),
@@ -127,12 +130,18 @@ class _Targets:
         if not labels:
             path.unlink(missing_ok=True)
             return ["No instance_seg was written: no target was recognised.", *notes]
-        masks, named = self.masks(), self._named()
+        named = self._named()
+        # Segments come structure by structure, so that the numbers of one are held at a time.
+        held: dict[str, tuple[NDArray[Any], tuple[int, int, int]] | None] = {}
 
         def mask_of(segment: int, plane: int) -> NDArray[np.bool_] | None:
             """(rows, columns) mask of a segment in a slice."""
             item = named[labels[segment - 1].name]
-            found, box = masks[item["structure"]], [*item["box"], (0, 0)]
+            structure, box = item["structure"], [*item["box"], (0, 0)]
+            if structure not in held:
+                held.clear()
+                held[structure] = self.numbers(structure)
+            found = held[structure]
             if found is None or not box[2][0] <= plane <= box[2][1]:
                 return None
             numbers, start = found
