@@ -39,7 +39,8 @@ class SubgroupGap:
     interval : (float, float) or None
         Bootstrap over patients of the difference.
     p_value, p_holm : float or None
-        Two-sided, of no difference, from the bootstrap's standard error; adjusted by Holm over all groups,
+        Two-sided, of no difference, from the bootstrap's standard error, at least one over the ways to split the
+        patients; adjusted by Holm over all groups,
         structures and metrics of the column. None with too few patients.
     finding : {"worse", "no gap seen", "too few patients"}
         "worse": the group is worse and `p_holm` lies below 1 - level. That no gap is seen does not show
@@ -191,15 +192,20 @@ def _gap(
         mean_others=others,
         difference=mean - others,
         interval=bootstrap.interval(samples, patients=min(people)),
-        p_value=_p_value(mean - others, float(samples.std(ddof=1))) if enough else None,
+        p_value=_p_value(mean - others, float(samples.std(ddof=1)), people) if enough else None,
         p_holm=None,
         finding="too few patients",
     )
 
 
-def _p_value(difference: float, error: float) -> float:
-    """Two-sided p-value of no difference for a normal estimate; no resamples are counted, so it may be small."""
+def _p_value(difference: float, error: float, people: Sequence[int]) -> float:
+    """Two-sided p-value of no difference for a normal estimate; no resamples are counted, so it may be small.
+
+    It is never smaller than a permutation test of so many patients could give, one over the ways to split them:
+    groups without any spread of their own would else seem certain.
+    """
     # Means of equal numbers differ by rounding alone.
     if abs(difference) <= 1e-12:
         return 1.0
-    return math.erfc(abs(difference) / error / math.sqrt(2)) if error > 0 else 0.0
+    normal = math.erfc(abs(difference) / error / math.sqrt(2)) if error > 0 else 0.0
+    return max(normal, 1 / math.comb(sum(people), people[0]))

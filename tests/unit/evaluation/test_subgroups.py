@@ -72,6 +72,12 @@ def test_small_groups_are_not_judged():
     assert {g.p_value for g in found} == {None}
 
 
+def test_few_patients_without_spread_are_no_certainty():
+    cases = [case(i, 0.9 - 0.1 * (i % 2), {"scanner": "AB"[i % 2]}) for i in range(10)]
+    found = {(g.group, g.metric): g for g in summary(cases, "scanner").gaps}
+    assert found["B", "dice"].p_value == pytest.approx(1 / 252)
+
+
 def test_one_group_has_nothing_to_be_held_against():
     assert summary([case(i, 0.9, {"site": "x"}) for i in range(8)], "site").gaps == ()
 
