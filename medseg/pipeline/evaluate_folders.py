@@ -122,9 +122,10 @@ def evaluate_folders(
     if not found:
         raise InputError(f"none of the {len(compared)} cases can be compared; the first: {compared[0].error}")
     summary = summarise(found, settings)
-    _write(output, found, summary, _record(options, settings, table, pairing, compared))
+    record = _record(options, settings, table, pairing, compared)
+    _write(output, found, summary, record)
     reporter.table("", *summary_table(summary, settings.metric_names, level=settings.level))
-    return _result(output, summary, pairing, compared)
+    return _result(output, summary, pairing, compared, record)
 
 
 def evaluation_options(options: FolderOptions) -> EvaluationOptions:
@@ -250,6 +251,7 @@ def _record(
         "settings": settings.model_dump(mode="json"),
         "labels": None if table is None else table.to_json(),
         "missing": options.missing,
+        "patients_known": pairing.patients_known,
         "cases": [_case_record(one) for one in compared],
         "lone_predictions": [path.name for path in pairing.lone_predictions],
         "lone_references": [path.name for path in pairing.lone_references],
@@ -280,18 +282,32 @@ def _write(
     write_json(output / "evaluation.json", record)
 
 
-def _result(output: Path, summary: Summary, pairing: Pairing, compared: Sequence[_Compared]) -> Result:
+def _result(
+    output: Path,
+    summary: Summary,
+    pairing: Pairing,
+    compared: Sequence[_Compared],
+    record: Mapping[str, Any],
+) -> Result:
     failed = [one for one in compared if one.error is not None]
     lines = [f"{one.files.case_id}: {note}" for one in compared for note in one.notes]
     lines += [f"missed: {structure} of {case}" for case, structure in summary.missed]
     lines += [f"invented: {structure} of {case}" for case, structure in summary.false_positives]
     if pairing.lone_predictions:
-        lines.append(_left_out("predictions without a reference", pairing.lone_predictions))
+        lines.append(_listed("predictions without a reference left out", _names(pairing.lone_predictions)))
     if pairing.lone_references:
-        lines.append(_left_out("references that the list of cases does not name", pairing.lone_references))
+        lines.append(
+            _listed(
+                "references that the list of cases does not name left out", _names(pairing.lone_references)
+            )
+        )
     lines += [f"not compared: {one.files.case_id}: {one.error}" for one in failed]
+    same = [case["case_id"] for case in record["cases"] if case["same_file"]]
+    if same:
+        lines.append(_listed("predictions that are their reference, byte for byte", same))
     done = len(compared) - len(failed)
-    lines.append(f"{done} of {len(compared)} cases compared, {summary.patients} patients")
+    alone = "" if record["patients_known"] else ", each case without a patient_id counted as one"
+    lines.append(f"{done} of {len(compared)} cases compared, {summary.patients} patients{alone}")
     return Result(
         exit_code=MedsegError.exit_code if failed else 0,
         path=output,
@@ -303,7 +319,10 @@ def _result(output: Path, summary: Summary, pairing: Pairing, compared: Sequence
     )
 
 
-def _left_out(what: str, paths: Sequence[Path]) -> str:
-    names = ", ".join(path.name for path in paths[:_SHOWN])
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return f"{len(paths)} {what} left out: {names}{more}"
+def _names(paths: Sequence[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"

@@ -47,11 +47,15 @@ class MaskFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """Cases in the order of their names, and predictions that belong to none."""
+    """Cases in the order of their names, and masks that belong to none.
+
+    `patients_known` is False where nothing says which cases are of one patient: each then stands for one.
+    """
 
     cases: tuple[MaskFiles, ...]
     lone_predictions: tuple[Path, ...] = ()
     lone_references: tuple[Path, ...] = ()
+    patients_known: bool = False
 
 
 def pair_masks(
@@ -157,7 +161,8 @@ def _by_csv(prediction: Path, reference: Path, cases: Path, strip: Sequence[str]
     )
     found: dict[str, MaskFiles] = {}
     problems: list[str] = []
-    for line, row in _rows(cases):
+    rows = _rows(cases)
+    for line, row in rows:
         case_id = row["case_id"]
         paths = {place.role: place.find(row) for place in places}
         lost = [f"{role} {path} does not exist" for role, path in paths.items() if path and not path.exists()]
@@ -182,6 +187,7 @@ def _by_csv(prediction: Path, reference: Path, cases: Path, strip: Sequence[str]
         cases=tuple(found.values()),
         lone_predictions=tuple(path for path in ours.values() if path not in used),
         lone_references=tuple(path for path in theirs.values() if path not in used),
+        patients_known=all(row.get("patient_id") for _, row in rows),
     )
 
 

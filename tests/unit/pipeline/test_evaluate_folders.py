@@ -72,6 +72,17 @@ def test_tables_and_record_of_two_folders(folders):
     assert summary["definitions"]["nsd"]["title"] == "NSD at 1 mm"
     record = json.loads((folders / "out" / "evaluation.json").read_text())
     assert [case["same_file"] for case in record["cases"]] == [True, False, False]
+    assert "1 predictions that are their reference, byte for byte: a" in result.lines
+    assert record["patients_known"] is False
+
+
+def test_patients_of_the_list_are_counted(folders):
+    (folders / "cases.csv").write_text("case_id,patient_id\na,p1\nb,p1\nc,p2\n")
+    options = FolderOptions(metrics="dice", samples=100, cases=folders / "cases.csv")
+    assert run(folders, options).lines[-1] == "3 of 3 cases compared, 2 patients"
+    (folders / "cases.csv").write_text("case_id,patient_id\na,p1\nb,\nc,p2\n")
+    assert "3 patients, each case without" in run(folders, options).lines[-1]
+    assert json.loads((folders / "out" / "evaluation.json").read_text())["patients_known"] is False
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
@@ -98,7 +109,9 @@ def test_another_grid_is_refused_with_both_and_the_others_go_on(folders):
     told = next(line for line in result.lines if line.startswith("not compared: b"))
     assert "r/b.nii.gz" in told
     assert "do not share a grid" in told
-    assert "2 of 3 cases compared, 2 patients" in result.lines[-1]
+    assert result.lines[-1] == (
+        "2 of 3 cases compared, 2 patients, each case without a patient_id counted as one"
+    )
     for path in (folders / "p").iterdir():
         save(path, mask(), moved)
     with pytest.raises(InputError, match="none of the 3 cases can be compared"):
