@@ -48,7 +48,7 @@ class Rate:
     """A number of all cases together, 0..1, more is better.
 
     `value` is None where it is not defined, and then `reason` says why. `interval` is that of a bootstrap over
-    patients; None with fewer than two.
+    patients, or exact where that has no spread, see `certain_interval`; None with fewer than two.
     """
 
     value: float | None
@@ -223,17 +223,42 @@ class _Sums:
     def quotient(self, above: Sequence[float], below: Sequence[float], reason: str) -> Rate:
         """Sum of one over the sum of the other."""
         top, bottom = self.by_patient(above), self.by_patient(below)
-        return self.rate(lambda weights: _divide(weights @ top, weights @ bottom), reason)
+        return self.rate(
+            lambda weights: _divide(weights @ top, weights @ bottom), reason, counting=int((bottom > 0).sum())
+        )
 
-    def rate(self, compute: Callable[[NDArray[np.int32]], NDArray[np.float64]], reason: str) -> Rate:
-        """A number of all cases, and its interval; the reason where it is not defined."""
+    def rate(
+        self, compute: Callable[[NDArray[np.int32]], NDArray[np.float64]], reason: str, *, counting: int
+    ) -> Rate:
+        """A number of all cases, and its interval; the reason where it is not defined.
+
+        `counting` is the number of patients that it is made of.
+        """
         patients = len(self.bootstrap.patients)
         value = compute(np.ones((1, patients), dtype=np.int32))[0] if patients else np.nan
         if np.isnan(value):
             return Rate(value=None, reason=reason)
         samples = compute(self.bootstrap.weights)
         samples = samples[~np.isnan(samples)]
+        if value in (0.0, 1.0) and (samples == value).all():
+            return Rate(value=float(value), interval=certain_interval(value, counting, self.bootstrap.level))
         return Rate(value=float(value), interval=self.bootstrap.interval(samples, patients=patients))
+
+
+def certain_interval(value: float, patients: int, level: float) -> tuple[float, float] | None:
+    """Interval of a rate that is 0 or 1 in every patient, of which resamples can tell nothing.
+
+    That of a share of patients, all or none of whom have it. None with fewer than two patients.
+
+    References
+    ----------
+    Clopper and Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
+    Biometrika 1934, doi:10.1093/biomet/26.4.404.
+    """
+    if patients < 2:
+        return None
+    bound = ((1 - level) / 2) ** (1 / patients)
+    return (bound, 1.0) if value else (0.0, 1.0 - bound)
 
 
 def _divide(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -317,16 +342,21 @@ def _curves(
 
     precise = [ranked(partial(_at_least, t)) for t in options.ap_iou]
     free = ranked(lambda pair: pair.admitted(options))
+    told = int((free.references > 0).sum())
     rates = {
-        f"ap_{t:g}": sums.rate(partial(average_precision, ranking), NO_REFERENCE)
+        f"ap_{t:g}": sums.rate(partial(average_precision, ranking), NO_REFERENCE, counting=told)
         for t, ranking in zip(options.ap_iou, precise, strict=True)
     }
     rates["mean_ap"] = sums.rate(
-        lambda w: np.mean([average_precision(ranking, w) for ranking in precise], axis=0), NO_REFERENCE
+        lambda w: np.mean([average_precision(ranking, w) for ranking in precise], axis=0),
+        NO_REFERENCE,
+        counting=told,
     )
     for level in options.froc:
-        rates[f"froc_{level:g}"] = sums.rate(partial(_mean_share, free, (level,)), NO_REFERENCE)
-    rates["mean_froc"] = sums.rate(partial(_mean_share, free, options.froc), NO_REFERENCE)
+        rates[f"froc_{level:g}"] = sums.rate(
+            partial(_mean_share, free, (level,)), NO_REFERENCE, counting=told
+        )
+    rates["mean_froc"] = sums.rate(partial(_mean_share, free, options.froc), NO_REFERENCE, counting=told)
     return rates, tuple(froc_points(free))
 
 

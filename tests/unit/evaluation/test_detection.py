@@ -251,6 +251,17 @@ def test_json_round_trip():
     json.dumps(summed(found).to_json(), allow_nan=False)
 
 
+def test_all_found_is_no_certainty():
+    cases = [detect(canvas(A), canvas(A), sure=[0.9], case_id=str(n), patient_id=str(n)) for n in range(11)]
+    cases.append(detect(canvas(), canvas(), case_id="healthy", patient_id="healthy"))
+    rates = of_cars(*cases).rates
+    exact = (0.025 ** (1 / 11), 1.0)
+    for name in ("recall", "precision", "f1", "pq", "ap_0.5", "froc_1"):
+        assert rates[name].interval == pytest.approx(exact), name
+    missed = [detect(canvas(), canvas(A), case_id=str(n), patient_id=str(n)) for n in range(4)]
+    assert of_cars(*missed).rates["recall"].interval == pytest.approx((0.0, 1 - 0.025**0.25))
+
+
 # Curves
 
 
