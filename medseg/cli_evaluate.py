@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -117,6 +117,12 @@ def add_evaluate(
         --reference); or of two evaluations of the same cases, paired (--compare).
         """
         _check_mode(pipeline, prediction, reference, compare)
+        of_folders: dict[str, object] = {"--labels": labels, "--cases": cases, "--metrics": metrics}
+        of_folders |= {"--by": by, "--strip": strip, "--missing": missing != "fail"}
+        if prediction is None and reference is None:
+            _refuse(of_folders, "--prediction DIR --reference DIR")
+        if pipeline is None:
+            _refuse({"--set": overrides}, "a PIPELINE.yaml")
         with reporting(quiet) as reporter:
             if pipeline is not None:
                 result = _pipeline(pipeline, output, overrides, reporter)
@@ -168,6 +174,15 @@ def _check_mode(
         raise ConfigError(
             "evaluate takes one of: a PIPELINE.yaml; --prediction DIR --reference DIR -o OUT; --compare RUN_A RUN_B; "
             f"found {'none of them' if not any(ways) else 'several'}"
+        )
+
+
+def _refuse(options: Mapping[str, object], mode: str) -> None:
+    """Refuse options that another way of evaluating has, instead of passing over them."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: only for evaluate with {mode}; leave out, or change the command"
         )
 
 

@@ -105,3 +105,23 @@ def test_doctor_says_what_is_there():
     done = medseg("doctor", "--json")
     assert done.returncode == 0, done.stdout
     assert {finding["level"] for finding in json.loads(done.stdout)} <= {"ok", "note"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "evaluate takes one of: a PIPELINE.yaml"),
+        (("x.yaml", "--compare", "a", "b"), "found several"),
+        (("x.yaml", "--metrics", "dice"), "--metrics: only for evaluate with --prediction DIR"),
+        (("--compare", "a", "b", "--missing", "empty"), "--missing: only for evaluate with --prediction DIR"),
+        (
+            ("--prediction", "a", "--reference", "b", "-o", "c", "--set", "k=1"),
+            "--set: only for evaluate with a PIPELINE",
+        ),
+        (("--prediction", "a", "-o", "c"), "--reference is needed"),
+    ],
+)
+def test_evaluate_passes_over_no_option(words, told, tmp_path):
+    done = medseg("evaluate", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
