@@ -29,7 +29,9 @@ Groups = Mapping[str, Mapping[str, Mapping[str, Statistic]]]
 
 def plan(context: Context) -> str:
     """One line for the dry run."""
-    return f"{', '.join(context.settings.evaluation.metric_names)} of the {context.settings.evaluation.cases} cases"
+    options = context.settings.evaluation
+    targets = "" if options.detection is None else ", and their targets one by one"
+    return f"{', '.join(options.metric_names)} of the {options.cases} cases{targets}"
 
 
 def run(context: Context) -> dict[str, Any]:
