@@ -52,11 +52,9 @@ def write_cohort(
     """
     output = settings.output
     _write_measurements(output, outcomes)
-    tables = _target_tables(settings)
+    tables = set() if settings.recognise is None else _write_targets(settings, outcomes)
     for name in sorted(_earlier_tables(output) - tables):
         (output / name).unlink(missing_ok=True)
-    if tables:
-        _write_targets(output, outcomes, coco=COCO in tables)
     engine = _engine(output, outcomes)
     value = {
         "format": 1,
@@ -96,13 +94,6 @@ def _write_measurements(output: Path, outcomes: Sequence[CaseOutcome]) -> None:
     write_text(output / "measurements.csv", csv_text(columns, cells))
 
 
-def _target_tables(settings: CohortSettings) -> set[str]:
-    """Files that recognised targets of all images get."""
-    if settings.recognise is None:
-        return set()
-    return {recognition.INSTANCES, recognition.INSTANCES_JSON, *([COCO] if "coco" in settings.kinds else ())}
-
-
 def _earlier_tables(output: Path) -> set[str]:
     """Those that an earlier command wrote here, and no file of somebody else's."""
     try:
@@ -112,13 +103,17 @@ def _earlier_tables(output: Path) -> set[str]:
         return set()
 
 
-def _write_targets(output: Path, outcomes: Sequence[CaseOutcome], *, coco: bool) -> None:
-    """The recognised targets of all images in one table, and in one COCO file."""
+def _write_targets(settings: CohortSettings, outcomes: Sequence[CaseOutcome]) -> set[str]:
+    """The recognised targets of all images in one table, and in one COCO file; the names of the files."""
+    output = settings.output
     folders = [output / outcome.folder for outcome in outcomes if outcome.state != "failed"]
     recognition.write_tables(output, (case_files.read_record(folder) or {} for folder in folders))
-    if coco:
-        paths = [folder / COCO for folder in folders if (folder / COCO).exists()]
-        recognition.join_coco_files(paths, output / COCO)
+    tables = {recognition.INSTANCES, recognition.INSTANCES_JSON}
+    paths = [folder / COCO for folder in folders if (folder / COCO).exists()]
+    if "coco" not in settings.kinds or not paths:
+        return tables
+    recognition.join_coco_files(paths, output / COCO)
+    return tables | {COCO}
 
 
 def _rows(output: Path, outcomes: Sequence[CaseOutcome]) -> Iterator[dict[str, Any]]:
