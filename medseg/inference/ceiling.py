@@ -30,6 +30,8 @@ _BLOCK_BYTES = 18
 _WINDOW_COPIES = 3
 # What the allocator does not give back, as a part of all that is allocated.
 _SLACK = 1.08
+# Part of a ceiling that is left free for what is not foreseen: 2.04 GB were taken once where 1.94 were expected.
+_SPARE = 0.05
 _TICK_S = 0.002
 _NO_CEILING = 1 << 60
 
@@ -156,7 +158,7 @@ def fit(demand: Demand, *, max_bytes: int, taken_bytes: int) -> Fit:
     ConfigError
         Nothing would; names the smallest ceiling that does.
     """
-    room = max_bytes - taken_bytes
+    room = round((1 - _SPARE) * max_bytes) - taken_bytes
     if demand.least_bytes > room:
         raise too_low(
             max_bytes,
@@ -186,17 +188,23 @@ def too_low(max_bytes: int, least_bytes: int, why: str) -> ConfigError:
     Parameters
     ----------
     max_bytes, least_bytes : int
-        Of the whole process: allowed, needed.
+        Of the whole process: allowed, expected.
     why : str
         What else a reader should know, a phrase.
     """
+    ceiling = least_ceiling(least_bytes)
     # As it is written, it must be enough.
-    step = 1e8 if least_bytes > 9.5e8 else 5e7
-    needed = bytes_text(math.ceil(least_bytes / step) * step)
+    step = 1e8 if ceiling > 9.5e8 else 5e7
+    needed = bytes_text(math.ceil(ceiling / step) * step)
     return ConfigError(
         f"max_ram is {bytes_text(max_bytes)}, but this image takes at least {needed} with this model ({why}); set it "
         f"to {needed.replace(' ', '')} or more"
     )
+
+
+def least_ceiling(least_bytes: int) -> int:
+    """The smallest ceiling below which so much may be expected."""
+    return math.ceil(least_bytes / (1 - _SPARE))
 
 
 def expected_bytes(demand: Demand, *, max_bytes: int | None, taken_bytes: int) -> int:

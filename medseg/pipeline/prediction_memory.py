@@ -55,7 +55,7 @@ def foresee_prediction(
     ConfigError
         `predict.max_ram` is less than the least.
     """
-    from medseg.inference.ceiling import expected_bytes, too_low
+    from medseg.inference.ceiling import expected_bytes, least_ceiling, too_low
     from medseg.inference.predictor import Predictor
     from medseg.models.registry import build_network
 
@@ -81,13 +81,13 @@ def foresee_prediction(
     return_free_memory()
     taken = resident_bytes() + _SCALED_BYTES * in_channels * math.prod(grid.source_shape)
     least = taken + demand.least_bytes
-    if limit is not None and least > limit:
+    if limit is not None and least_ceiling(least) > limit:
         raise too_low(limit, least, "the largest case, by its header")
     found = taken + expected_bytes(demand, max_bytes=limit, taken_bytes=taken)
     shape = " x ".join(map(str, grid.source_shape))
     note = f"predicting the largest case, {shape} voxels, takes about {bytes_text(found)} of memory"
     saving = (
-        f"; predict.max_ram may be as low as {bytes_text(least)}"
+        f"; predict.max_ram may be as low as {bytes_text(least_ceiling(least))}"
         if limit is None and least < 0.8 * found
         else ""
     )

@@ -127,10 +127,10 @@ def require_room(image: Found, model: LoadedModel) -> None:
     ConfigError
         With the smallest ceiling that would.
     """
-    from medseg.inference.ceiling import too_low
+    from medseg.inference.ceiling import least_ceiling, too_low
 
     limit, needed = model.predictor.max_bytes, _needed(image, model)
-    if limit is not None and needed is not None and needed > limit:
+    if limit is not None and needed is not None and least_ceiling(needed) > limit:
         raise too_low(limit, needed, "by its header, before it was read")
 
 
@@ -142,13 +142,13 @@ def look_ahead(images: Sequence[Found], model: LoadedModel, reporter: Reporter) 
     ConfigError
         It holds none of them.
     """
-    from medseg.inference.ceiling import too_low
+    from medseg.inference.ceiling import least_ceiling, too_low
 
     limit = model.predictor.max_bytes
     if limit is None:
         return
     needed = [_needed(image, model) for image in images]
-    over = [bytes_ for bytes_ in needed if bytes_ is not None and bytes_ > limit]
+    over = [bytes_ for bytes_ in needed if bytes_ is not None and least_ceiling(bytes_) > limit]
     if over and len(over) == len(images):
         raise too_low(
             limit, max(over), "the largest of them, by its header" if len(over) > 1 else "by its header"

@@ -10,7 +10,7 @@ import pytest
 
 from medseg.data.dicom_phantoms import asymmetric_phantom, write_series
 from medseg.errors import ConfigError
-from medseg.inference.ceiling import fit
+from medseg.inference.ceiling import fit, least_ceiling
 from medseg.io.discover import discover
 from medseg.labels import Label, LabelTable
 from medseg.memory import ResidentPeak, resident_bytes
@@ -80,7 +80,7 @@ def test_images_that_do_not_fit_are_told_of_and_left_out_the_others_are_done(tmp
     write_nifti(tmp_path / "large.nii.gz", (256, 200, 110))
     model = LoadedModel(_read(bundle))
     needed = {
-        image.case_id: foresee(header_of(image, channels=False), model).least_bytes
+        image.case_id: least_ceiling(foresee(header_of(image, channels=False), model).least_bytes)
         for image in discover([tmp_path]).images
     }
     assert needed["large"] > needed["small"] + 15 * MB
