@@ -21,7 +21,7 @@ from medseg.inference.sliding_window import Copy, Sweep, copies, joined
 from medseg.inference.window_batches import Choice
 from medseg.inference.window_blend import Block, Box, TileStore
 from medseg.labels import LabelTable
-from medseg.transforms.class_choice import ClassChoice, largest_of
+from medseg.transforms.class_choice import ClassChoice, index_dtype, largest_of
 from medseg.transforms.image_view import ImageView, channel_maxima, channel_minima
 
 
@@ -154,7 +154,7 @@ class BlendedEnsemble:
         sweep = replace(
             self.sweep(image.shape), overlap=0.0, batch_size=batch_size, even=False, ordered=False
         )
-        label_map = np.zeros(sweep.size, np.uint8 if self.table.class_count <= 256 else np.int16)
+        label_map = np.zeros(sweep.size, index_dtype(self.table.class_count))
         for block in self.blocks(image, sweep):
             label_map[block.place] = largest_of(block.probabilities)[0].numpy()
         return label_map

@@ -16,7 +16,7 @@ from medseg.inference.postprocess import bounding_box
 from medseg.inference.spread import SPREAD
 from medseg.labels import LabelTable
 from medseg.transforms.block_restore import Box
-from medseg.transforms.class_choice import largest_of
+from medseg.transforms.class_choice import index_dtype, largest_of
 
 CORE_DEPTH = 2
 """Voxels of the prepared grid between the border of a mask and its core."""
@@ -40,9 +40,7 @@ class LabelTally:
 
     def __init__(self, size: Sequence[int], table: LabelTable) -> None:
         count = table.class_count
-        self.label_map: NDArray[np.uint8 | np.int16] = np.zeros(
-            tuple(size), np.uint8 if count <= 256 else np.int16
-        )
+        self.label_map: NDArray[np.uint8 | np.int16] = np.zeros(tuple(size), index_dtype(count))
         """(*size) most probable class of each voxel, on the prepared grid."""
 
     def add(self, place: Box, values: Tensor, spread: Tensor | None = None) -> None:

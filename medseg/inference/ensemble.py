@@ -72,18 +72,19 @@ class Ensemble:
     @property
     def channels(self) -> int:
         """Channels of `answer`: C, of sums that are rounded those of each member, and the spread of several."""
-        count = len(self.members)
-        return self.outputs * (count if self._choice.rounded else 1) + (len(SPREAD) if count > 1 else 0)
+        return self.outputs * self._answer_count + (len(SPREAD) if len(self.members) > 1 else 0)
+
+    @property
+    def _answer_count(self) -> int:
+        return len(self.members) if self._choice.rounded else 1
 
     def background(self) -> Tensor:
         """(channels,) what `answer` gives where nothing is, without a look."""
         values = torch.full((self.outputs,), 0.0 if self._options.average == "probabilities" else -_SURE)
         if not self._choice.regions:
             values[0] = 1.0 if self._options.average == "probabilities" else _SURE
-        result = torch.zeros(self.channels)
-        for start in range(0, self.channels - self.outputs + 1, self.outputs):
-            result[start : start + self.outputs] = values
-        return result
+        answers = values.repeat(self._answer_count)
+        return torch.cat([answers, torch.zeros(self.channels - len(answers))])
 
     @torch.inference_mode()
     def answer(self, batch: Tensor, versions: Sequence[Copy]) -> Tensor:

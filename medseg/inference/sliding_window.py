@@ -37,6 +37,10 @@ SIGMA = 0.125
 LEAST_WEIGHT = 1e-3
 """No voxel of a window counts less than this, so that a sum of weights is never zero."""
 
+# Logits of so many values are turned into probabilities in place, so many rows at a time.
+_OVERWRITTEN = 1 << 23
+_ROWS = 8
+
 GAMMAS = (0.75, 1.33)
 """Exponents of the darker and brighter versions."""
 
@@ -47,8 +51,22 @@ def unchanged(logits: Tensor) -> Tensor:
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """(B, L, *sp) logits of any float type -> float32 probabilities that sum to one over L."""
-    return torch.softmax(logits.float(), dim=1)
+    """(B, L, *sp) logits of any float type -> float32 probabilities that sum to one over L.
+
+    Large float32 logits are overwritten, slice by slice: with a hundred classes a second copy is what memory ends by.
+    """
+    values = logits.float()
+    if values.nelement() < _OVERWRITTEN or not values.is_inference() or not _is_dense(values):
+        return torch.softmax(values, dim=1)
+    for part in torch.split(values, _ROWS, dim=2):
+        part.copy_(torch.softmax(part, dim=1))
+    return values
+
+
+def _is_dense(values: Tensor) -> bool:
+    """Whether each value has a place of its own."""
+    layout = torch.channels_last if values.ndim == 4 else torch.channels_last_3d
+    return values.is_contiguous() or (values.ndim in (4, 5) and values.is_contiguous(memory_format=layout))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medseg.transforms.class_choice import index_kind
+
 SPREAD = ("disagreement", "variance")
 """Names of the channels that `MemberSpread.channels` gives."""
 
@@ -23,7 +25,7 @@ class MemberSpread:
     def add(self, probabilities: Tensor) -> None:
         """Take the answer of the next member, (B, L, *window) float32; it is left as it is."""
         first = not self._winners
-        kind = torch.uint8 if probabilities.shape[1] <= 256 else torch.int16
+        kind = index_kind(probabilities.shape[1])
         self._winners.append(probabilities.argmax(dim=1).to(kind))
         squares = torch.linalg.vector_norm(probabilities, dim=1).square_()
         self._sum = probabilities.clone() if first else self._sum.add_(probabilities)

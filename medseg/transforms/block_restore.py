@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.geometry import GridMap
-from medseg.transforms.class_choice import ClassChoice
+from medseg.transforms.class_choice import ClassChoice, index_dtype
 from medseg.transforms.framing import Back
 from medseg.transforms.regrid import coordinates, covered_range, linear_weights
 from medseg.transforms.spline import nearest_places
@@ -329,7 +329,7 @@ def restore_blocks(
     (*source) uint8 array, int16 above 256 classes
         As `restore.restore_label_map` gives it.
     """
-    restored = np.zeros(grid.source_shape, dtype=np.uint8 if class_count <= 256 else np.int16)
+    restored = np.zeros(grid.source_shape, dtype=index_dtype(class_count))
     restorer, winners = BlockRestorer(grid, order, back), winners or ClassChoice().winners
     for place, values in blocks:
         for block in restorer.add(place, values):

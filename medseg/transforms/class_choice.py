@@ -80,13 +80,13 @@ class ClassChoice:
         bounded = self.scale == "probabilities"
         classes = possible_classes(block.values, sum_to_one=bounded)
         if len(classes) == 1:
-            return torch.full(block.shape, classes[0], dtype=_kind(classes))
+            return torch.full(block.shape, classes[0], dtype=index_kind(max(classes) + 1))
         if self.rounded:
             return _rounded_maximum(classes, block)
         return _running_maximum(classes, block.interpolate)[0]
 
     def _last_likely(self, block: Interpolated) -> Tensor:
-        winner = torch.zeros(block.shape, dtype=_kind(self.regions))
+        winner = torch.zeros(block.shape, dtype=index_kind(max(self.regions) + 1))
         for channel, index in enumerate(self.regions):
             value = block.interpolate(channel)
             if self.rounded:
@@ -95,6 +95,16 @@ class ClassChoice:
             likely = value if self.scale == "probabilities" else torch.sigmoid(value)
             winner.masked_fill_(likely > 0.5, index)
         return winner
+
+
+def index_dtype(class_count: int) -> type[np.uint8 | np.int16]:
+    """NumPy numbers that hold the indices of so many classes."""
+    return np.uint8 if class_count <= 256 else np.int16
+
+
+def index_kind(class_count: int) -> torch.dtype:
+    """`index_dtype` of torch."""
+    return torch.uint8 if class_count <= 256 else torch.int16
 
 
 def possible_classes(values: Tensor, *, sum_to_one: bool = True) -> list[int]:
@@ -133,7 +143,7 @@ def largest_of(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _running_maximum(classes: Sequence[int], channel: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
     best = channel(classes[0]).clone()
-    winner = torch.full(best.shape, classes[0], dtype=_kind(classes))
+    winner = torch.full(best.shape, classes[0], dtype=index_kind(max(classes) + 1))
     for index in classes[1:]:
         value = channel(index)
         winner.masked_fill_(value > best, index)
@@ -145,7 +155,7 @@ def _rounded_maximum(classes: Sequence[int], block: Interpolated) -> Tensor:
     """The largest of values rounded to float16; only where two are close does the rounding matter."""
     best = block.interpolate(classes[0]).clone()
     second = torch.full(best.shape, -torch.inf)
-    winner = torch.full(best.shape, classes[0], dtype=_kind(classes))
+    winner = torch.full(best.shape, classes[0], dtype=index_kind(max(classes) + 1))
     for index in classes[1:]:
         value = block.interpolate(index)
         torch.maximum(second, torch.minimum(value, best), out=second)
@@ -156,10 +166,6 @@ def _rounded_maximum(classes: Sequence[int], block: Interpolated) -> Tensor:
         found = block.exact(_indices(close)).astype(np.float16).argmax(axis=0)
         winner[close] = torch.from_numpy(found).to(winner.dtype)
     return winner
-
-
-def _kind(classes: Sequence[int]) -> torch.dtype:
-    return torch.uint8 if max(classes) < 256 else torch.int16
 
 
 def _indices(places: tuple[Tensor, ...]) -> tuple[NDArray[np.int64], ...]:

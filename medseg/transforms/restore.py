@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
 from medseg.geometry import GridMap
+from medseg.transforms.class_choice import index_dtype
 from medseg.transforms.regrid import coordinates, covered_range, linear_weights, weigh_axis
 
 _SLAB_VOXELS = 1 << 20
@@ -41,7 +42,7 @@ def restore_label_map(probabilities: NDArray[np.float32], grid: GridMap) -> NDAr
     GeometryError
         `probabilities` are not on the target grid.
     """
-    dtype = np.uint8 if probabilities.shape[0] <= 256 else np.int16
+    dtype = index_dtype(probabilities.shape[0])
     restored = np.zeros(grid.source_shape, dtype=dtype)
     for place, slab in _slabs(probabilities, grid):
         winner = np.zeros(slab.shape, dtype=dtype)

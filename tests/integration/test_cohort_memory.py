@@ -11,7 +11,7 @@ from medseg.pipeline.progress import SilentReporter
 
 pytestmark = pytest.mark.slow
 
-COUNT = 80
+COUNT = 40
 
 
 class Watch(SilentReporter):
@@ -25,7 +25,7 @@ class Watch(SilentReporter):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"max_ram": "8GB"}], ids=["overlapped", "in turn"])
-def test_eighty_cases_take_what_twenty_take(tmp_path, arguments):
+def test_forty_cases_take_what_ten_take(tmp_path, arguments):
     bundle = small.write_small_bundle(tmp_path / "bundle")
     for number in range(COUNT):
         # A megabyte each once it is read: a case that was kept would show.

@@ -76,10 +76,12 @@ def test_the_stock_form_is_the_same_network(tmp_path):
         shown = torch.randn(1, 1, *window)
         with torch.inference_mode():
             ours = network_of(folder)(shown)
-            theirs = opened("stock", network_of(folder))(shown)
+            theirs = opened("stock", network_of(folder), shown=shown, threads=1)(shown)
+            default = opened("torch", network_of(folder), shown=shown, threads=1)(shown)
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours, default, rtol=1e-3, atol=1e-4)
     with pytest.raises(ConfigError, match="no engine 'steam'; there are: torch"):
-        opened("steam", network_of(folder))
+        opened("steam", network_of(folder), shown=shown, threads=1)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from medseg.errors import ConfigError
-from medseg.inference.sliding_window import importance, sliding_window, window_slices
+from medseg.inference.sliding_window import importance, sliding_window, softmax, window_slices
 
 
 def small_network(dims: int, *, classes: int = 3) -> nn.Module:
@@ -163,3 +163,20 @@ def test_window_with_other_axes_is_refused():
         sliding_window(random_image(2, 20, 20), identity, window=(8, 8, 8))
     with pytest.raises(ConfigError, match=r"flip_axes are \[2\], the prepared image has axes 0 to 1"):
         sliding_window(random_image(2, 20, 20), identity, tta=["flip"], flip_axes=[2])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_large_logits_become_the_same_probabilities_in_place(monkeypatch, layout):
+    monkeypatch.setattr("medseg.inference.sliding_window._OVERWRITTEN", 1000)
+    logits = torch.randn((2, 5, 11, 6, 7), generator=torch.Generator().manual_seed(0)) * 8
+    wanted = torch.softmax(logits, dim=1)
+    with torch.inference_mode():
+        own = logits.clone().contiguous(memory_format=layout)
+        found = softmax(own)
+        assert found.data_ptr() == own.data_ptr()
+        torch.testing.assert_close(found, wanted)
+        expanded = logits[:, :, :1].expand(-1, -1, 40, -1, -1)
+        torch.testing.assert_close(softmax(expanded), torch.softmax(expanded, dim=1))
+    kept = logits.clone()
+    torch.testing.assert_close(softmax(kept), wanted)
+    torch.testing.assert_close(kept, logits)

@@ -95,3 +95,20 @@ def test_one_network_has_no_disagreement():
     found = predictor.predict(Volume(array=np.zeros((1, 10, 5), np.float32)))
     assert found.disagreement == {}
     assert set(found.confidence["a"]) == {"mean_probability", "uncertain_share", "entropy"}
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+@pytest.mark.parametrize("sums", ["float32", "float16"])
+def test_windows_that_are_not_shown_are_background_on_which_members_agree(names, sums):
+    table = LabelTable(
+        labels=tuple(Label(name=name, value=n, colour="#3aa0ff") for n, name in enumerate(names, start=1))
+    )
+    networks = [Opinion(4), Opinion(6)]
+    members = LoadedMembers([lambda n=n: n for n in networks], device=torch.device("cpu"), keep=True)
+    more = {"average": "logits", "sums": sums, "window": (4, 5)} if sums == "float16" else {}
+    ensemble = Predictor(members, steps=(), table=table, options=InferenceOptions(**more)).blended.ensemble
+    background = ensemble.background()
+    assert len(background) == ensemble.channels
+    values, spread = ensemble.parted(background)
+    assert int(values.argmax()) == 0
+    assert spread.tolist() == [0, 0]
