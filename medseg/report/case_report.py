@@ -72,6 +72,7 @@ def render_case(page: CasePage, *, paper: bool = False) -> str:
         data=json_block(case_data(page)),
         version=__version__,
         styles={s.name: f"k{index}" for index, s in enumerate(page.structures)},
+        colours={s.name: s.colour for s in page.structures},
         labels=_drawn(page),
         flags=tables.flag_rows(page, words),
         counts=_counts(page.case.record),
@@ -139,21 +140,15 @@ def _style(page: CasePage, *, paper: bool) -> str:
     rules = []
     for index, structure in enumerate(page.structures):
         rules.append(f".k{index}{{--c:{structure.colour}}}")
+        if paper:
+            continue
         rules.append(f"body:has(#s{index}:not(:checked)) .film .k{index}{{display:none}}")
-    parts = [_asset("case_report.css"), "\n".join(rules) if not paper else _paper_colours(page)]
+    parts = [_asset("case_report.css"), "\n".join(rules)]
     if paper:
         parts.append(_asset("case_paper.css"))
     elif page.viewer is not None:
         parts.append(page.viewer.style)
     return "\n".join(parts) + "\n"
-
-
-def _paper_colours(page: CasePage) -> str:
-    """Colours for a printer program that may not know variables in pictures."""
-    return "\n".join(
-        f".k{index}{{--c:{s.colour}}}.film .c.k{index}{{stroke:{s.colour}}}"
-        for index, s in enumerate(page.structures)
-    )
 
 
 def _scripts(page: CasePage, *, paper: bool) -> list[str]:
