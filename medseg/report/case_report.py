@@ -30,7 +30,7 @@ from medseg.report.page import VERDICTS, Contour, Json, Picture
 from medseg.report.words import Words
 
 SCHEMA = "medseg.case/1"
-_CSV = ("case_id", "structure", "measure", "value", "unit", "bound", "reason", "note")
+_CSV = ("value", "unit", "bound", "reason", "note")
 _DICOM_LETTERS = {"H": "S", "F": "I"}
 
 
@@ -79,6 +79,7 @@ def render_case(page: CasePage, *, paper: bool = False) -> str:
         matrix=matrix,
         reasons=[(words.said(why), where) for why, where in reasons],
         structures=tables.structure_table(page, words),
+        inputs=tables.input_rows(page, words),
         ratios=tables.ratio_rows(page, words),
         notes=tables.listed(_notes(page.case.record, page.case.notes), words),
         agreement=tables.agreement_table(page, words),
@@ -121,11 +122,29 @@ def measurement_rows(record: Json) -> list[dict[str, Cell]]:
     measures = record["measurements"]
     named = [(s, m, q) for s, item in measures["structures"].items() for m, q in item["quantities"].items()]
     named += [("", name, quantity) for name, quantity in measures["ratios"].items()]
-    return [
-        {"case_id": measures["case_id"], "structure": structure, "measure": measure}
-        | {key: quantity[key] for key in _CSV[3:]}
-        for structure, measure, quantity in named
-    ]
+    rows = []
+    for structure, measure, quantity in named:
+        about: dict[str, Cell] = {"case_id": measures["case_id"], "structure": structure}
+        rows.append({**about, "measure": measure, **{key: quantity[key] for key in _CSV}})
+        for end in ("low", "high") if quantity.get("interval") else ():
+            rows.append({**about, "measure": f"{measure}_{quantity['unit']}_{end}", **_end(quantity, end)})
+    return rows
+
+
+def _end(quantity: Json, end: str) -> dict[str, Cell]:
+    """An end of the interval of a size, as a row of measurements.csv has it."""
+    interval = quantity["interval"]
+    value, unit = interval[end], quantity["unit"]
+    if value is None:
+        return {
+            "value": None,
+            "unit": unit,
+            "bound": "exact",
+            "reason": interval.get("reason", ""),
+            "note": "",
+        }
+    note = f"{100 * interval['level']:g} % interval"
+    return {"value": value, "unit": unit, "bound": "exact", "reason": "", "note": note}
 
 
 def json_block(value: Any) -> Markup:

@@ -10,12 +10,14 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from medseg.evaluation.definitions import DEFINITIONS
-from medseg.report.case_data import LEAST_COHORT, CasePage
+from medseg.report.case_data import LEAST_COHORT, CasePage, flag_key
 from medseg.report.language import days_between
 from medseg.report.page import VERDICTS, Json, Verdict
+from medseg.report.text import number
 from medseg.report.words import Words
 
 Content = str | Markup
+_SEVERITY = ("none", "pass", "note", "review", "fail")
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S", "H": "F", "F": "H"}
 
 
@@ -247,9 +249,12 @@ def check_matrix(page: CasePage, words: Words) -> tuple[Table, list[tuple[str, s
             level = _flag_level(flags, code, check["structure"]) if check["outcome"] == "flagged" else ""
             said = t[f"verdict.{level}"] if level else t[f"outcome.{check['outcome']}"]
             cell = Cell(text=said, level=level or {"passed": "pass"}.get(check["outcome"], "none"))
-            cells.setdefault(name, {})[code] = cell
+            row = cells.setdefault(name, {})
+            # Several parts of one check: the worst of them stands for all.
+            row[code] = max(row.get(code, cell), cell, key=_severity)
         if check["reason"]:
-            where = f"{code} {words.structure(check['structure'])}"
+            part = check.get("part", "")
+            where = f"{code} {words.said(part) if part else words.structure(check['structure'])}"
             reasons.setdefault(check["reason"], []).append(where)
     order = [name for name in record["measurements"]["structures"] if name in cells]
     order += [name for name in cells if name not in order]
@@ -261,6 +266,10 @@ def check_matrix(page: CasePage, words: Words) -> tuple[Table, list[tuple[str, s
     return Table(columns=columns, rows=rows), [
         (why, t["comma"].join(dict.fromkeys(w))) for why, w in reasons.items()
     ]
+
+
+def _severity(cell: Cell) -> int:
+    return _SEVERITY.index(cell.level)
 
 
 def code_title(record: Json, code: str, words: Words) -> str:
@@ -421,7 +430,7 @@ def flag_rows(page: CasePage, words: Words) -> list[dict[str, Any]]:
             "measured": edges_cut(page, words, flag) or words.flag_number(flag, "measured", flat=flat),
             "limit": words.flag_number(flag, "limit", flat=flat),
             "advice": words.said(flag["advice"]),
-            "picture": page.thumbnails.get(flag["structure"].split("/")[0]),
+            "picture": page.thumbnails.get(flag_key(flag)),
         }
         for flag in sorted(record["flags"], key=lambda flag: order[flag["level"]])
     ]
@@ -441,6 +450,26 @@ def edges_cut(page: CasePage, words: Words, flag: Json) -> str:
         letter = letter if end == "last" else _OPPOSITE.get(letter, "")
         found.append(words.t.get(f"edge.{letter}", str(words.said(face))))
     return words.t["comma"].join(dict.fromkeys(found))
+
+
+def input_rows(page: CasePage, words: Words) -> list[tuple[Content, str, str, str]]:
+    """What the input gate looked at: name, level, how it ended, measured value and limit."""
+    record, rows = page.case.record, []
+    for check in record["checks"]:
+        if check["code"] != "Q402" or not check.get("part"):
+            continue
+        found = check["outcome"] == "flagged"
+        level = _flag_level(record["flags"], "Q402", check["structure"]) if found else ""
+        said = words.t[f"verdict.{level}"] if level else words.t[f"outcome.{check['outcome']}"]
+        measured = ""
+        if check.get("measured") is not None:
+            measured = number(check["measured"])
+            if check.get("limit") is not None:
+                measured += f" ({number(check['limit'])})"
+        rows.append(
+            (words.said(check["part"]), level or {"passed": "pass"}.get(check["outcome"], ""), said, measured)
+        )
+    return rows
 
 
 def ratio_rows(page: CasePage, words: Words) -> list[tuple[str, Content, Content]]:

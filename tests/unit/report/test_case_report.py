@@ -231,3 +231,42 @@ def test_paper_has_no_forms_scripts_or_folded_parts(make_page):
 
 def test_the_page_is_small(make_page):
     assert len(render_case(make_page()).encode()) < 300_000
+
+
+def test_intervals_and_parts_of_the_input_check_are_shown(make_page):
+    page = make_page()
+    record = json.loads(json.dumps(page.case.record))
+    quantities = record["measurements"]["structures"]["lung_right"]["quantities"]
+    quantities["area"]["interval"] = {"low": 20000.0, "high": 24000.0, "level": 0.9}
+    record["checks"] += [
+        {"code": "Q402", "structure": "", "outcome": "not judged", "reason": "the file does not say it",
+         "part": "modality", "title": "x"},
+        {"code": "Q402", "structure": "", "outcome": "passed", "reason": "", "part": "spacing", "measured": 2.5,
+         "limit": 3.0, "title": "x"},
+    ]  # fmt: skip
+    page = replace(page, case=replace(page.case, record=record))
+    shown = render_case(page)
+    assert "200.0 cm² – 240.0 cm²" in shown
+    assert "<dt>spacing</dt><dd>2.5 (3)" in shown
+    rows = {r["measure"]: r for r in csv.DictReader(io.StringIO(data_of(shown)["table"]))}
+    assert (rows["area_mm2_low"]["value"], rows["area_mm2_low"]["note"]) == ("20000.0", "90 % interval")
+    matrix, reasons = case_tables.check_matrix(page, Words("en"))
+    assert [str(c.text) for c in next(r for r in matrix.rows if r.structure == "").cells] == ["–", "pass"]
+    assert ("the file does not say it", "Q402 modality") in reasons
+
+
+def test_flags_have_numbers_in_the_unit_that_they_name():
+    words = Words("en")
+    flag = {"code": "Q301", "measured": 200.0, "limit": 150.0, "text": "", "unit": "ml"}
+    assert words.flag_number(flag, "measured", flat=False) == "200.0 mL"
+    assert words.flag_number(flag, "limit", flat=False) == "≤\N{NO-BREAK SPACE}150.0 mL"
+    share = {"code": "Q201", "measured": 0.034, "limit": 0.01, "text": ""}
+    assert words.flag_number(share, "measured", flat=False) == "3.4 %"
+    likely = {
+        "code": "Q401",
+        "measured": 0.8,
+        "limit": 0.85,
+        "text": "the mean probability in the core of x is 0.80",
+    }
+    assert words.flag_number(likely, "limit", flat=False) == "≥\N{NO-BREAK SPACE}0.85"
+    assert words.flag_number(share | {"limit": None}, "limit", flat=False) == "–"
