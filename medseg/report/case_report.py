@@ -22,6 +22,7 @@ from medseg import __version__
 from medseg.evaluation.rows import Cell, rows_to_csv
 from medseg.report import case_tables as tables
 from medseg.report.case_data import CasePage
+from medseg.report.case_targets import targets_table
 from medseg.report.cohort import check_colours
 from medseg.report.hand_off import hand_off
 from medseg.report.language import structure_name
@@ -79,6 +80,7 @@ def render_case(page: CasePage, *, paper: bool = False) -> str:
         matrix=matrix,
         reasons=[(words.said(why), where) for why, where in reasons],
         structures=tables.structure_table(page, words),
+        targets=targets_table(page, words),
         inputs=tables.input_rows(page, words),
         ratios=tables.ratio_rows(page, words),
         notes=tables.listed(_notes(page.case.record, page.case.notes), words),

@@ -454,7 +454,8 @@ def edges_cut(page: CasePage, words: Words, flag: Json) -> str:
 
 def input_rows(page: CasePage, words: Words) -> list[tuple[Content, str, str, str]]:
     """What the input gate looked at: name, level, how it ended, measured value and limit."""
-    record, rows = page.case.record, []
+    record = page.case.record
+    rows: list[tuple[Content, str, str, str]] = []
     for check in record["checks"]:
         if check["code"] != "Q402" or not check.get("part"):
             continue

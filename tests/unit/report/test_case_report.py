@@ -270,3 +270,32 @@ def test_flags_have_numbers_in_the_unit_that_they_name():
     }
     assert words.flag_number(likely, "limit", flat=False) == "≥\N{NO-BREAK SPACE}0.85"
     assert words.flag_number(share | {"limit": None}, "limit", flat=False) == "–"
+
+
+@pytest.mark.parametrize(
+    ("language", "place", "number"),
+    [
+        ("en", "left, cranial third of the image, nearest to lung left (3.2 mm)", "No."),
+        ("zh", "左侧", "序号"),
+    ],
+)
+def test_recognised_targets_are_listed_with_their_place(make_page, language, place, number):
+    page = make_page(language=language)
+
+    def quantity(value, unit="ml"):
+        return {"value": value, "unit": unit, "bound": "exact", "reason": ""}
+
+    item = {
+        "structure": "lung_left", "number": 1, "voxels": 100, "centroid_mm": [-20.4, 10.0, -5.0],
+        "place": {"side": "left", "side_of": "label", "third": "cranial", "nearest": "lung_left", "nearest_mm": 3.2},
+        "quantities": {"volume": quantity(1.5), "long_axis": quantity(12.0, "mm"), "confidence": quantity(0.91, "1")},
+    }  # fmt: skip
+    small = [item | {"number": n, "voxels": 1} for n in range(2, 100)]
+    record = dict(page.case.record) | {"instances": {"instances": [*small, item]}}
+    shown = render_case(replace(page, case=replace(page.case, record=record)))
+    assert place in shown
+    assert "L 20 A 10 I 5 mm" in shown
+    assert number in shown
+    assert "1.50 mL" in shown
+    assert "39 smaller targets" in shown or "39 个较小目标" in shown
+    assert 'id="targets"' not in render_case(page)
