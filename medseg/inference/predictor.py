@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from medseg.inference.blended_ensemble import BlendedEnsemble
 from medseg.inference.ceiling import Demand, Fit, fit
 from medseg.inference.certainty import source_certainty
 from medseg.inference.confidence import ConfidenceTally, LabelTally
+from medseg.inference.device import gathering_device
 from medseg.inference.engine_settle import Engines
 from medseg.inference.ensemble import Ensemble
 from medseg.inference.maps import SourceMaps
@@ -28,6 +30,7 @@ from medseg.inference.members import Members, SingleNetwork
 from medseg.inference.options import InferenceOptions, MapName, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
 from medseg.inference.region import Narrowed, narrow_to_body, narrow_to_found
+from medseg.inference.sliding_window import Sweep
 from medseg.inference.window_batches import Choice, WindowTally
 from medseg.inference.window_blend import Box, FileTiles, TileStore
 from medseg.labels import LabelTable
@@ -280,10 +283,13 @@ class Predictor:
                 reuse=found.reuse and self.options.empty_windows == "reuse",
                 tally=windows,
             )
-            tally = kind(sweep.size, self.table)
+            device = self._gathering_device(sweep, grid)
+            tally = kind(sweep.size, self.table, device=device)
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
-                for block in self.blended.blocks(prepared.image, sweep, store=store, choice=choice):
+                for block in self.blended.blocks(
+                    prepared.image, sweep, store=store, choice=choice, device=device
+                ):
                     tally.add(block.place, block.probabilities, block.spread)
                     values = block.values if self._restores_averaged else block.probabilities
                     if maps is not None:
@@ -297,6 +303,7 @@ class Predictor:
                 class_count=self.table.class_count,
                 back=prepared.back,
                 winners=self._restored.winners if maps is None else maps.winners,
+                device=device,
             )
         return _Pass(
             whole=prepared if narrowed.prepared is whole else whole,
@@ -308,6 +315,18 @@ class Predictor:
             maps={} if maps is None else maps.arrays,
             passes=narrowed.passes,
             notes=(*narrowed.notes, *self.blended.engine_notes(sweep)),
+        )
+
+    def _gathering_device(self, sweep: Sweep, grid: GridMap) -> torch.device:
+        """Where masks are gathered; maps lie in the machine's memory, and values rounded as nnU-Net's need float64."""
+        if self.maps or sweep.ordered:
+            return torch.device("cpu")
+        prepared, source = math.prod(sweep.size), math.prod(grid.source_shape)
+        return gathering_device(
+            self.device,
+            sums_bytes=sweep.sums_bytes(self.blended.ensemble.channels),
+            # Two bytes of a class at most, and two of its probability.
+            gathered_bytes=4 * prepared + 2 * source,
         )
 
     def _narrowed(self, volume: Volume, prepared: Prepared) -> Narrowed:
