@@ -188,14 +188,14 @@ def predict(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     formats: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--format",
-            help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
-            "dicom-pdf, png; maps as NIfTI: entropy, disagreement, variance, probabilities; of recognised targets: "
-            "instance-seg, instance-sr, coco.",
+            help="Comma-separated, or repeated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, "
+            "dicom-sc, dicom-pdf, png; maps as NIfTI: entropy, disagreement, variance, probabilities; of recognised "
+            "targets: instance-seg, instance-sr, coco.",
         ),
-    ] = "nifti,dicom-seg,png",
+    ] = ["nifti,dicom-seg,png"],  # noqa: B006 - read, never changed
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all unless given.")] = None,
     overwrite: Annotated[
@@ -237,11 +237,11 @@ def predict(
         ),
     ] = "torch",
     recognise: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="LABELS",
-            help="Tell each connected object of these labels or regions (comma-separated, or all) by itself: place, "
-            "size, confidence. Those that the model names unless given.",
+            help="Tell each connected object of these labels or regions (comma-separated, repeated, or all) by "
+            "itself: place, size, confidence. Those that the model names unless given.",
         ),
     ] = None,
     accept_unlike: Annotated[
@@ -261,7 +261,7 @@ def predict(
             inputs,
             model=model,
             output=output,
-            formats=formats,
+            formats=",".join(formats),
             device=device,
             threads=threads,
             overwrite=overwrite,
@@ -272,7 +272,7 @@ def predict(
             parallel=parallel,
             cluster=cluster,
             engine=engine,
-            recognise=recognise,
+            recognise=None if recognise is None else ",".join(recognise),
             reporter=reporter,
         )
     _finish(result, as_json=as_json)
