@@ -91,7 +91,20 @@
       name.textContent = names.get(values[1]?.value) ?? said.none;
       byId("viewer-place").replaceChildren(`${place}${options.measured ? " mm" : ""} · `, name);
     };
-    const steps = { ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
+    // Across, up and through a plane as it is shown: the patient's right side, or the front, is on the left.
+    const axes = { axial: [0, 1, 2], coronal: [0, 2, 1], sagittal: [1, 2, 0] };
+    const steps = { ArrowLeft: [0, 1], ArrowRight: [0, -1], ArrowUp: [1, 1], ArrowDown: [1, -1], PageUp: [2, 1], PageDown: [2, -1] };
+    const move = ([along, sign]) => {
+      if (view() === "solid") {
+        const turn = [0, 0, 0];
+        turn[along] = 5 * sign;
+        nv.setRenderAzimuthElevation(nv.scene.renderAzimuth + turn[0], nv.scene.renderElevation + turn[1]);
+        return;
+      }
+      const step = [0, 0, 0];
+      step[(axes[view()] ?? axes.axial)[along]] = sign;
+      nv.moveCrosshairInVox(...step);
+    };
     // NiiVue's own keys (letters that open dialogues, cut planes) are kept from it.
     const keys = (event) => {
       if (event.key === "Tab") return;
@@ -99,9 +112,7 @@
       const step = steps[event.key];
       if (!step) return;
       event.preventDefault();
-      if (event.type === "keyup") return;
-      if (view() === "solid") nv.setRenderAzimuthElevation(nv.scene.renderAzimuth - 5 * step[0], nv.scene.renderElevation + 5 * step[1]);
-      else nv.moveCrosshairInVox(...step);
+      if (event.type === "keydown") move(step);
     };
     byId("viewer-frame").addEventListener("keydown", keys, true);
     byId("viewer-frame").addEventListener("keyup", keys, true);
