@@ -47,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     MissingPackageError
         What an export needs is not installed: better known before the training than after it.
     """
-    if "encapsulated_pdf" in context.settings.export:
+    if "encapsulated_pdf" in context.settings.export or context.settings.report.pdf:
         require_pdf()
     if "cldice" in context.settings.evaluation.metric_names:
         require_skeletons()

@@ -21,6 +21,7 @@ from medseg.export.display import axis_directions, window_of
 from medseg.export.picture import display_gray
 from medseg.labels import LabelTable
 from medseg.pipeline import case_files
+from medseg.pipeline.case_pages import write_pages
 from medseg.pipeline.context import Context
 from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader, read_reference
@@ -62,6 +63,7 @@ def run(context: Context) -> dict[str, Any]:
     report = build(context)
     text = render(report)
     write_text(context.run.path / PAGE, text)
+    write_pages(context, report)
     sections = sum(case.section for case in report.cases)
     size = len(text.encode()) / 1000
     return {
