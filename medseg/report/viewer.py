@@ -8,9 +8,7 @@ and light maps are `data:` pictures, which the page allows anyway.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
@@ -20,6 +18,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from medseg.errors import LabelError
+from medseg.report.case_data import CasePage, Section
+from medseg.report.case_pictures import CaseImages
+from medseg.report.case_report import json_block
 from medseg.report.language import Language, structure_name, text
 from medseg.report.niivue import VERSION, niivue
 from medseg.report.page import Structure
@@ -30,35 +31,36 @@ _LEAST_VOXELS = 8
 """Along each axis; thinner stacks are seen whole in the mosaics."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewerSection:
-    """The part of a page that holds the viewer.
-
-    Parameters
-    ----------
-    html : Markup
-    style : str
-        Rules for the page's style sheet.
-    scripts : tuple of str
-        Scripts that run after the page's own, each to be allowed by its SHA-256.
-    script_hashes : tuple of str
-        Of the script that these start: "sha256-...".
-    policy : mapping of str to str
-        More sources by directive; none are needed.
-    """
-
-    html: Markup
-    style: str = ""
-    scripts: tuple[str, ...] = ()
-    script_hashes: tuple[str, ...] = ()
-    policy: Mapping[str, str] = field(default_factory=dict)
-
-
 def wants_viewer(option: Literal["auto"] | bool, shape: Sequence[int]) -> bool:
     """Whether a page gets a viewer: a volume, by default one with at least 8 voxels along each axis."""
     if len(shape) != 3 or option is False:
         return False
     return option is True or min(shape) >= _LEAST_VOXELS
+
+
+def case_viewer(
+    page: CasePage, images: CaseImages, *, option: Literal["auto"] | bool, max_bytes: int
+) -> Section | None:
+    """The viewer of a case's page; None where it gets none.
+
+    Raises
+    ------
+    StorageError
+        The installed NiiVue is missing or not the released one.
+    """
+    volume = images.volume
+    if not wants_viewer(option, volume.spatial_shape):
+        return None
+    return viewer_section(
+        volume.array,
+        images.predicted.array,
+        gray=images.gray,
+        structures=page.structures,
+        affine=volume.affine,
+        spacing_mm=volume.spacing_mm,
+        max_bytes=max_bytes,
+        language=page.language,
+    )
 
 
 def viewer_section(
@@ -71,7 +73,7 @@ def viewer_section(
     spacing_mm: Sequence[float] | None,
     max_bytes: int = 8_000_000,
     language: Language = "en",
-) -> ViewerSection:
+) -> Section:
     """The viewer of one volume and its masks.
 
     Parameters
@@ -105,7 +107,7 @@ def viewer_section(
         pair = pack(image, label_map, gray=gray, affine=grid, max_bytes=max_bytes)
     except LabelError as err:
         said = Markup('<p class="m">{}</p>').format(words["viewer.left_out"].format(reason=err))
-        return ViewerSection(html=said)
+        return Section(html=said)
     options = _options(
         structures,
         language,
@@ -113,7 +115,7 @@ def viewer_section(
         measured=affine is not None or spacing_mm is not None,
         present={int(index) for index in np.unique(label_map)},
     )
-    return ViewerSection(
+    return Section(
         html=_html(pair, options, language),
         style=_asset("viewer.css"),
         scripts=(_asset("viewer.js"),),
@@ -159,7 +161,7 @@ def _html(pair: PackedPair, options: Mapping[str, Any], language: Language) -> M
         structures=[(row["index"], f"k{row['index'] - 1}", row["name"]) for row in options["structures"]],
         version=VERSION,
         licences=library.licences,
-        options=_json_block(options),
+        options=json_block(options),
         volume=base64.b64encode(pair.image).decode("ascii"),
         mask=base64.b64encode(pair.mask).decode("ascii"),
         library=library.packed,
@@ -172,14 +174,6 @@ def _note(pair: PackedPair, language: Language) -> str:
     shape, block = (" × ".join(map(str, numbers)) for numbers in (pair.shape, pair.factors))
     key = "viewer.full" if set(pair.factors) == {1} else "viewer.reduced"
     return text(language)[key].format(shape=shape, block=block)
-
-
-def _json_block(value: Any) -> Markup:
-    """JSON that no HTML parser can end or take for markup."""
-    said = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        said = said.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(said)
 
 
 def _asset(name: str) -> str:

@@ -7,10 +7,11 @@ import gzip
 
 import numpy as np
 import pytest
+from chromium import start_chromium
 from numpy.typing import NDArray
+from study_pages import HOSTILE, case_page, viewer
 
-from tests.browser.conftest import start_chromium
-from tests.browser.pages import HOSTILE, case_page
+from medseg.report.case_report import render_case
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 CANVAS = "#viewer-canvas"
@@ -18,13 +19,11 @@ CANVAS = "#viewer-canvas"
 
 @pytest.fixture(scope="module")
 def html():
-    from medseg.report.case_report import render_case
-
     return render_case(case_page())
 
 
-@pytest.fixture
-def viewer(open_page, html):
+@pytest.fixture(name="viewer")
+def _opened(open_page, html):
     page = open_page(html)
     page.click("#viewer-start")
     page.wait(lambda: page.one("#viewer").get_attribute("data-ready"))
@@ -33,7 +32,7 @@ def viewer(open_page, html):
 
 def blue(picture: NDArray[np.uint8]) -> int:
     """Pixels of the colour of lung_right, in any brightness."""
-    r, g, b = picture.astype(int).transpose(2, 0, 1)
+    r, _, b = picture.astype(int).transpose(2, 0, 1)
     return int(((b > r + 60) & (b > 70)).sum())
 
 
@@ -130,7 +129,9 @@ def test_another_script_in_its_place_is_refused(open_page, html):
     packed = base64.b64encode(gzip.compress(b"document.title = 'owned'; globalThis.niivue = {}")).decode()
     page = open_page(start + mark + packed + "</script>" + rest.partition("</script>")[2])
     page.click("#viewer-start")
-    said = page.wait(lambda: page.one("#viewer-status").text.partition("(")[2] and page.one("#viewer-status").text)
+    said = page.wait(
+        lambda: page.one("#viewer-status").text.partition("(")[2] and page.one("#viewer-status").text
+    )
     assert said.startswith("The 3D viewer could not start; the slices above show the same masks.")
     assert page.driver.title != "owned"
     assert "Content Security Policy" in " ".join(page.watched().problems)
@@ -161,9 +162,6 @@ def test_without_scripts_one_sentence_says_so(open_page, html, chromium):
 
 
 def test_chinese_pages_have_a_chinese_viewer(open_page):
-    from medseg.report.case_report import render_case
-    from tests.browser.pages import viewer as section
-
-    page = open_page(render_case(case_page(language="zh", viewer=section(language="zh"))))
+    page = open_page(render_case(case_page(language="zh", viewer=viewer(language="zh"))))
     assert page.one("#viewer-start").text == "打开三维查看器"
     assert HOSTILE[:9] in page.one("body").text

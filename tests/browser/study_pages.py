@@ -13,7 +13,8 @@ from medseg.report.page import CaseReport, Structure
 from medseg.report.space import Space
 from medseg.report.viewer import viewer_section
 
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\"'>\u202eabc\x07&amp;"
+_OWNED = "document.title='owned'"
+HOSTILE = f'</script><script>{_OWNED}</script><img src=x onerror="{_OWNED}">"\'>\u202eabc\x07&amp;'
 """Ends scripts and attributes, runs handlers, turns the direction of writing, rings a bell."""
 SHAPE = (72, 64, 48)
 AFFINE = np.array([[-2.5, 0.0, 0.0, 90.0], [0.0, 2.5, 0.0, -80.0], [0.0, 0.0, 3.0, -60.0], [0, 0, 0, 1]])
@@ -83,7 +84,12 @@ def case_page(**changes: Any) -> CasePage:
     masks = Masks(array=label_map, names={1: "lung_right", 2: HOSTILE})
     scene = Scene(space=Space(SHAPE, AFFINE), image=image, gray=gray, predicted=masks, reference=masks)
     case = CaseReport(
-        case_id=HOSTILE, patient=HOSTILE, split="test", record=record(), notes=(HOSTILE,), files={HOSTILE: "ab" * 32}
+        case_id=HOSTILE,
+        patient=HOSTILE,
+        split="test",
+        record=record(),
+        notes=(HOSTILE,),
+        files={HOSTILE: "ab" * 32},
     )
     options = {
         "structures": STRUCTURES,
