@@ -130,7 +130,10 @@ class Page:
 
     def reached_by_tab(self) -> set[int]:
         """Numbers of the controls that the Tab key comes to, in the order of `controls`."""
-        self.run("document.activeElement.blur(); window.scrollTo(0, 0)")
+        # Where the Tab key starts from: an element that is gone again.
+        self.run(
+            "const e = document.createElement('i'); e.tabIndex = -1; document.body.prepend(e); e.focus(); e.remove()"
+        )
         number = (
             f"return [...document.querySelectorAll({json.dumps(_CONTROLS)})].indexOf(document.activeElement)"
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import unicodedata
 
 import pytest
 from study_pages import HOSTILE, case_page
@@ -26,7 +28,6 @@ def page(open_page, html):
 
 
 def test_it_renders_quietly_with_every_part(page):
-    assert page.driver.title != "owned"
     for section in SECTIONS:
         assert page.one(f"#{section}").is_displayed(), section
     drawn = "return [...document.querySelectorAll('.film image')].map((e) => e.getBoundingClientRect().width)"
@@ -44,7 +45,7 @@ def test_hostile_names_are_text_everywhere(page):
         "return ['img', 'main script:not([type])', '[onerror]'].map((q) => document.querySelectorAll(q).length)"
     )
     assert counted == [0, 0, 0]
-    assert "owned" not in (page.driver.title, page.run("return document.title"))[0][:5]
+    assert page.driver.title != "owned"
     page.assert_quiet()
 
 
@@ -111,14 +112,13 @@ def test_the_sign_off_and_the_numbers_are_saved_as_files(page):
 def test_every_control_is_reached_by_the_tab_key(page):
     controls = page.controls()
     assert len(controls) > 15
-    missed = {name for number, name in controls.items() if number not in page.reached_by_tab()}
-    assert missed == set()
+    assert controls.keys() - page.reached_by_tab() == set(), controls
     # The same with the viewer open.
     page.click("#viewer-start")
     page.wait(lambda: page.one("#viewer").get_attribute("data-ready"))
     opened = page.controls()
     assert len(opened) > len(controls)
-    assert {name for number, name in opened.items() if number not in page.reached_by_tab()} == set()
+    assert opened.keys() - page.reached_by_tab() == set(), opened
 
 
 def test_keys_alone_decide_and_save(page):
@@ -131,14 +131,13 @@ def test_keys_alone_decide_and_save(page):
 
 def test_printing_gives_all_parts_and_no_controls(page):
     pypdf = pytest.importorskip("pypdf")
-    import base64
-
     titles = page.run("return [...document.querySelectorAll('h2')].map((e) => e.textContent)")
     printed = page.driver.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
     document = pypdf.PdfReader(io.BytesIO(base64.b64decode(printed["data"])))
-    said = " ".join(" ".join(sheet.extract_text() for sheet in document.pages).split())
-    missing = [title for title in titles if title not in said and title.upper() not in said]
-    assert missing == ["Sign-off"] or missing == []
+    # Fonts join letters such as ff and fi.
+    pages = unicodedata.normalize("NFKC", " ".join(sheet.extract_text() for sheet in document.pages))
+    said = " ".join(pages.split())
+    assert {title for title in titles if title not in said and title.upper() not in said} <= {"Sign-off"}
     assert "880.5 mL" in said
     assert "Open the 3D viewer" not in said
     assert len(document.pages) < 15
