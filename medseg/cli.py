@@ -192,8 +192,8 @@ def predict(
         typer.Option(
             "--format",
             help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
-            "dicom-pdf, png; maps as NIfTI: entropy, disagreement, variance, probabilities; of recognised targets: "
-            "instance-seg, instance-sr, coco.",
+            "dicom-pdf, png; the page of each case: html, html-zh; maps as NIfTI: entropy, disagreement, variance, "
+            "probabilities; of recognised targets: instance-seg, instance-sr, coco.",
         ),
     ] = "nifti,dicom-seg,png",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

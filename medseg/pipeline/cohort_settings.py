@@ -29,6 +29,8 @@ FORMATS: dict[str, ExportName] = {
     "dicom-pr": "presentation_state",
     "dicom-sc": "secondary_capture",
     "dicom-pdf": "encapsulated_pdf",
+    "html": "html",
+    "html-zh": "html_zh",
     "png": "png",
     "entropy": "entropy",
     "disagreement": "disagreement",
