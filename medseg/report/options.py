@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+TableFormat = Literal["csv", "json", "parquet"]
+
 
 class ReportOptions(BaseModel):
     """The HTML report of a run."""
@@ -21,4 +23,25 @@ class ReportOptions(BaseModel):
     )
     signoff: bool = Field(
         default=True, description="Whether each case has fields for accept, edit or reject and a note."
+    )
+    language: Literal["en", "zh"] = Field(
+        default="en", description="Language of the pages: English or Chinese."
+    )
+    tables: tuple[TableFormat, ...] = Field(
+        default=("csv", "json"),
+        description="Files of the tables beside the cohort page; parquet needs medseg[parquet].",
+    )
+    worst: int = Field(
+        default=12,
+        ge=0,
+        le=100,
+        description="Cases that the cohort page shows a small picture of, the worst first.",
+    )
+    compare_with: str | None = Field(
+        default=None,
+        description="Folder of another run (or evaluation) of the same cases, which the cohort page compares this one "
+        "with; differences are this run minus that one.",
+    )
+    pdf: bool = Field(
+        default=False, description="Whether the cohort page is also written as report.pdf; needs medseg[pdf]."
     )

@@ -34,7 +34,13 @@
     }),
   });
   onClick("save-json", () => save("report.json", JSON.stringify(data, null, 1), "application/json"));
-  onClick("save-csv", () => save("measurements.csv", data.table, "text/csv"));
+  const cell = (value) => {
+    const text = value === null ? "" : String(value);
+    const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  };
+  const wide = () => [data.columns, ...data.rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+  onClick("save-csv", () => save(data.table ? "measurements.csv" : "cases.csv", data.table || wide(), "text/csv"));
   onClick("save-review", () => save("review.json", JSON.stringify(review(), null, 1), "application/json"));
 
   const table = document.getElementById("cases-table");
@@ -54,4 +60,25 @@
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     table.tBodies[0].append(...rows);
   }));
+
+  const field = (name) => document.getElementById(`filter-${name}`);
+  const boxes = [...document.querySelectorAll(".filter input[type=checkbox]")];
+  const count = field("count");
+  const filter = () => {
+    const text = field("text").value.trim().toLowerCase();
+    const code = field("code")?.value ?? "", split = field("split")?.value ?? "";
+    const hidden = boxes.filter((box) => !box.checked).map((box) => box.className.replace("f-", "r-"));
+    const rows = [...table.tBodies[0].rows];
+    let shown = 0;
+    for (const row of rows) {
+      row.hidden = !row.cells[0].textContent.toLowerCase().includes(text)
+        || (code !== "" && !row.dataset.codes.split(" ").includes(code))
+        || (split !== "" && row.dataset.split !== split);
+      if (!row.hidden && !hidden.includes(row.className)) shown += 1;
+    }
+    count.textContent = count.dataset.text.replace("{n}", shown).replace("{of}", rows.length);
+  };
+  ["text", "code", "split"].forEach((name) => field(name)?.addEventListener("input", filter));
+  boxes.forEach((box) => box.addEventListener("change", filter));
+  filter();
 })();
