@@ -75,8 +75,8 @@ def predict_folder(
     model : str
         Shipped name, or folder of a bundle or of nnU-Net's results.
     output : Path
-        One folder per image is made in it, with predictions.json, measurements.csv, report.html and tables/ beside
-        them.
+        One folder per image is made in it, with predictions.json, measurements.csv and report.html beside
+        them, and tables of the report (report_*.csv and .json).
     formats : str
         Comma-separated names of `cohort_settings.FORMATS`; dicom-sr needs dicom-seg beside it.
     device, threads

@@ -23,11 +23,14 @@ from medseg.provenance import versions, write_text
 from medseg.report.cohort import MAX_DATA_CASES, render
 from medseg.report.cohort_text import Words, words
 from medseg.report.language import Language
+from medseg.report.options import TableFormat
 from medseg.report.page import Card, CaseReport, CohortReport, Refusal
 from medseg.report.run_tables import run_tables
 
 WORST = 12
-_FORMATS = ("csv", "json")
+_FORMATS: tuple[TableFormat, ...] = ("csv", "json")
+# A folder of tables could have the name of a case.
+_PLACE = "report_"
 _KEPT = ("verdict", "flags", "gate", "confidence", "image", "model", "engine", "instances")
 
 
@@ -41,7 +44,7 @@ def write_predict_page(
     seconds: float,
     language: Language = "en",
 ) -> None:
-    """Write report.html and tables/ into the output folder.
+    """Write report.html and its tables into the output folder.
 
     Parameters
     ----------
@@ -86,7 +89,7 @@ def write_predict_page(
         signoff=False,
         language=language,
     )
-    files = write_run_tables(settings.output, run_tables(report), _FORMATS)
+    files = write_run_tables(settings.output, run_tables(report), _FORMATS, place=_PLACE)
     write_text(settings.output / PAGE, render(replace(report, tables=files)))
 
 

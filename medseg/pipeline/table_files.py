@@ -11,7 +11,7 @@ from medseg.provenance import write_json
 from medseg.report.options import TableFormat
 from medseg.report.run_tables import Row
 
-FOLDER = "tables"
+PLACE = "tables/"
 
 
 def require_formats(formats: Sequence[TableFormat]) -> None:
@@ -27,9 +27,13 @@ def require_formats(formats: Sequence[TableFormat]) -> None:
 
 
 def write_run_tables(
-    folder: Path, tables: Mapping[str, Sequence[Row]], formats: Sequence[TableFormat]
+    folder: Path,
+    tables: Mapping[str, Sequence[Row]],
+    formats: Sequence[TableFormat],
+    *,
+    place: str = PLACE,
 ) -> dict[str, tuple[str, ...]]:
-    """Write every table in every format into `tables/`; tables of an earlier time that are none any more go.
+    """Write every table in every format; tables of an earlier time that are none any more go.
 
     Parameters
     ----------
@@ -38,6 +42,8 @@ def write_run_tables(
     tables : mapping
         Name -> rows.
     formats : sequence of str
+    place : str
+        What stands before the name of a table: a folder, or the beginning of the files' names.
 
     Returns
     -------
@@ -52,15 +58,15 @@ def write_run_tables(
         A file cannot be written.
     """
     require_formats(formats)
-    files = {name: tuple(f"{FOLDER}/{name}.{kind}" for kind in formats) for name in tables} if formats else {}
+    files = {name: tuple(f"{place}{name}.{kind}" for kind in formats) for name in tables} if formats else {}
     for name, rows in tables.items():
         for kind in formats:
-            _write(folder / FOLDER / f"{name}.{kind}", rows, kind)
+            _write(folder / f"{place}{name}.{kind}", rows, kind)
     known = {file for names in files.values() for file in names}
     for name in ("cases", "measurements", "flags", "agreement", "targets"):
         for kind in ("csv", "json", "parquet"):
-            if f"{FOLDER}/{name}.{kind}" not in known:
-                (folder / FOLDER / f"{name}.{kind}").unlink(missing_ok=True)
+            if f"{place}{name}.{kind}" not in known:
+                (folder / f"{place}{name}.{kind}").unlink(missing_ok=True)
     return files
 
 

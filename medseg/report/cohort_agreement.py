@@ -14,7 +14,7 @@ from medseg.report.language import Language
 from medseg.report.page import CaseReport, CohortReport, Json
 from medseg.report.text import statistic_cell
 
-MAIN = ("dice", "iou", "hd95", "assd", "nsd", "cldice", "volume_difference", "area_difference")
+MAIN = ("dice", "hd95", "assd", "nsd", "cldice", "volume_difference", "area_difference")
 MAX_LISTED = 100
 _STATES = (
     ("missed", "missed"),
@@ -109,7 +109,7 @@ def agreement_cell(statistic: Json | None, words: Words) -> dict[str, str]:
         more.append(words["worst_n"].format(n=statistic["worst_case"]))
     if statistic["undefined"]:
         more.append(words["undefined_n"].format(n=sum(statistic["undefined"].values())))
-    return {**cell, "more": " · ".join(more)}
+    return {**cell, "interval": cell["interval"].replace(" to ", words["to"]), "more": " · ".join(more)}
 
 
 def _states(name: str, found: Json, summary: Json) -> list[int]:
@@ -222,7 +222,7 @@ def sizes_part(report: CohortReport, summary: Json, words: Words, link: Link) ->
     Returns
     -------
     dict
-        `title`, `plots` (two for each structure), `rows` (structure, n, bias, limits, slope, intercept, note),
+        `title`, `plots` (a pair for each structure), `rows` (structure, n, bias, limits, slope, intercept, note),
         `unsized` cases, `area`.
     """
     agreements: Mapping[str, Json] = summary.get("sizes", {})
@@ -239,8 +239,8 @@ def sizes_part(report: CohortReport, summary: Json, words: Words, link: Link) ->
             agreement = agreements[structure.name]
             dots = _size_dots(report, structure.name, agreement["unit"], link)
             if dots:
-                plots += _size_plots(
-                    dots, structure.name, agreement, f"k{index}", what, words, report.language
+                plots.append(
+                    _size_plots(dots, structure.name, agreement, f"k{index}", what, words, report.language)
                 )
                 rows.append(_size_row(structure.name, agreement))
     return {

@@ -86,12 +86,10 @@ def _label(mark: float) -> str:
     return f"{mark:g}".replace("-", "−")
 
 
-def dot_parts(dots: Sequence[CaseDot], places: Sequence[tuple[float, float]], style: str) -> list[Markup]:
-    """Dots at their places; links and names for the outermost `MAX_LINKED` of them by value.
-
-    The size falls with their number.
-    """
-    radius = 4.0 if len(dots) <= 60 else 3.0 if len(dots) <= MAX_LINKED else 2.0
+def dot_parts(
+    dots: Sequence[CaseDot], places: Sequence[tuple[float, float]], style: str, *, radius: float
+) -> list[Markup]:
+    """Dots at their places; links and names for the outermost `MAX_LINKED` of them by value."""
     order = sorted(range(len(dots)), key=lambda k: dots[k].value)
     if len(order) > MAX_LINKED:
         half = MAX_LINKED // 2
@@ -108,6 +106,19 @@ def _circle(dot: CaseDot, place: tuple[float, float], radius: float, style: str)
         '<circle cx="{:.1f}" cy="{:.1f}" r="{:g}" class="dot {}{}"><title>{}</title></circle>'
     ).format(*place, radius, style, " ring" if dot.ring else "", dot.name)
     return Markup('<a href="{}">{}</a>').format(dot.link, circle) if dot.link else circle
+
+
+def dot_radius(count: int) -> float:
+    """Radius of dots in pixels: it falls with their number."""
+    return 4.0 if count <= 60 else 3.0 if count <= MAX_LINKED else 2.0
+
+
+def fitting_radius(xs: Sequence[float], *, room: float) -> float:
+    """Radius with which the dots of no column of a swarm lie over each other, if that leaves them large enough."""
+    radius = dot_radius(len(xs))
+    columns = np.round(np.asarray(xs, dtype=np.float64) / (2 * radius)).astype(int)
+    most = int(np.bincount(columns - columns.min()).max())
+    return min(radius, 3.0) if most > 2 * int(room // (2 * radius)) + 1 else radius
 
 
 def swarm(xs: Sequence[float], *, radius: float, room: float) -> list[float]:
@@ -158,11 +169,11 @@ def strip(
     values = np.array([dot.value for dot in dots], dtype=np.float64)
     ends = [float(values.min()), float(values.max()), *([required] if required is not None else [])]
     low, high = min(ends), max(ends)
-    marks = svg.ticks(low, high) if best is None else svg.ticks(min(low, best - 0.1), best)
+    marks = svg.ticks(low, high) if best is None else svg.ticks(min(low, best - 0.02), best)
     frame = Frame(left=14, right=426, top=22, bottom=74, along=marks)
-    radius = 4.0 if len(dots) <= 60 else 3.0 if len(dots) <= MAX_LINKED else 2.0
     middle = (frame.top + frame.bottom) / 2 - 4
     xs = [frame.x(dot.value) for dot in dots]
+    radius = fitting_radius(xs, room=20)
     ups = swarm(xs, radius=radius, room=20)
     parts = [svg.text(frame.left - 10, 12, title, anchor="start", style="name")]
     for mark in marks:
@@ -172,7 +183,7 @@ def strip(
         ]
     if required is not None:
         parts.append(svg.line(frame.x(required), frame.top, frame.x(required), frame.bottom, "limit"))
-    parts += dot_parts(dots, [(x, middle - up) for x, up in zip(xs, ups, strict=True)], style)
+    parts += dot_parts(dots, [(x, middle - up) for x, up in zip(xs, ups, strict=True)], style, radius=radius)
     return svg.drawing(440, 102, said, [*parts, *_summary(values, frame, mean=mean, interval=interval)])
 
 
@@ -288,7 +299,9 @@ def _title(text: str) -> Markup:
 
 def _scatter(dots: Sequence[CaseDot], frame: Frame, parts: list[Markup], style: str, said: str) -> Markup:
     places = [(frame.x(dot.across), frame.y(dot.value)) for dot in dots]
-    return svg.drawing(336, 254, said, [*parts, *dot_parts(dots, places, style)])
+    return svg.drawing(
+        336, 254, said, [*parts, *dot_parts(dots, places, style, radius=dot_radius(len(dots)))]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,8 @@ def measure_title(key: str, language: Language, definitions: Mapping[str, Any] |
     if f"measure.{base}" in known:
         return known[f"measure.{base}"]
     if defined:
-        return str(defined["title"])
+        name, _, tolerance = str(defined["title"]).partition(" at ")
+        return known["at_tolerance"].format(name=name, tolerance=tolerance) if tolerance else name
     return named(base, language) if "/" in base else metric_word(base)
 
 

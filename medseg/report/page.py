@@ -125,12 +125,15 @@ class CaseReport:
         return verdict
 
     @property
-    def rank(self) -> tuple[int, int, str]:
-        """Sorts the worst first: verdict, number of flags of that level, name."""
+    def rank(self) -> tuple[int, int, float, str]:
+        """Sorts the worst first: verdict, number of flags of that level, lowest Dice, name."""
         flags = self.record["flags"]
+        structures = {} if self.evaluation is None else self.evaluation["structures"]
+        values = [item["metrics"].get("dice", {}).get("value") for item in structures.values()]
         return (
             VERDICTS.index(self.verdict),
             -sum(flag["level"] == self.verdict for flag in flags),
+            min((value for value in values if value is not None), default=2.0),
             self.case_id,
         )
 
