@@ -68,10 +68,11 @@ def run(context: Context) -> dict[str, Any]:
     """Write report.html and the tables, each whole or not at all; report.pdf where the settings ask for it."""
     report = build(context)
     files = write_run_tables(context.run.path, run_tables(report), context.config.report.tables)
-    text = render(replace(report, tables=files))
+    report = replace(report, tables=files)
+    text = render(report)
     write_text(context.run.path / PAGE, text)
     if context.config.report.pdf:
-        write_page_pdf(context.run.path / PDF, text)
+        write_page_pdf(context.run.path / PDF, render(report, paper=True))
     sections = sum(case.section for case in report.cases)
     size = len(text.encode()) / 1000
     return {

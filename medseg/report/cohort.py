@@ -26,6 +26,7 @@ from medseg.report import figures
 from medseg.report.checklist import checklist
 from medseg.report.cohort_agreement import agreement_part, sizes_part
 from medseg.report.cohort_cases import case_table, flag_counts, worst_cases
+from medseg.report.cohort_figures import MAX_LINKED
 from medseg.report.cohort_judged import calibration_part, cleaned_rows, comparison_part, precision_recall
 from medseg.report.cohort_series import Series, all_series, link_to
 from medseg.report.cohort_spread import spread_part
@@ -38,16 +39,19 @@ from medseg.report.text import metric_text, number, quantity_text, step_text
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
 RESEARCH = "For research use only. Not a medical device; not for diagnosis or treatment."
+_FIGURE = re.compile(r"<svg [^>]*>")
 MAX_DATA_CASES = 200
 """Cases whose every record lies in the page; of more, the columns of the table do, and the rest beside it."""
 
 
-def render(report: CohortReport) -> str:
+def render(report: CohortReport, *, paper: bool = False) -> str:
     """The page as HTML text.
 
     Parameters
     ----------
     report : CohortReport
+    paper : bool
+        For a PDF: without script and data, and with colours in figures that printers know.
 
     Raises
     ------
@@ -58,14 +62,14 @@ def render(report: CohortReport) -> str:
     style = _asset("style.css") + _asset("cohort.css") + _colours(report)
     series = all_series(report.cases)
     table = case_table(report, said, link_of)
-    return (
+    page = (
         environment()
         .get_template("cohort.html.j2")
         .render(
-            **_frame(style, _asset("cohort.js"), report.language),
+            **_frame(style, "" if paper else _asset("cohort.js"), report.language),
             report=report,
             cases=report.ordered,
-            data=json_block(page_data(report, table)),
+            data=None if paper else json_block(page_data(report, table)),
             counts=Counter(case.verdict for case in report.cases),
             table=table,
             worst=worst_cases(report, said, link_of),
@@ -77,7 +81,7 @@ def render(report: CohortReport) -> str:
             checklist=checklist(report, said),
             curves=_curves(report),
             styles={s.name: f"k{index}" for index, s in enumerate(report.structures)},
-            linked=max((len(one.known) for one in series), default=0) <= _most_linked(),
+            linked=max((len(one.known) for one in series), default=0) <= MAX_LINKED,
             anchor=anchor,
             webp=webp,
             metric=metric_text,
@@ -85,12 +89,7 @@ def render(report: CohortReport) -> str:
             named=lambda name: named(name, report.language),
         )
     )
-
-
-def _most_linked() -> int:
-    from medseg.report.cohort_figures import MAX_LINKED
-
-    return MAX_LINKED
+    return _with_own_style(page, report) if paper else page
 
 
 def _judged(report: CohortReport, said: Words) -> dict[str, Any]:
@@ -259,6 +258,17 @@ def _colours(report: CohortReport) -> str:
         rules.append(f".k{index}{{--c:{structure.colour}}}")
         rules.append(f".film:has(.t{index}:not(:checked)) .k{index}.c{{display:none}}")
     return "\n".join(rules) + "\n"
+
+
+def _with_own_style(page: str, report: CohortReport) -> str:
+    """The page with the style of figures inside every one of them: printers look for it nowhere else."""
+    check_colours(report.structures)
+    colours = "".join(
+        f".k{index}{{fill:{s.colour}}}path.k{index}{{fill:none;stroke:{s.colour}}}\n"
+        for index, s in enumerate(report.structures)
+    )
+    style = f"<style>{colours}{_asset('cohort_paper.css')}</style>"
+    return _FIGURE.sub(lambda found: found.group() + style, page)
 
 
 def json_block(value: Any) -> Markup:

@@ -135,9 +135,10 @@ def _number(case: CaseReport, value: Mapping[str, Any]) -> Number:
 
 
 def size_of(case: CaseReport, structure: str) -> Mapping[str, Any] | None:
-    """Volume of a structure, or its area; None where neither was measured."""
+    """Volume of a structure in a volume, its area in a picture; None where it was not measured."""
     quantities = case.record["measurements"]["structures"].get(structure, {}).get("quantities", {})
-    return next((quantities[name] for name in SIZES if name in quantities), None)
+    found: Mapping[str, Any] | None = quantities.get(SIZES[len(case.record["image"]["shape"]) == 2])
+    return found
 
 
 def lowest(case: CaseReport, metric: str = "dice") -> tuple[str, float] | None:
