@@ -188,6 +188,14 @@ def read_mask_file(folder: Path, table: LabelTable) -> NDArray[np.uint8]:
     return np.asarray(lookup[values], dtype=np.uint8)
 
 
+def read_map(folder: Path, name: MapName, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """A written map, 0 to 1, (*source); None where there is none."""
+    path = folder / f"{name}.nii.gz"
+    if not path.exists():
+        return None
+    return np.asarray(read_nifti(path).array[0], dtype=np.float32).reshape(shape)
+
+
 def export_case(
     folder: Path,
     *,

@@ -16,10 +16,9 @@ from medseg import __version__
 from medseg.config.load import resolved_yaml
 from medseg.data.manifest import Case
 from medseg.errors import MedsegError, StorageError
-from medseg.export.display import axis_directions, window_of
-from medseg.export.picture import display_gray
 from medseg.labels import LabelTable
 from medseg.pipeline import case_files
+from medseg.pipeline.case_pages import write_pages
 from medseg.pipeline.cohort_cards import checklist_facts, run_cards, split_counts
 from medseg.pipeline.compare_runs import compare_folders
 from medseg.pipeline.context import Context
@@ -32,11 +31,9 @@ from medseg.pipeline.target_evaluation import SUMMARY as DETECTION
 from medseg.pipeline.thumbnails import draw_thumbnail, focus_of
 from medseg.privacy import pseudonym, without_folders
 from medseg.provenance import whole_file, write_text
-from medseg.report.case import draw_picture
 from medseg.report.cohort import render
 from medseg.report.cohort_text import Words, words
-from medseg.report.page import CaseReport, CohortReport, Picture, Refusal, Structure
-from medseg.report.planes import draw_planes
+from medseg.report.page import CaseReport, CohortReport, Refusal, Structure
 from medseg.report.run_tables import run_tables
 from medseg.report.text import methods_text
 from medseg.volume import Volume
@@ -45,7 +42,6 @@ STAGE = "report"
 PAGE = "report.html"
 PDF = "report.pdf"
 CALIBRATION = "calibration.json"
-MAX_SECTIONS = 200
 _REGION_COLOUR = "#8a97a5"
 
 
@@ -61,24 +57,25 @@ class _Found:
 def plan(context: Context) -> str:
     """One line for the dry run."""
     cases = context.settings.report.cases
-    return f"one page, {'no sections of cases' if cases == 'none' else f'a section for each of the {cases} cases'}"
+    return f"one page of the cohort, {'none of cases' if cases == 'none' else f'one for each of the {cases} cases'}"
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write report.html and the tables, each whole or not at all; report.pdf where the settings ask for it."""
+    """Write the page of each case, report.html and the tables, each whole or not at all; PDFs where asked for."""
     report = build(context)
+    write_pages(context, report)
     files = write_run_tables(context.run.path, run_tables(report), context.config.report.tables)
-    report = replace(report, tables=files)
+    cases = tuple(replace(case, page=_own_page(context, case.case_id)) for case in report.cases)
+    report = replace(report, tables=files, cases=cases)
     text = render(report)
     write_text(context.run.path / PAGE, text)
     if context.config.report.pdf:
         write_page_pdf(context.run.path / PDF, render(report, paper=True))
-    sections = sum(case.section for case in report.cases)
-    size = len(text.encode()) / 1000
+    pages, size = sum(bool(case.page) for case in cases), len(text.encode()) / 1000
     return {
-        "text": f"{len(report.cases)} cases, {sections} with a section, {size:.0f} kB",
-        "cases": len(report.cases),
-        "sections": sections,
+        "text": f"{len(cases)} cases, {pages} with a page of their own, {size:.0f} kB",
+        "cases": len(cases),
+        "pages": pages,
         "kilobytes": round(size, 1),
     }
 
@@ -108,7 +105,7 @@ def build(context: Context) -> CohortReport:
     """
     said, config = words(context.config.report.language), context.config
     found, refused = _results(context)
-    cases, wanted = _cases(context, found)
+    cases = _cases(context, found)
     summary = _read_json(context.run.path / "evaluation" / "summary.json")
     bundle = _read_json(context.model_folder / "bundle.json") if config.training else None
     curve, fold_curves = _curve(context.run.path / "training" / "metrics.csv"), _fold_curves(context)
@@ -128,7 +125,7 @@ def build(context: Context) -> CohortReport:
         summary=summary,
         refused=tuple(refused),
         notes=_check_notes(context),
-        said=_missing(context, said, cases=cases, wanted=wanted, curve=bool(curve or fold_curves)),
+        said=_missing(context, said, curve=bool(curve or fold_curves)),
         curve=curve,
         fold_curves=fold_curves,
         cleaning=cleaning,
@@ -153,7 +150,7 @@ def _judged(context: Context) -> dict[str, Any]:
     found = (_read_json(place / CALIBRATION) for place in (folder, context.model_folder, context.run.path))
     comparison = _read_json(folder / "comparison.json")
     if config.report.compare_with is not None and (folder / "cases.json").exists():
-        comparison = compare_folders(Path(config.report.compare_with), context.run.path)
+        comparison = compare_folders(config.report.compare_with, context.run.path)
     return {
         "detection": _read_json(folder / DETECTION) if config.evaluation.detection else None,
         "calibration": next((value for value in found if value is not None), None),
@@ -173,30 +170,17 @@ def _methods(context: Context, cleaning: Mapping[str, Any] | None) -> str:
     )
 
 
-def _cases(context: Context, found: Sequence[_Found]) -> tuple[list[CaseReport], int]:
-    """The cases with their pictures, the worst first; and how many the settings give a section."""
+def _cases(context: Context, found: Sequence[_Found]) -> list[CaseReport]:
+    """The cases, the worst first and with a small picture; `section` says whether a page of its own is wanted."""
     chosen = {case.case_id for case in context.chosen(context.config.report.cases)}
-    order = sorted(found, key=lambda f: _draft(f).rank)
-    wanted = [f.case.case_id for f in order if f.case.case_id in chosen]
-    own = {f.case.case_id for f in order if _own_page(context, f.case.case_id)}
-    sections = [case_id for case_id in wanted if case_id not in own][:MAX_SECTIONS]
-    side = 420 if len(sections) <= 24 else 300 if len(sections) <= 80 else 220
     exports = _read_json(context.run.path / "exports.json") or {"files": {}, "notes": {}}
+    order = sorted(found, key=lambda f: _draft(f).rank)
     cases = []
     for done, item in enumerate(order, start=1):
-        case_id = item.case.case_id
-        cases.append(
-            _case(
-                context,
-                item,
-                exports=exports,
-                section=case_id in sections,
-                side=side,
-                worst=done <= context.config.report.worst,
-            )
-        )
-        context.reporter.advanced(STAGE, done, len(order), case_id)
-    return cases, len(wanted) if len(sections) < len([c for c in wanted if c not in own]) else len(sections)
+        case = _case(context, item, exports=exports, wanted=item.case.case_id in chosen)
+        cases.append(_pictured(context, item.case, case) if done <= context.config.report.worst else case)
+        context.reporter.advanced(STAGE, done, len(order), case.case_id)
+    return cases
 
 
 def _own_page(context: Context, case_id: str) -> str:
@@ -237,24 +221,19 @@ def _draft(found: _Found) -> CaseReport:
     )
 
 
-def _case(
-    context: Context, found: _Found, *, exports: Mapping[str, Any], section: bool, side: int, worst: bool
-) -> CaseReport:
-    """A case with what is drawn of it: pictures of its section, a small one if it is among the worst."""
-    case_id, draft = found.case.case_id, _draft(found)
+def _case(context: Context, found: _Found, *, exports: Mapping[str, Any], wanted: bool) -> CaseReport:
+    case_id = found.case.case_id
     problems = [text for named, text in _check_notes(context) if named == case_id]
-    draft = replace(
-        draft,
+    return replace(
+        _draft(found),
         files=exports["files"].get(case_id, {}),
         notes=(*problems, *exports["notes"].get(case_id, ())),
-        section=section,
-        page=_own_page(context, case_id),
+        section=wanted,
     )
-    return _drawn(context, found.case, draft, side=side, worst=worst) if section or worst else draft
 
 
-def _drawn(context: Context, case: Case, draft: CaseReport, *, side: int, worst: bool) -> CaseReport:
-    """The case with its pictures, or with why there are none."""
+def _pictured(context: Context, case: Case, draft: CaseReport) -> CaseReport:
+    """The case with its small picture, or as it is where its files cannot be read any more."""
     try:
         volume = image_reader(context.config)(case.images)
         label_map = case_files.read_mask_file(context.run.case_folder(case.case_id), context.table)
@@ -266,44 +245,9 @@ def _drawn(context: Context, case: Case, draft: CaseReport, *, side: int, worst:
         context.fail(case.case_id, STAGE, str(err))
         return replace(draft, no_picture=f"No picture: {without_folders(str(err))}")
     predicted = {label.name: label_map == index for index, label in enumerate(context.table.labels, start=1)}
-    planes = draw_case(volume, predicted=predicted, reference=reference, side=side) if draft.section else ()
-    small = (
-        draw_thumbnail(volume, predicted=predicted, reference=reference, focus=focus_of(draft))
-        if worst
-        else None
-    )
-    return replace(draft, planes=planes, thumbnail=small)
-
-
-def draw_case(
-    volume: Volume,
-    *,
-    predicted: Mapping[str, NDArray[np.bool_]],
-    reference: Mapping[str, NDArray[np.bool_]],
-    side: int,
-) -> tuple[Picture, ...]:
-    """The picture of a radiograph, or slices of a volume along each axis, with the contours of masks."""
-    if volume.spatial_dims == 2:
-        return (
-            draw_picture(
-                display_gray(volume),
-                predicted=predicted,
-                reference=reference,
-                spacing_mm=volume.spacing_mm,
-                orientation=volume.patient_orientation,
-                max_side=side,
-            ),
-        )
-    window = window_of(volume)
-    i, j, k = volume.spatial_shape
-    return draw_planes(
-        lambda axis, index: window.gray(volume.array.take(index, axis + 1).mean(axis=0, dtype=np.float32)),
-        predicted=predicted,
-        reference=reference,
-        shape=(i, j, k),
-        spacing_mm=volume.spacing_mm,
-        directions=None if volume.affine is None else axis_directions(volume.affine),
-        max_side=round(0.7 * side),
+    focus = focus_of(draft)
+    return replace(
+        draft, thumbnail=draw_thumbnail(volume, predicted=predicted, reference=reference, focus=focus)
     )
 
 
@@ -328,14 +272,9 @@ def _check_notes(context: Context) -> tuple[tuple[str, str], ...]:
     return tuple((p["case_id"], without_folders(p["text"])) for p in problems if p["level"] != "error")
 
 
-def _missing(
-    context: Context, said: Words, *, cases: Sequence[CaseReport], wanted: int, curve: bool
-) -> tuple[str, ...]:
+def _missing(context: Context, said: Words, *, curve: bool) -> tuple[str, ...]:
     """One sentence for each thing that a reader may look for in vain."""
     found = []
-    sections = sum(case.section for case in cases)
-    if sections < wanted:
-        found.append(said["said.sections"].format(n=sections, of=wanted))
     if context.config.report.cases == "none":
         found.append(said["said.no_sections"])
     if context.config.training is not None and not curve:

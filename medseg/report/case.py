@@ -74,7 +74,7 @@ def draw_picture(
                 path, left_out = contour_path(turned.apply(mask), (width, height))
                 contours.append(Contour(structure=name, reference=is_reference, path=path))
                 notes += [_left_out(name, left_out)] if left_out else []
-    bar, text = _scale_bar(width, lengths[0], known=spacing_mm is not None)
+    bar, text = scale_bar(width, lengths[0], known=spacing_mm is not None)
     return Picture(
         width=width,
         height=height,
@@ -86,6 +86,11 @@ def draw_picture(
         notes=(*notes, *turned.notes),
         title=title,
     )
+
+
+def oriented(array: NDArray[_T], orientation: Sequence[str] | None) -> NDArray[_T]:
+    """(I, J) array turned as `draw_picture` turns it."""
+    return _Display.of(orientation).apply(array)
 
 
 def _left_out(name: str, count: int) -> str:
@@ -143,10 +148,24 @@ class _Display:
         return self.transpose or self.flip_i or self.flip_j
 
 
-def _scale_bar(width: int, length_mm: float, *, known: bool) -> tuple[float, str]:
+def scale_bar(width: int, length_mm: float, *, known: bool, part: int | None = None) -> tuple[float, str]:
+    """Length in pixels and legend of a scale bar, a quarter of a picture (or of a `part` of it) at most.
+
+    Parameters
+    ----------
+    width : int
+        Pixels of the picture.
+    length_mm : float
+        What it shows along its width.
+    known : bool
+        Whether lengths are known; there is no bar otherwise.
+    part : int, optional
+        Pixels of the part that the bar stands in.
+    """
     if not known:
         return 0.0, ""
-    bar = next((b for b in _BARS_MM if b <= length_mm / 4), _BARS_MM[-1])
+    room = length_mm * (part or width) / width
+    bar = next((b for b in _BARS_MM if b <= room / 4), _BARS_MM[-1])
     return round(width * bar / length_mm, 1), f"{bar // 10} cm" if bar >= 10 else f"{bar} mm"
 
 
@@ -170,21 +189,27 @@ def contour_path(mask: NDArray[np.bool_], size: tuple[int, int]) -> tuple[str, i
     soft = Image.fromarray(np.ascontiguousarray(mask.T).astype(np.uint8) * np.uint8(255))
     shrinks = soft.width >= size[0] and soft.height >= size[1]
     soft = soft.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
-    share = np.pad(np.asarray(soft, dtype=np.float32) / 255, 1)
+    return svg_path(contour_lines((np.asarray(soft) / 255).astype(np.float32)))
+
+
+def contour_lines(share: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+    """Outlines of an (H, W) mask with soft edges, where it is one half; (N, 2) points x, y in pixels."""
     # Padded by one, and contours count pixel centres: half a pixel back to the corner.
-    lines = [
-        simplify(np.asarray(line) - 0.5, _TOLERANCE)
-        for line in contourpy.contour_generator(z=share).lines(0.5)
-    ]
-    lines.sort(key=lambda line: -float(np.ptp(line, axis=0).sum()))
+    lines = contourpy.contour_generator(z=np.pad(share, 1)).lines(0.5)
+    return [simplify(np.asarray(line) - 0.5, _TOLERANCE) for line in lines]
+
+
+def svg_path(lines: Sequence[NDArray[np.float64]], *, max_points: int = MAX_POINTS) -> tuple[str, int]:
+    """SVG path of outlines in whole steps, and how many of the smallest are left out beyond so many points."""
+    ordered = sorted(lines, key=lambda line: -float(np.ptp(line, axis=0).sum()))
     kept: list[NDArray[np.float64]] = []
     points = 0
-    for line in lines:
+    for line in ordered:
         points += len(line)
-        if points > MAX_POINTS and kept:
+        if points > max_points and kept:
             break
         kept.append(line)
-    return "".join(_path(line) for line in kept), len(lines) - len(kept)
+    return "".join(_path(line) for line in kept), len(ordered) - len(kept)
 
 
 def _path(line: NDArray[np.float64]) -> str:

@@ -21,21 +21,20 @@ from markupsafe import Markup
 
 from medseg import __version__
 from medseg.evaluation.rows import rows_to_csv
-from medseg.privacy import safe_name
 from medseg.report import figures
 from medseg.report.checklist import checklist
 from medseg.report.cohort_agreement import agreement_part, sizes_part
 from medseg.report.cohort_cases import case_table, flag_counts, worst_cases
 from medseg.report.cohort_figures import MAX_LINKED
 from medseg.report.cohort_judged import calibration_part, cleaned_rows, comparison_part, precision_recall
-from medseg.report.cohort_series import Series, all_series, link_to
+from medseg.report.cohort_series import Series, all_series
 from medseg.report.cohort_spread import spread_part
 from medseg.report.cohort_text import Words, check_title, named, nice, words
 from medseg.report.page import VERDICTS, CaseReport, CohortReport, Picture, Structure
 from medseg.report.run_tables import long_rows
 from medseg.report.search import search_part
 from medseg.report.targets import targets_part
-from medseg.report.text import metric_text, number, quantity_text, step_text
+from medseg.report.text import number, quantity_text, step_text
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
 RESEARCH = "For research use only. Not a medical device; not for diagnosis or treatment."
@@ -82,9 +81,7 @@ def render(report: CohortReport, *, paper: bool = False) -> str:
             curves=_curves(report),
             styles={s.name: f"k{index}" for index, s in enumerate(report.structures)},
             linked=max((len(one.known) for one in series), default=0) <= MAX_LINKED,
-            anchor=anchor,
             webp=webp,
-            metric=metric_text,
             check_title=check_title,
             named=lambda name: named(name, report.language),
         )
@@ -170,14 +167,9 @@ def render_comparison(comparison: Any, *, title: str, language: Any = "en") -> s
     )
 
 
-def anchor(case_id: str) -> str:
-    """Link target of a case's section."""
-    return f"case-{safe_name(case_id)}"
-
-
 def link_of(case: CaseReport) -> str:
-    """Where choosing a case leads."""
-    return link_to(case, anchor(case.case_id))
+    """Where choosing a case leads: its own page, or nowhere."""
+    return case.page
 
 
 def webp(picture: Picture) -> str:
@@ -188,8 +180,8 @@ def webp(picture: Picture) -> str:
 def page_data(report: CohortReport, table: dict[str, Any] | None = None) -> dict[str, Any]:
     """All numbers of the page: measurements.json of each case and the files of evaluation/, patients as pseudonyms.
 
-    Of more than `MAX_DATA_CASES` cases, the records of cases without a section of their own are left out, and
-    `left_out` says so; the table of cases has a row for every case in any event.
+    Of more than `MAX_DATA_CASES` cases the records are left out, and `left_out` says so; the table of cases has a row
+    for every case in any event.
     """
     table = table or case_table(report, words(report.language), link_of)
     whole = len(report.cases) <= MAX_DATA_CASES
@@ -209,9 +201,9 @@ def page_data(report: CohortReport, table: dict[str, Any] | None = None) -> dict
                 "files": dict(case.files),
             }
             for case in report.ordered
-            if whole or case.section
+            if whole
         ],
-        "left_out": 0 if whole else sum(not case.section for case in report.cases),
+        "left_out": 0 if whole else len(report.cases),
         "columns": ["case_id", "verdict", "split", "codes", *(title for title, _, _ in table["columns"])],
         "rows": [
             [
@@ -288,4 +280,4 @@ def _curves(report: CohortReport) -> list[Markup]:
     return [figure for figure in drawn if figure is not None]
 
 
-__all__ = ["RESEARCH", "Series", "anchor", "check_colours", "page_data", "render", "render_comparison"]
+__all__ = ["RESEARCH", "Series", "check_colours", "page_data", "render", "render_comparison"]

@@ -149,8 +149,3 @@ def lowest(case: CaseReport, metric: str = "dice") -> tuple[str, float] | None:
         if item["metrics"].get(metric, {}).get("value") is not None
     ]
     return min(values, key=lambda pair: pair[1]) if values else None
-
-
-def link_to(case: CaseReport, anchor: str) -> str:
-    """Where choosing a case leads: its own page, its section on this one, or nowhere."""
-    return case.page or (f"#{anchor}" if case.section else "")

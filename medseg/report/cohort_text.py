@@ -11,7 +11,7 @@ from medseg.report.language import HTML_LANGUAGE, Language, phrase, structure_na
 from medseg.report.page import VERDICTS
 
 Words = Mapping[str, str]
-_OWN = "cohort."
+_OWN = "cohort_page."
 
 
 @cache

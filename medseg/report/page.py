@@ -92,7 +92,7 @@ class CaseReport:
         File name -> SHA-256.
     notes : tuple of str
     section : bool
-        Whether it has a section of its own on the page.
+        Whether it gets a page of its own.
     page : str
         Address of its own page, relative to this one; "" where there is none.
     thumbnail : Picture or None

@@ -59,8 +59,18 @@ def phrase(language: Language, sentence: str) -> str | None:
     for pattern, words in _patterns(language):
         match = pattern.fullmatch(sentence)
         if match is not None:
-            return words.format(*(known.get(part, part) for part in match.groups()))
+            return words.format(*(_part(language, part) for part in match.groups()))
     return None
+
+
+def _part(language: Language, part: str) -> str:
+    """A changing part of a sentence: a phrase, a structure or a number."""
+    known = _phrases(language).get(part)
+    return (
+        structure_name(language, part)
+        if known is None and f"structure.{part}" in text(language)
+        else known or part
+    )
 
 
 def structure_name(language: Language, name: str) -> str:

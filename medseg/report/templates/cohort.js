@@ -15,24 +15,6 @@
     if (button) button.addEventListener("click", act);
   };
 
-  const review = () => ({
-    schema: "medseg.review/1",
-    pipeline: data.pipeline,
-    run: data.run,
-    settings_sha256: data.settings_sha256,
-    saved: new Date().toISOString(),
-    reviews: [...document.querySelectorAll("fieldset[data-case]")].map((box) => {
-      const chosen = box.querySelector("input:checked");
-      const found = data.cases.find((c) => c.case_id === box.dataset.case);
-      return {
-        case_id: box.dataset.case,
-        decision: chosen ? chosen.value : null,
-        note: box.querySelector("textarea").value,
-        verdict: found.measurements.verdict,
-        files: found.files,
-      };
-    }),
-  });
   onClick("save-json", () => save("report.json", JSON.stringify(data, null, 1), "application/json"));
   const cell = (value) => {
     const text = value === null ? "" : String(value);
@@ -41,7 +23,6 @@
   };
   const wide = () => [data.columns, ...data.rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   onClick("save-csv", () => save(data.table ? "measurements.csv" : "cases.csv", data.table || wide(), "text/csv"));
-  onClick("save-review", () => save("review.json", JSON.stringify(review(), null, 1), "application/json"));
 
   const table = document.getElementById("cases-table");
   if (!table) return;

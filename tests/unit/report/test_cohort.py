@@ -113,19 +113,11 @@ def test_worst_case_comes_first(make_report: Make) -> None:
 def test_page_says_what_is_missing(make_report: Make) -> None:
     page = render(make_report(evaluated=False))
     assert "Nothing was evaluated" in page
-    assert "No reference mask was compared" in page
     assert "No case has a result" in render(make_report(0, evaluated=False))
 
 
-def test_six_cases_stay_under_350_kb(make_report: Make) -> None:
-    assert len(render(make_report(6)).encode()) < 350_000
-    assert len(render(make_report(6, noise=True)).encode()) < 350_000
-
-
-def test_absent_and_cut_off_are_words(make_report: Make) -> None:
-    page = render(make_report())
-    assert re.search(r"cardiothoracic ratio: not defined, the label table has no heart", page)
-    assert "pixels" in page
+def test_six_cases_stay_under_300_kb(make_report: Make) -> None:
+    assert len(render(make_report(6)).encode()) < 300_000
 
 
 def test_report_imports_no_torch() -> None:
@@ -159,7 +151,6 @@ def test_case_with_a_page_of_its_own_is_led_to(make_report: Make) -> None:
     led = [a for a in page.all("a") if a["href"] == "cases/case-0/report.html"]
     # Table, picture and its caption, and a dot in every strip and plot.
     assert len(led) > 8
-    assert "case-case-0" not in [a.get("id") for _, a in page.tags]
 
 
 def test_worst_flag_counts_each_case_once(make_report: Make) -> None:
@@ -179,7 +170,7 @@ def test_page_of_a_language_says_so_and_has_no_key_in_it(make_report: Make, lang
     assert f'<html lang="{HTML_LANGUAGE[language]}">' in text
     visible = re.sub(r"<(script|style)\b.*?</\1>|<[^>]+>", " ", text, flags=re.S)
     assert not re.findall(r"\{\w*\}", visible)
-    assert "cohort." not in visible
+    assert "cohort_page." not in visible
     assert ("病例" in visible) == (language == "zh")
 
 
@@ -189,7 +180,6 @@ def test_large_cohorts_keep_a_row_for_every_case_and_stay_small(make_report: Mak
         replace(
             few.cases[index % 4],
             case_id=f"case-{index:04d}",
-            section=False,
             picture=None,
             record={**few.cases[index % 4].record, "case_id": f"case-{index:04d}"},
         )
