@@ -244,6 +244,7 @@ def predict(
             "itself: place, size, confidence. Those that the model names unless given.",
         ),
     ] = None,
+    language: Annotated[str, typer.Option(help="Language of the report: en or zh.")] = "en",
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -273,6 +274,7 @@ def predict(
             cluster=cluster,
             engine=engine,
             recognise=None if recognise is None else ",".join(recognise),
+            language=language,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)

@@ -16,6 +16,7 @@ from medseg.models.bundle import Bundle, shipped_folder
 from medseg.pipeline.case_files import maps_of
 from medseg.pipeline.model_source import read_model
 from medseg.quality.options import GateOptions
+from medseg.report.language import LANGUAGES, Language
 
 if TYPE_CHECKING:
     from medseg.pipeline.model import LoadedModel
@@ -192,6 +193,20 @@ def export_kinds(formats: str) -> tuple[ExportName, ...]:
 
         require_pdf()
     return tuple(FORMATS[name] for name in names)
+
+
+def known_language(language: str) -> Language:
+    """The language of pages, if there is one of this name.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    for known in LANGUAGES:
+        if language == known:
+            return known
+    raise ConfigError(f"--language {language!r}: expected one of {', '.join(LANGUAGES)}")
 
 
 def known_device(device: str) -> str:
