@@ -125,7 +125,7 @@ def _colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
         np.stack([np.interp(size, stops, ramp[:, band]) for band in range(3)], axis=-1)
         for ramp in (_FOR, _AGAINST)
     ]
-    return np.uint8(np.where((heat >= 0)[..., None], both[0], both[1]))
+    return np.where((heat >= 0)[..., None], both[0], both[1]).astype(np.uint8)
 
 
 def _side_by_side(views: Sequence[Image.Image]) -> Image.Image:

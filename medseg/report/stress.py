@@ -202,4 +202,5 @@ def _interval(interval: Sequence[float] | None) -> str:
 
 
 def _number(value: float | None, *, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    # Adding 0 takes the sign off what rounds to nothing.
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")

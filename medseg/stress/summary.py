@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medseg.evaluation.bootstrap import PatientBootstrap
-from medseg.evaluation.definitions import DEFINITIONS, definition_of
+from medseg.evaluation.definitions import definition_of
 from medseg.evaluation.metric_values import MetricValue
 from medseg.evaluation.rows import Cell
 from medseg.evaluation.statistic import Statistic, statistics_by_unit
@@ -212,7 +212,7 @@ class _Summary:
     def _fall(self, trial: Trial) -> float | None:
         """Largest fall of the first metric over the structures, where it is one of 0..1."""
         metric = self.metrics[0]
-        if DEFINITIONS[metric].unit != "1":
+        if definition_of(metric).unit != "1":
             return None
         falls = [self._paired(trial, s, metric) for s in self.structures]
         return max((f for f in falls if f is not None), default=None)
@@ -231,7 +231,7 @@ class _Summary:
     def worst(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
         """The trials with the largest falls of the first metric, at most twenty."""
         metric = self.metrics[0]
-        found = []
+        found: list[dict[str, Any]] = []
         for trial in trials:
             falls = [(f, s) for s in self.structures if (f := self._paired(trial, s, metric)) is not None]
             if trial.test != CLEAN and falls:

@@ -164,9 +164,10 @@ def tone(image: Image, exponent: float) -> Image:
 
 
 def fade(image: Image, left: float) -> Image:
-    """A share of the distance from the mean."""
+    """A share of the distance from the mean; whole numbers stay whole, so that gray levels are lost as in a file."""
     mean = np.float32(image.mean(dtype=np.float64))
-    return np.asarray((image - mean) * np.float32(left) + mean)
+    faded = np.asarray((image - mean) * np.float32(left) + mean)
+    return np.rint(faded) if np.array_equal(image, np.rint(image)) else faded
 
 
 def coarsen(image: Image, factor: float) -> Image:
