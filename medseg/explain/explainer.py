@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from medseg.explain.gradcam import level_of, seg_grad_cam
-from medseg.explain.occlusion import Fill, box_size, boxes_of, occlusion_maps
+from medseg.explain.occlusion import Fill, Occlusion, box_size, boxes_of, occlusion_maps
 from medseg.explain.sanity import Sanity, Step, judge, randomisation_test
 from medseg.explain.target import Target
 from medseg.models.network import SegmentationNetwork
@@ -109,12 +109,12 @@ class Explainer:
         tests = [
             self._test(n, m, explain, draws=options.draws) for n, m in zip(self.networks, maps, strict=True)
         ]
-        values = np.mean([part / (part.max() or 1.0) for part in maps], axis=0, dtype=np.float32)
+        values = _mean_map([part / (part.max() or np.float32(1)) for part in maps])
         return FoundMap(
             name="gradcam",
             method="gradcam",
             unit="share of the largest value",
-            values=values / (values.max() or np.float32(1)),
+            values=np.asarray(values / (values.max() or 1.0), dtype=np.float32),
             facts={"level": level, "largest": [float(part.max()) for part in maps]},
             sanity=combined(tests),
         )
@@ -123,8 +123,8 @@ class Explainer:
         options, size = self.options, box_size(self.view.shape, self.options.box)
         count = len(boxes_of(self.view.shape, size))
 
-        def cover(network: nn.Module) -> tuple[NDArray[np.float32], NDArray[np.float32], float, float]:
-            found = occlusion_maps(
+        def cover(network: nn.Module) -> Occlusion:
+            return occlusion_maps(
                 network,
                 self.view,
                 target,
@@ -133,7 +133,6 @@ class Explainer:
                 window=self.window,
                 batch_size=options.batch_size,
             )
-            return found.logit, found.dice, found.base_logit, found.base_dice
 
         tell(f"occlusion of {target.name}: {count} boxes for each of {len(self.networks)} networks")
         covered = [cover(network) for network in self.networks]
@@ -141,27 +140,31 @@ class Explainer:
         both = [_BothMaps(cover) for _ in self.networks]
         most_steps = _OCCLUSION_STEPS if len(self.networks) == 1 else _ENSEMBLE_STEPS
         logit = [
-            self._test(n, c[0], b.first, draws=1, most_steps=most_steps)
+            self._test(n, c.logit, b.first, draws=1, most_steps=most_steps)
             for n, c, b in zip(self.networks, covered, both, strict=True)
         ]
         dice = [
-            self._test(n, c[1], b.second, draws=1, most_steps=most_steps)
+            self._test(n, c.dice, b.second, draws=1, most_steps=most_steps)
             for n, c, b in zip(self.networks, covered, both, strict=True)
         ]
         facts = {"boxes": count, "box_voxels": list(size)}
-        base = [float(np.mean([c[k] for c in covered])) for k in (2, 3)]
         return [
             FoundMap(
-                name=f"occlusion_{name}",
+                name="occlusion_logit",
                 method="occlusion",
-                unit=unit,
-                values=np.mean([c[k] for c in covered], axis=0, dtype=np.float32),
-                facts=facts | {"uncovered": base[k]},
-                sanity=combined(tests),
-            )
-            for k, (name, unit, tests) in enumerate(
-                (("logit", "fall of the mean logit", logit), ("dice", "fall of the soft Dice", dice))
-            )
+                unit="fall of the mean logit",
+                values=_mean_map([c.logit for c in covered]),
+                facts=facts | {"uncovered": float(np.mean([c.base_logit for c in covered]))},
+                sanity=combined(logit),
+            ),
+            FoundMap(
+                name="occlusion_dice",
+                method="occlusion",
+                unit="fall of the soft Dice",
+                values=_mean_map([c.dice for c in covered]),
+                facts=facts | {"uncovered": float(np.mean([c.base_dice for c in covered]))},
+                sanity=combined(dice),
+            ),
         ]
 
     def _test(
@@ -191,17 +194,15 @@ class Explainer:
 class _BothMaps:
     """Two maps that one run gives; the second is remembered for the second asking, in the same order."""
 
-    def __init__(
-        self, cover: Callable[[nn.Module], tuple[NDArray[np.float32], NDArray[np.float32], float, float]]
-    ) -> None:
+    def __init__(self, cover: Callable[[nn.Module], Occlusion]) -> None:
         self._cover = cover
         self._second: list[NDArray[np.float32]] = []
 
     def first(self, network: nn.Module) -> NDArray[np.float32]:
         """The first map; keeps the second."""
         found = self._cover(network)
-        self._second.append(found[1])
-        return found[0]
+        self._second.append(found.dice)
+        return found.logit
 
     def second(self, _: nn.Module) -> NDArray[np.float32]:
         """The second map of the network that was asked for as early."""
@@ -221,6 +222,10 @@ def combined(tests: Sequence[Sanity]) -> Sanity:
         for together in zip(*(test.steps for test in tests), strict=True)
     )
     return judge(steps, draws=sum(test.draws for test in tests))
+
+
+def _mean_map(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.asarray(np.mean(np.stack(maps), axis=0), dtype=np.float32)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

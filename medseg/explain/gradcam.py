@@ -13,6 +13,7 @@ Vinogradova et al., Towards interpretable semantic segmentation via gradient-wei
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def seg_grad_cam(
     for box in target.windows(window, overlap=overlap):
         total[box] += _window_map(network, _tensor(view, box, network), target, box, level)
         count[box] += 1
-    return total / np.maximum(count, 1)
+    return np.asarray(total / np.maximum(count, 1), dtype=np.float32)
 
 
 def _window_map(
@@ -95,8 +96,8 @@ def _window_map(
         weighted = (gradient.mean(dim=space, keepdim=True) * features).sum(dim=1, keepdim=True).relu()
         mode = "bilinear" if len(space) == 2 else "trilinear"
         whole = interpolate(weighted, size=found.fitted, mode=mode, align_corners=False)
-    size = tuple(slice(0, s.stop - s.start) for s in box)
-    return np.asarray(whole[(0, 0, *size)].cpu().numpy(), dtype=np.float32)
+    place: tuple[Any, ...] = (0, 0, *(slice(0, s.stop - s.start) for s in box))
+    return np.asarray(whole[place].cpu().numpy(), dtype=np.float32)
 
 
 def _tensor(view: ImageView, box: Box, network: SegmentationNetwork) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -153,7 +153,8 @@ def _cover(
         some = parts[start : start + batch_size]
         batch = image[None].repeat(len(some), *[1] * image.ndim)
         for row, (_, part) in enumerate(some):
-            batch[(row, slice(None), *part)] = values.reshape(-1, *[1] * len(part))
+            covered: tuple[Any, ...] = (row, slice(None), *part)
+            batch[covered] = values.reshape(-1, *[1] * len(part))
         found = _judge(network, batch, target, place)
         numbers = [number for number, _ in some]
         for name in ("logit", "both", "likely"):
@@ -207,7 +208,7 @@ def _spread(
     for box, effect in zip(boxes, effects, strict=True):
         total[box] += np.float32(effect)
         count[box] += 1
-    return total / np.maximum(count, 1)
+    return np.asarray(total / np.maximum(count, 1), dtype=np.float32)
 
 
 def _within(box: Box, place: Box) -> Box | None:

@@ -223,7 +223,7 @@ def overview(record: dict[str, Any]) -> tuple[list[str], list[tuple[str, ...]]]:
         "told",
         "untold harm",
     ]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for test in record["tests"]:
         effects = {s: found[metric] for s, found in test["effect"].items() if found[metric] is not None}
         if not effects:

@@ -171,7 +171,7 @@ class Stepper:
         if self.adversarial is not None:
             image = self._attacked(image, label, self.adversarial)
         loss = self._loss(self.network, image, label)
-        self.scaler.scale(loss * share).backward()
+        self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         value: Tensor = loss.detach().float()
         return value
 
