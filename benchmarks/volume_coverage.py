@@ -1,6 +1,6 @@
 """How often the true size lies in the interval that a model gives: 90 % asked, what is found.
 
-    python benchmarks/volume_coverage.py --data FOLDER [--model mr-hippocampus|chest-xray-lungs ...] [--splits N]
+    python -P benchmarks/volume_coverage.py --data FOLDER [--model mr-hippocampus|chest-xray-lungs ...] [--splits N]
         [--output OUT.json] [--cache FOLDER]
 
 FOLDER holds `hippocampus` and `cxr`, as data_manifests/*.md describe them. Cases that a network was trained on say
@@ -9,7 +9,7 @@ and radiographs are those of the validation and test splits. Patients are split 
 one half calibrates, the intervals of the other half are held against the reference. The table gives the coverage over
 all splits, the spread from split to split, the width, and the same with scores divided by the model's uncertainty.
 
-One split shows little: with n patients tested, coverage varies by about sqrt(0.9 x 0.1 / n) around 90 % by chance alone.
+One split shows little: with n patients tested, coverage varies by about sqrt(0.9 x 0.1 / n) around 90 % by chance.
 """
 
 from __future__ import annotations
