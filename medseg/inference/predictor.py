@@ -22,7 +22,7 @@ from medseg.inference.blended_ensemble import BlendedEnsemble
 from medseg.inference.block_watch import PassWatch, StartWatch, bound
 from medseg.inference.calibrated_tally import CalibratedTally, with_calibrated
 from medseg.inference.ceiling import Demand, Fit, fit
-from medseg.inference.certainty import source_certainty
+from medseg.inference.certainty import CertaintyMap, source_certainty
 from medseg.inference.confidence import ConfidenceTally, LabelTally
 from medseg.inference.device import gathering_device
 from medseg.inference.engine_settle import Engines
@@ -199,11 +199,13 @@ class Predictor:
             passes=passes,
             notes=(*_tilt_notes(shear), *chosen.prepared.notes, *chosen.notes, *chosen.windows.notes, *notes),
             windows=chosen.windows.to_json(),
-            certainty=source_certainty(tally.label_map, chosen.winning, chosen.grid, shear)
-            if self.keep_certainty
-            else None,
+            certainty=self._certainty(chosen, shear) if self.keep_certainty else None,
             watch=chosen.watch,
         )
+
+    def _certainty(self, chosen: Pass, shear: Shear | None) -> CertaintyMap:
+        heat = self.scaling.temperature
+        return source_certainty(chosen.tally.label_map, chosen.winning, chosen.grid, shear, temperature=heat)
 
     def segment(self, volume: Volume) -> NDArray[Any]:
         """Label map of a volume as `predict` gives it, and nothing else: for frames that come fast.

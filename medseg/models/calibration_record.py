@@ -46,9 +46,18 @@ class SizeIntervalRecord(_Strict):
         return self
 
     @property
-    def percent(self) -> float | None:
-        """How far up the interval reaches, in percent of the predicted size."""
-        return None if self.quantile is None else 100.0 * (math.exp(self.quantile) - 1.0)
+    def percent(self) -> tuple[float, float] | None:
+        """How far down and up the interval reaches, in percent of the predicted size."""
+        if self.quantile is None:
+            return None
+        return 100.0 * (1.0 - math.exp(-self.quantile)), 100.0 * (math.exp(self.quantile) - 1.0)
+
+    @property
+    def text(self) -> str:
+        """The interval for people, or why there is none."""
+        if self.percent is None:
+            return self.reason
+        return "-{:.1f} % to +{:.1f} %".format(*self.percent)
 
 
 class CalibrationRecord(_Strict):

@@ -97,14 +97,14 @@ def _calibration(found: CalibrationRecord) -> str:
         (
             _line(name),
             f"{100 * size.level:g} %",
-            _line(size.reason) if size.percent is None else f"up to {size.percent:.1f} % above",
+            _line(size.text),
             str(size.cases),
             str(size.patients),
         )
         for name, size in found.sizes.items()
     ]
     if rows:
-        lines.append(_table(("size of", "asked", "true size", "images", "patients"), rows))
+        lines.append(_table(("true size of", "asked", "beside the predicted", "images", "patients"), rows))
     return "\n\n".join(lines)
 
 

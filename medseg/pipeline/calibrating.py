@@ -10,6 +10,7 @@ from medseg.calibration.sizes import SizePair
 from medseg.data.manifest import Case
 from medseg.data.tables import write_csv
 from medseg.errors import MedsegError, StorageError
+from medseg.memory import return_free_memory
 from medseg.models.bundle_writer import update_bundle
 from medseg.models.calibration_record import CalibrationRecord
 from medseg.pipeline.readers import image_reader, read_reference
@@ -134,8 +135,8 @@ def record_text(record: CalibrationRecord) -> str:
         else f"temperature {heat.value:.3f} (negative log-likelihood {heat.nll_before:.4f} to {heat.nll_after:.4f})"
     ]
     for name, size in record.sizes.items():
-        said = size.reason if size.percent is None else f"{100 * size.level:g} % within {size.percent:.0f} %"
-        parts.append(f"size of {name}: {said}")
+        level = "" if size.percent is None else f" ({100 * size.level:g} %)"
+        parts.append(f"true size of {name}{level}: {size.text}")
     return f"calibrated on {record.data}: {'; '.join(parts)}"
 
 
@@ -159,6 +160,7 @@ def _looks(
             except MedsegError as err:
                 # The loop over the results tells it where the case is among them.
                 context.run.log("no look at probabilities", error=type(err).__name__)
+            return_free_memory()
             done += 1
             context.reporter.advanced(stage, done, len(kept), text)
     return looks
