@@ -186,7 +186,9 @@ class BundleRecord(BundleAbout):
     def to_json(self) -> dict[str, Any]:
         """As bundle.json holds it; a record of one network is what older versions of medseg read."""
         # A version that knows no regions must refuse them, not take channels for classes.
-        empty = {name for name in ("members", "regions", "recognise") if not getattr(self, name)}
+        empty = {
+            name for name in ("members", "regions", "recognise", "calibration") if not getattr(self, name)
+        }
         return self.model_dump(mode="json", exclude=empty)
 
     @property
