@@ -16,6 +16,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli_bench import bench
+from medseg.cli_calibrate import add_calibrate
 from medseg.cli_data import data_commands
 from medseg.cli_evaluate import add_evaluate
 from medseg.cli_explain import add_explain_commands
@@ -448,6 +449,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 app.add_typer(data_commands(_finish), name="data")
 add_evaluate(app, reporting=_reporter, finish=_finish)
+add_calibrate(app, reporting=_reporter, finish=_finish)
 add_model_commands(app, _finish)
 add_explain_commands(app, reporting=_reporter, finish=_finish)
 app.command()(bench)
