@@ -13,8 +13,8 @@ from medseg.geometry import voxel_volume_mm3
 from medseg.io.write_image import write_image
 from medseg.volume import Volume
 
-SHAPE = (44, 36, 24)
-SPACING_MM = (2.0, 2.0, 3.0)
+SHAPE = (36, 30, 20)
+SPACING_MM = (2.5, 2.5, 3.5)
 LABELS = {"organ_large": 1, "organ_small": 2}
 """Mask values by name."""
 _SCANNERS = {"A": 14.0, "B": 26.0}

@@ -12,7 +12,7 @@ def test_counted_volumes_are_those_of_the_formula(seed):
     phantom = make_volume_phantom(seed)
     for name, value in LABELS.items():
         counted = np.count_nonzero(phantom.mask == value) * voxel_volume_mm3(phantom.affine) / 1000
-        assert counted == pytest.approx(phantom.volumes_ml[name], rel=0.03)
+        assert counted == pytest.approx(phantom.volumes_ml[name], rel=0.05)
         assert phantom.image[phantom.mask == value].mean() == pytest.approx((0, 60, 110)[value], abs=8)
 
 
@@ -25,5 +25,5 @@ def test_studies_are_the_same_bytes_and_patients_come_back(tmp_path):
     assert len({case.patient_id for case in cases}) == 5
     assert {case.columns["scanner"] for case in cases} == {"A", "B"}
     image, mask = nibabel.load(cases[0].images[0]), nibabel.load(cases[0].label)
-    assert image.shape == mask.shape == (44, 36, 24)
+    assert image.shape == mask.shape == (36, 30, 20)
     np.testing.assert_array_equal(image.affine, mask.affine)
