@@ -21,6 +21,7 @@ from medseg.cli_data import data_commands
 from medseg.cli_evaluate import add_evaluate
 from medseg.cli_explain import add_explain_commands
 from medseg.cli_models import add_model_commands
+from medseg.cli_review import add_review
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -450,6 +451,7 @@ def _finish(result: Result, *, as_json: bool) -> None:
 app.add_typer(data_commands(_finish), name="data")
 add_evaluate(app, reporting=_reporter, finish=_finish)
 add_calibrate(app, reporting=_reporter, finish=_finish)
+add_review(app, reporting=_reporter, finish=_finish)
 add_model_commands(app, _finish)
 add_explain_commands(app, reporting=_reporter, finish=_finish)
 app.command()(bench)
