@@ -27,6 +27,7 @@ from medseg.report.hand_off import ITK_LABELS, itk_label_text
 from medseg.report.language import text
 from medseg.report.mosaic import Masks
 from medseg.report.page import CaseReport, CohortReport
+from medseg.report.viewer import case_viewer
 from medseg.volume import Volume
 
 PAGE, PDF = "report.html", "report.pdf"
@@ -187,7 +188,10 @@ class _Work:
             geometry=geometry_facts(volume, page.language),
             study_uid=volume.source.study_instance_uid if context.config.report.identify else "",
         )
-        return case_pictures(page, images)
+        page = case_pictures(page, images)
+        options = context.config.report
+        viewer = case_viewer(page, images, option=options.viewer, max_bytes=options.viewer_size)
+        return replace(page, viewer=viewer)
 
     @cached_property
     def _model_facts(self) -> list[tuple[str, str]]:
