@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,18 @@ from medseg.errors import InputError
 from medseg.export.dicom_seg import WrittenSeg, write_dicom_seg
 from medseg.export.dicom_sr import MeasuredValue, write_measurement_sr
 from medseg.export.encapsulated_pdf import html_to_pdf, write_encapsulated_pdf
-from medseg.export.key_slices import result_picture
 from medseg.export.options import OBJECT_FILES, ExportName
 from medseg.export.presentation_state import write_presentation_state
-from medseg.export.result_object import BANNER, ModelFacts
+from medseg.export.result_object import ModelFacts
 from medseg.export.rtstruct import write_rtstruct
 from medseg.export.secondary_capture import write_secondary_capture
 from medseg.export.written import WrittenObject
 from medseg.labels import LabelTable
-from medseg.report.case_page import render_case_page
+from medseg.pipeline.lone_page import lone_page, write_lone_page
+from medseg.report.case_report import render_case
 from medseg.report.language import Language
-from medseg.report.page import Structure
 from medseg.report.text import quantity_text
 from medseg.volume import Volume
-
-_REGION_COLOUR = "#8a97a5"
 
 
 def export_object(
@@ -56,8 +53,6 @@ def export_object(
     """
     path = folder / OBJECT_FILES[kind]
     if kind in ("html", "html_zh"):
-        from medseg.pipeline.lone_page import write_lone_page
-
         language: Language = "zh" if kind == "html_zh" else "en"
         write_lone_page(
             path, volume=volume, label_map=label_map, table=table, record=record, language=language
@@ -100,7 +95,7 @@ def _write(
         )
     if volume.source.format != "dicom":
         raise InputError("the image is not a DICOM file, so there is no instance to refer to")
-    pdf = html_to_pdf(_page(volume, label_map, table, record))
+    pdf = html_to_pdf(_paper(path.parent, volume, label_map, table, record))
     title = f"Segmentation report, {model.name} {model.version}"
     return write_encapsulated_pdf(path, pdf, grid=volume.grid, title=title, model=model)
 
@@ -164,12 +159,9 @@ def captions(record: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _page(volume: Volume, label_map: NDArray[Any], table: LabelTable, record: Mapping[str, Any]) -> str:
-    picture = result_picture(volume, label_map, table, banner=BANNER)
-    stream = io.BytesIO()
-    picture.image.save(stream, "JPEG", quality=88, subsampling=0)
-    structures = [Structure(name=label.name, colour=label.colour) for label in table.labels]
-    structures += [Structure(name=name, colour=_REGION_COLOUR, kind="region") for name in table.regions]
-    return render_case_page(
-        record, structures=structures, picture_jpeg=stream.getvalue(), notes=picture.notes
-    )
+def _paper(
+    folder: Path, volume: Volume, label_map: NDArray[Any], table: LabelTable, record: Mapping[str, Any]
+) -> str:
+    page = lone_page(folder, volume=volume, label_map=label_map, table=table, record=record)
+    # The hashes of what lies in the folder today would make another instance of the same report tomorrow.
+    return render_case(replace(page, case=replace(page.case, files={})), paper=True)

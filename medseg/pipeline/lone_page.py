@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from medseg.report.case_report import render_case
 from medseg.report.hand_off import ITK_LABELS, itk_label_text
 from medseg.report.language import Language
 from medseg.report.mosaic import Masks
+from medseg.report.options import ReportOptions
 from medseg.report.page import CaseReport, Structure
+from medseg.report.viewer import case_viewer
 from medseg.volume import Volume
 
 REGION_COLOUR = "#8a97a5"
@@ -45,7 +48,28 @@ def write_lone_page(
         Its measurements.json.
     language : Language
     """
-    folder = path.parent
+    page = lone_page(
+        path.parent, volume=volume, label_map=label_map, table=table, record=record, language=language
+    )
+    masks = Masks(array=label_map, names=dict(enumerate(table.names[1:], start=1)))
+    options = ReportOptions()
+    viewer = case_viewer(
+        page, images_of(volume, predicted=masks), option=options.viewer, max_bytes=options.viewer_size
+    )
+    write_text(path, render_case(replace(page, viewer=viewer)))
+    write_text(path.parent / ITK_LABELS, itk_label_text(table))
+
+
+def lone_page(
+    folder: Path,
+    *,
+    volume: Volume,
+    label_map: NDArray[Any],
+    table: LabelTable,
+    record: Mapping[str, Any],
+    language: Language = "en",
+) -> CasePage:
+    """What the page says, without a viewer; it names the files that are in the case's folder so far."""
     others = [
         p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix in (".gz", ".dcm", ".png", ".json")
     ]
@@ -65,9 +89,7 @@ def write_lone_page(
         log=tuple(LogLine(time="", level="W", text=note) for note in record["notes"]),
     )
     masks = Masks(array=label_map, names=dict(enumerate(table.names[1:], start=1)))
-    page = case_pictures(page, images_of(volume, predicted=masks))
-    write_text(path, render_case(page))
-    write_text(folder / ITK_LABELS, itk_label_text(table))
+    return case_pictures(page, images_of(volume, predicted=masks))
 
 
 def images_of(
