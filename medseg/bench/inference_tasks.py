@@ -21,7 +21,6 @@ from medseg.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from medseg.geometry import GridMap
     from medseg.inference.options import EngineName, EngineSetting
     from medseg.models.network import SegmentationNetwork
 
@@ -253,27 +252,35 @@ def _resample(image: str, out: str, shape: Sequence[int], threads: int) -> Task:
 
 
 def _labels(logits: str, out: str, shape: Sequence[int], threads: int) -> Task:
-    """Logits on the prepared grid to a label map on that of the source, a few slices at a time."""
+    """Logits on the prepared grid to a label map on that of the source, a few slices at a time, as nnU-Net does it."""
     import torch
 
     from medseg.geometry import GridMap
     from medseg.transforms.block_restore import restore_blocks
+    from medseg.transforms.class_choice import ClassChoice
 
     torch.set_num_threads(threads)
     found = torch.from_numpy(np.load(logits))
     grid = GridMap.resize(tuple(shape), tuple(found.shape[1:]))
 
     def run() -> NDArray[Any]:
-        return restore_blocks(_slabs(found, grid), grid, order=(0, 1, 2), class_count=len(found))
+        return restore_blocks(
+            _slabs(found),
+            grid,
+            order=(0, 1, 2),
+            class_count=len(found),
+            back=("linear",) * 3,
+            winners=ClassChoice(scale="logits").winners,
+        )
 
     return Task(run, lambda labels: {"labels": _kept(labels, out)})
 
 
-def _slabs(logits: Tensor, grid: GridMap) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+def _slabs(logits: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     rest = tuple(slice(0, n) for n in logits.shape[2:])
     for start in range(0, logits.shape[1], _SLICES):
         rows = slice(start, min(start + _SLICES, logits.shape[1]))
-        yield (rows, *rest), logits[:, rows].float().softmax(0)
+        yield (rows, *rest), logits[:, rows].float()
 
 
 def _kept(array: NDArray[Any], out: str) -> str:

@@ -13,6 +13,8 @@ ExportName = Literal[
     "presentation_state",
     "secondary_capture",
     "encapsulated_pdf",
+    "html",
+    "html_zh",
     "png",
     "overlay",
     "entropy",
@@ -31,7 +33,9 @@ dicom_seg_labelmap: `segmentation_labelmap.dcm`, the same as label map, which ne
 measurement_sr: `measurements.dcm`, the numbers named in `measure` as DICOM SR that refers to the SEG;
 presentation_state: `presentation_state.dcm`, contours over a DICOM radiograph; secondary_capture:
 `secondary_capture.dcm`, a picture with burned-in contours; encapsulated_pdf: `report.dcm`, the case's
-report as PDF (needs medseg[pdf]); png: `mask.png`, values of the label table; overlay: `overlay.png`,
+report as PDF (needs medseg[pdf]); html and html_zh: `report.html` and `report.zh.html`, the page of the case in
+English and in Chinese (a run writes `report.html` anyway, with its cohort and reference); png: `mask.png`,
+values of the label table; overlay: `overlay.png`,
 contours on the image. Maps on the grid of the image, as NIfTI whose stored bytes are steps of 1 / 255: entropy:
 `entropy.nii.gz`, 0 where one class is certain to 1 where all are equally likely; disagreement and variance:
 `disagreement.nii.gz` and `variance.nii.gz`, of the members of an ensemble; probabilities: `probability_<label>.nii.gz`.
@@ -47,8 +51,10 @@ OBJECT_FILES: dict[ExportName, str] = {
     "presentation_state": "presentation_state.dcm",
     "secondary_capture": "secondary_capture.dcm",
     "encapsulated_pdf": "report.dcm",
+    "html": "report.html",
+    "html_zh": "report.zh.html",
 }
-"""DICOM objects besides the SEG, and the file of each."""
+"""DICOM objects besides the SEG, and pages; the file of each. Those that name the others come last."""
 
 TARGET_FILES: dict[ExportName, str] = {
     "instance_seg": "instances.dcm",

@@ -46,6 +46,35 @@ class BlendedBlock:
     spread: Tensor | None
 
 
+class FiniteCheck:
+    """Whether all answers are finite: at once on the CPU; a device, which would have to wait, is asked at the end."""
+
+    def __init__(self, precision: str) -> None:
+        self._precision = precision
+        self._so_far: Tensor | None = None
+
+    def add(self, values: Tensor) -> None:
+        """Look at a block."""
+        found = torch.isfinite(values).all()
+        self._so_far = found if self._so_far is None else self._so_far & found
+        if found.device.type == "cpu":
+            self.close()
+
+    def close(self) -> None:
+        """Tell what was found.
+
+        Raises
+        ------
+        BundleError
+            A value that is not finite.
+        """
+        if self._so_far is not None and not bool(self._so_far):
+            raise BundleError(
+                "the network gave probabilities that are not finite for a finite image "
+                f"(precision {self._precision}); use float32, or check the weights"
+            )
+
+
 class BlendedEnsemble:
     """Shows an ensemble the windows of prepared images.
 
@@ -104,8 +133,9 @@ class BlendedEnsemble:
         *,
         store: TileStore | None = None,
         choice: Choice | None = None,
+        device: torch.device | None = None,
     ) -> Iterator[BlendedBlock]:
-        """Finished blocks on the CPU, as they are asked for.
+        """Finished blocks, as they are asked for.
 
         Parameters
         ----------
@@ -116,11 +146,13 @@ class BlendedEnsemble:
             Where shared sums wait.
         choice : Choice, optional
             Which windows are shown; as the options say unless given.
+        device : torch.device, optional
+            Where the blocks are: the CPU, or the device of the networks, see `gathering_device`.
 
         Raises
         ------
         BundleError
-            The network's answer is not finite.
+            The network's answer is not finite. On a device of its own this is told after the last block.
         """
         ensemble, options = self.ensemble, self.options
         versions = self._versions(len(image.shape), lambda: _value_range(image))
@@ -136,8 +168,12 @@ class BlendedEnsemble:
             background=ensemble.background(),
             sums_device=sums_device(ensemble.device, sweep.sums_bytes(ensemble.channels)),
         )
-        for block in on_processor(asked, ahead=sweep.batch_size):
+        finite = FiniteCheck(str(ensemble.dtype).removeprefix("torch."))
+        stays = device is not None and device.type != "cpu"
+        for block in asked if stays else on_processor(asked, ahead=sweep.batch_size):
+            finite.add(block.values)
             yield self._parted(block)
+        finite.close()
 
     def whole(self, image: ImageView) -> Tensor:
         """(C, *sp) what is averaged over windows and networks, of an image that memory holds."""
@@ -188,12 +224,6 @@ class BlendedEnsemble:
         return copies(dims, value_range, tta=self.options.tta_names, flip_axes=self.options.flip_axes)
 
     def _parted(self, block: Block) -> BlendedBlock:
-        # Blocks are looked at once they are back on the CPU: to ask a device after each run would make it wait.
-        if not bool(torch.isfinite(block.values).all()):
-            raise BundleError(
-                "the network gave probabilities that are not finite for a finite image "
-                f"(precision {str(self.ensemble.dtype).removeprefix('torch.')}); use float32, or check the weights"
-            )
         values, spread = self.ensemble.parted(block.values)
         return BlendedBlock(
             place=block.place, values=values, probabilities=self._likely(values), spread=spread

@@ -14,6 +14,7 @@ from medseg.inference.window_blend import Block
 
 # What the network itself may need is not known beforehand; sums get at most this part of the free memory.
 _SUMS_SHARE = 0.4
+_GATHERED_SHARE = 0.1
 
 
 def autocast_dtype(device: torch.device | str, precision: Precision) -> torch.dtype:
@@ -60,6 +61,24 @@ def sums_device(device: torch.device, sums_bytes: int) -> torch.device:
     """
     free = free_device_bytes(device)
     return device if free is None or sums_bytes <= _SUMS_SHARE * free else torch.device("cpu")
+
+
+def gathering_device(device: torch.device, *, sums_bytes: int, gathered_bytes: int) -> torch.device:
+    """Where finished blocks become masks: on a CUDA device that holds the sums and the masks, else on the processor.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of the network.
+    sums_bytes : int
+        What the sums take at most.
+    gathered_bytes : int
+        What is gathered of the blocks, whole images of classes.
+    """
+    free = free_device_bytes(device)
+    if free is None or sums_bytes > _SUMS_SHARE * free or gathered_bytes > _GATHERED_SHARE * free:
+        return torch.device("cpu")
+    return device
 
 
 def on_processor(blocks: Iterator[Block], *, ahead: int) -> Iterator[Block]:

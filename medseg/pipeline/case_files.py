@@ -25,6 +25,7 @@ from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
 from medseg.pipeline.recognition import INSTANCES, write_rows
 from medseg.provenance import sha256_file, write_json
+from medseg.report.hand_off import ITK_LABELS
 from medseg.volume import Volume
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ MASK = "segmentation.nii.gz"
 RECORD = "measurements.json"
 SEG = "segmentation.dcm"
 NO_SEG = "no DICOM SEG"
+PAGES = ("html", "html_zh")
 SPREAD_MAPS = ("disagreement", "variance")
 FILES: dict[ExportName, tuple[str, ...]] = {
     "nifti": (MASK, "segmentation.json"),
@@ -56,6 +58,7 @@ NAMES = frozenset(
         "overlay.png",
         "measurements.csv",
         INSTANCES,
+        ITK_LABELS,
         *(name for names in FILES.values() for name in names),
     }
 )
@@ -211,8 +214,8 @@ def export_case(
     """
     notes: list[str] = []
     seg: Path | None = None
-    # Segmentations go first: the measurement reports refer to them.
-    for kind in sorted(kinds, key=lambda name: name not in ("dicom_seg", "instance_seg")):
+    # Segmentations go first: the measurement reports refer to them. Pages name all other files.
+    for kind in sorted(kinds, key=lambda name: (name in PAGES, name not in ("dicom_seg", "instance_seg"))):
         if kind == "dicom_seg":
             said = _export_seg(folder, volume=volume, label_map=label_map, table=table, model=record["model"])
             failed = any(text.startswith(NO_SEG) for text in said)

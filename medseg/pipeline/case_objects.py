@@ -22,6 +22,7 @@ from medseg.export.secondary_capture import write_secondary_capture
 from medseg.export.written import WrittenObject
 from medseg.labels import LabelTable
 from medseg.report.case_page import render_case_page
+from medseg.report.language import Language
 from medseg.report.page import Structure
 from medseg.report.text import quantity_text
 from medseg.volume import Volume
@@ -54,6 +55,14 @@ def export_object(
         The DICOM SEG that was written before.
     """
     path = folder / OBJECT_FILES[kind]
+    if kind in ("html", "html_zh"):
+        from medseg.pipeline.lone_page import write_lone_page
+
+        language: Language = "zh" if kind == "html_zh" else "en"
+        write_lone_page(
+            path, volume=volume, label_map=label_map, table=table, record=record, language=language
+        )
+        return []
     try:
         written = _write(kind, path, volume=volume, label_map=label_map, table=table, record=record, seg=seg)
     except InputError as err:

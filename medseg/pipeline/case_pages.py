@@ -13,26 +13,25 @@ from numpy.typing import NDArray
 
 from medseg.data.manifest import Case
 from medseg.errors import MedsegError, StorageError
-from medseg.export.display import window_of
-from medseg.labels import LabelTable
 from medseg.pipeline import case_files, earlier
 from medseg.pipeline.context import Context
+from medseg.pipeline.lone_page import codes_of, images_of, model_facts, study_facts
 from medseg.pipeline.predict import model_bundle
 from medseg.pipeline.readers import image_reader, read_reference
 from medseg.privacy import pseudonym, without_folders
 from medseg.provenance import whole_file, write_json, write_text
 from medseg.report.case_data import CasePage, Cohort, LogLine
-from medseg.report.case_pictures import CaseImages, case_pictures, geometry_facts
+from medseg.report.case_pictures import case_pictures, geometry_facts
 from medseg.report.case_report import render_case
 from medseg.report.hand_off import ITK_LABELS, itk_label_text
 from medseg.report.language import text
 from medseg.report.mosaic import Masks
 from medseg.report.page import CaseReport, CohortReport
+from medseg.report.viewer import case_viewer
 from medseg.volume import Volume
 
 PAGE, PDF = "report.html", "report.pdf"
 MAX_LOG = 40
-_STUDY = ("body_part", "view_position", "laterality", "patient_position", "manufacturer")
 
 
 def write_pages(context: Context, report: CohortReport) -> int:
@@ -154,9 +153,9 @@ class _Work:
             pipeline=report.pipeline,
             run=report.run,
             settings_sha256=report.settings_sha256,
-            codes=_codes(context.table),
+            codes=codes_of(context.table),
             facts=self._facts(case),
-            study=_study(case),
+            study=study_facts(case.record),
             date=self.date(case.case_id),
             cohort=self.cohort(case.case_id),
             previous=self.earlier.before(case.case_id, case.patient, self.date(case.case_id)),
@@ -182,23 +181,17 @@ class _Work:
         except MedsegError as err:
             no = f"No picture: {without_folders(str(err))}"
             return replace(page, case=replace(page.case, no_picture=no, picture=None, planes=()))
-        window = window_of(volume)
-        low, high = window.limits
-        unit = " HU" if volume.modality == "CT" else ""
-        images = CaseImages(
-            volume=volume,
-            gray=window.gray,
-            window=f"{low:.4g} … {high:.4g}{unit}".replace("-", "−"),
-            predicted=Masks(array=label_map, names=dict(enumerate(context.table.names[1:], start=1))),
-            reference=reference,
-            doubt=maps,
-        )
+        masks = Masks(array=label_map, names=dict(enumerate(context.table.names[1:], start=1)))
+        images = images_of(volume, predicted=masks, reference=reference, doubt=maps)
         page = replace(
             page,
             geometry=geometry_facts(volume, page.language),
             study_uid=volume.source.study_instance_uid if context.config.report.identify else "",
         )
-        return case_pictures(page, images)
+        page = case_pictures(page, images)
+        options = context.config.report
+        viewer = case_viewer(page, images, option=options.viewer, max_bytes=options.viewer_size)
+        return replace(page, viewer=viewer)
 
     @cached_property
     def _model_facts(self) -> list[tuple[str, str]]:
@@ -218,16 +211,13 @@ class _Work:
 
     def _facts(self, case: CaseReport) -> Sequence[tuple[str, str]]:
         record, report = case.record, self.report
-        model = record["model"]
         chosen = record.get("engine", {}).get("choices") or ()
         engine = ", ".join(dict.fromkeys(str(c.get("engine", "")) for c in chosen if isinstance(c, Mapping)))
         facts = [
             ("pipeline", f"{report.pipeline} · {report.settings_sha256[:8]}"),
             ("run", report.run),
             ("made", self.context.run.record["created"]),
-            ("model", f"{model['name']} {model['version']}"),
-            ("weights", f"SHA-256 {model['weights_sha256'][:16]}…"),
-            ("licence", model["licence"]),
+            *model_facts(record),
             *self._model_facts,
             ("engine", engine or str(record.get("engine", {}).get("asked", ""))),
             ("threads", str(self.context.threads)),
@@ -253,20 +243,6 @@ class _Work:
                     )
         notes = [LogLine(time=" " * 25, level="W", text=note) for note in case.record["notes"]]
         return (*lines[-MAX_LOG:], *notes)
-
-
-def _codes(table: LabelTable) -> dict[str, str]:
-    return {
-        label.name: f"{label.code.scheme} {label.code.value}"
-        for label in table.labels
-        if label.code is not None
-    }
-
-
-def _study(case: CaseReport) -> list[tuple[str, str]]:
-    header = case.record["image"].get("header", {})
-    rows = [(key, header[key]) for key in _STUDY if header.get(key)]
-    return [*rows, *([("scanner", header["model"])] if header.get("model") else [])]
 
 
 def _reference(case: Case, volume: Volume, context: Context) -> Masks:

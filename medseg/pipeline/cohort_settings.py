@@ -30,6 +30,8 @@ FORMATS: dict[str, ExportName] = {
     "dicom-pr": "presentation_state",
     "dicom-sc": "secondary_capture",
     "dicom-pdf": "encapsulated_pdf",
+    "html": "html",
+    "html-zh": "html_zh",
     "png": "png",
     "entropy": "entropy",
     "disagreement": "disagreement",
@@ -154,11 +156,9 @@ class CohortSettings:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("--device cuda, but torch sees no CUDA device; use auto or cpu")
         return LoadedModel(
             bundle,
-            device="cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu",
+            device=chosen_device(self.device),
             gate_options=GateOptions(refuse=not self.accept_unlike),
             measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
             max_bytes=self.max_bytes,
@@ -218,6 +218,21 @@ def known_device(device: str) -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device!r}: expected auto, cpu or cuda")
     return device
+
+
+def chosen_device(name: str) -> str:
+    """The torch device of a command: `auto` takes a CUDA device where there is one.
+
+    Raises
+    ------
+    ConfigError
+        There is no device of this name here.
+    """
+    import torch
+
+    if known_device(name) == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch sees no CUDA device; use auto or cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def known_engine(name: str) -> EngineSetting:

@@ -15,6 +15,11 @@ LEAST_COHORT = 20
 """With fewer cases a percentile says nothing."""
 
 
+def flag_key(flag: Json) -> str:
+    """What tells the flags of a case apart."""
+    return f"{flag['code']} {flag['structure']} {flag['text']}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """A part of the page that another module makes, such as the viewer.
@@ -101,7 +106,7 @@ class CasePage:
     doubt : Strip or Picture or None
         Map of the uncertainty.
     thumbnails : mapping of str to Strip or Picture
-        Structure -> a small picture, for its flags.
+        `flag_key` of a flag -> a small picture of it.
     window : str
         What is shown black and white, for people; "" where unknown.
     facts : sequence of (str, str)

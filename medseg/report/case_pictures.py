@@ -13,14 +13,17 @@ from PIL import Image
 
 from medseg.geometry import axis_codes, tilt_degrees
 from medseg.report.case import draw_picture, oriented
-from medseg.report.case_data import CasePage
+from medseg.report.case_data import CasePage, flag_key
 from medseg.report.language import Language, text
 from medseg.report.mosaic import Masks, Scene, Strip, blend
-from medseg.report.page import Picture
+from medseg.report.page import Json, Picture
 from medseg.report.space import Plane, Space
 from medseg.volume import Volume
 
 SIDE_2D = 760
+MAX_THUMBNAILS = 24
+_ALONG_THE_BODY = frozenset({"Q102", "Q203"})
+"""Flags on slices show best in a plane across them."""
 _OBLIQUE_DEGREES = 1.0
 
 
@@ -68,10 +71,11 @@ def _deep(page: CasePage, images: CaseImages) -> CasePage:
         measured=volume.affine is not None or volume.spacing_mm is not None,
     )
     thumbnails: dict[str, Strip | Picture] = {}
-    for name, plane in _flagged(page).items():
-        thumbnail = scene.thumbnail(name, plane)
+    for flag in page.case.record["flags"][:MAX_THUMBNAILS]:
+        place = (flag.get("place") or {}).get("mm") if scene.space.known else None
+        thumbnail = scene.thumbnail(flag["structure"].split("/")[0], _plane(flag), at_mm=place)
         if thumbnail is not None:
-            thumbnails[name] = thumbnail
+            thumbnails[flag_key(flag)] = thumbnail
     strips = scene.strips()
     left_out = [f"{name or 'reference'}: {n} of its smallest outlines are left out of a picture, not of the numbers"
                 for strip in strips for name, n in (strip.left_out or {}).items()]  # fmt: skip
@@ -84,15 +88,10 @@ def _deep(page: CasePage, images: CaseImages) -> CasePage:
     )
 
 
-def _flagged(page: CasePage) -> dict[str, Plane]:
-    """Structures with flags, and the plane that shows the worst of them."""
-    planes: dict[str, Plane] = {}
-    for flag in page.case.record["flags"]:
-        name = flag["structure"].split("/")[0]
-        cut = flag["code"] == "Q101" and any(f"k {end}" in flag["text"] for end in ("first", "last"))
-        if name:
-            planes.setdefault(name, "coronal" if cut else "axial")
-    return planes
+def _plane(flag: Json) -> Plane:
+    """The plane that shows a flag."""
+    cut = flag["code"] == "Q101" and any(f"k {end}" in flag["text"] for end in ("first", "last"))
+    return "coronal" if cut or flag["code"] in _ALONG_THE_BODY else "axial"
 
 
 def _flat(page: CasePage, images: CaseImages) -> CasePage:
@@ -108,9 +107,10 @@ def _flat(page: CasePage, images: CaseImages) -> CasePage:
         max_side=SIDE_2D,
     )
     thumbnails: dict[str, Strip | Picture] = {}
-    for name in _flagged(page):
+    for flag in page.case.record["flags"][:MAX_THUMBNAILS]:
+        name = flag["structure"].split("/")[0]
         if name in predicted and predicted[name].any():
-            thumbnails[name] = draw_picture(
+            thumbnails[flag_key(flag)] = draw_picture(
                 gray,
                 predicted={name: predicted[name]},
                 reference={},

@@ -22,6 +22,7 @@ from medseg import __version__
 from medseg.evaluation.rows import Cell, rows_to_csv
 from medseg.report import case_tables as tables
 from medseg.report.case_data import CasePage
+from medseg.report.case_targets import targets_table
 from medseg.report.cohort import check_colours
 from medseg.report.hand_off import hand_off
 from medseg.report.language import structure_name
@@ -30,7 +31,7 @@ from medseg.report.page import VERDICTS, Contour, Json, Picture
 from medseg.report.words import Words
 
 SCHEMA = "medseg.case/1"
-_CSV = ("case_id", "structure", "measure", "value", "unit", "bound", "reason", "note")
+_CSV = ("value", "unit", "bound", "reason", "note")
 _DICOM_LETTERS = {"H": "S", "F": "I"}
 
 
@@ -72,12 +73,15 @@ def render_case(page: CasePage, *, paper: bool = False) -> str:
         data=json_block(case_data(page)),
         version=__version__,
         styles={s.name: f"k{index}" for index, s in enumerate(page.structures)},
+        colours={s.name: s.colour for s in page.structures},
         labels=_drawn(page),
         flags=tables.flag_rows(page, words),
         counts=_counts(page.case.record),
         matrix=matrix,
         reasons=[(words.said(why), where) for why, where in reasons],
         structures=tables.structure_table(page, words),
+        targets=targets_table(page, words),
+        inputs=tables.input_rows(page, words),
         ratios=tables.ratio_rows(page, words),
         notes=tables.listed(_notes(page.case.record, page.case.notes), words),
         agreement=tables.agreement_table(page, words),
@@ -120,11 +124,29 @@ def measurement_rows(record: Json) -> list[dict[str, Cell]]:
     measures = record["measurements"]
     named = [(s, m, q) for s, item in measures["structures"].items() for m, q in item["quantities"].items()]
     named += [("", name, quantity) for name, quantity in measures["ratios"].items()]
-    return [
-        {"case_id": measures["case_id"], "structure": structure, "measure": measure}
-        | {key: quantity[key] for key in _CSV[3:]}
-        for structure, measure, quantity in named
-    ]
+    rows = []
+    for structure, measure, quantity in named:
+        about: dict[str, Cell] = {"case_id": measures["case_id"], "structure": structure}
+        rows.append({**about, "measure": measure, **{key: quantity[key] for key in _CSV}})
+        for end in ("low", "high") if quantity.get("interval") else ():
+            rows.append({**about, "measure": f"{measure}_{quantity['unit']}_{end}", **_end(quantity, end)})
+    return rows
+
+
+def _end(quantity: Json, end: str) -> dict[str, Cell]:
+    """An end of the interval of a size, as a row of measurements.csv has it."""
+    interval = quantity["interval"]
+    value, unit = interval[end], quantity["unit"]
+    if value is None:
+        return {
+            "value": None,
+            "unit": unit,
+            "bound": "exact",
+            "reason": interval.get("reason", ""),
+            "note": "",
+        }
+    note = f"{100 * interval['level']:g} % interval"
+    return {"value": value, "unit": unit, "bound": "exact", "reason": "", "note": note}
 
 
 def json_block(value: Any) -> Markup:
@@ -139,21 +161,15 @@ def _style(page: CasePage, *, paper: bool) -> str:
     rules = []
     for index, structure in enumerate(page.structures):
         rules.append(f".k{index}{{--c:{structure.colour}}}")
+        if paper:
+            continue
         rules.append(f"body:has(#s{index}:not(:checked)) .film .k{index}{{display:none}}")
-    parts = [_asset("case_report.css"), "\n".join(rules) if not paper else _paper_colours(page)]
+    parts = [_asset("case_report.css"), "\n".join(rules)]
     if paper:
         parts.append(_asset("case_paper.css"))
     elif page.viewer is not None:
         parts.append(page.viewer.style)
     return "\n".join(parts) + "\n"
-
-
-def _paper_colours(page: CasePage) -> str:
-    """Colours for a printer program that may not know variables in pictures."""
-    return "\n".join(
-        f".k{index}{{--c:{s.colour}}}.film .c.k{index}{{stroke:{s.colour}}}"
-        for index, s in enumerate(page.structures)
-    )
 
 
 def _scripts(page: CasePage, *, paper: bool) -> list[str]:

@@ -10,12 +10,15 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from medseg.evaluation.definitions import DEFINITIONS
-from medseg.report.case_data import LEAST_COHORT, CasePage
+from medseg.report.case_data import LEAST_COHORT, CasePage, flag_key
 from medseg.report.language import days_between
 from medseg.report.page import VERDICTS, Json, Verdict
+from medseg.report.text import number
 from medseg.report.words import Words
 
 Content = str | Markup
+_SEVERITY = ("none", "pass", "note", "review", "fail")
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S", "H": "F", "F": "H"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +174,11 @@ def _cohort_strip(values: Sequence[float], value: float, *, label: str) -> Marku
     span = (high - low) or 1.0
     x = [6 + 98 * (v - low) / span for v in (*edges, value)]
     return Markup(
-        '<svg class="rank" viewBox="0 0 110 18" role="img" aria-label="{}"><path class="whisker" d="M{:.1f} 9H{:.1f}"/>'
-        '<path class="box" d="M{:.1f} 9H{:.1f}"/><path class="median" d="M{:.1f} 4v10"/>'
-        '<circle cx="{:.1f}" cy="9" r="4"/></svg>'
+        '<svg class="rank" viewBox="0 0 110 18" role="img" aria-label="{}">'
+        '<path class="whisker" fill="none" stroke="#5a6876" d="M{:.1f} 9H{:.1f}"/>'
+        '<path class="box" stroke="#8794a3" stroke-width="6" d="M{:.1f} 9H{:.1f}"/>'
+        '<path class="median" stroke="#18222d" d="M{:.1f} 4v10"/>'
+        '<circle fill="#2f5fa5" cx="{:.1f}" cy="9" r="4"/></svg>'
     ).format(label, x[0], x[4], x[1], x[3], x[2], x[5])
 
 
@@ -192,7 +197,8 @@ def _intensity_cell(quantities: Json, words: Words) -> dict[str, Cell]:
         return {}
     unit = "" if mean["unit"] == "1" else f" {mean['unit']}"
     deviation = "" if spread is None or spread["value"] is None else f" ± {spread['value']:.0f}"
-    digits = 0 if abs(mean["value"]) >= 10 else 2
+    wide = 0.0 if spread is None or spread["value"] is None else float(spread["value"])
+    digits = 0 if max(abs(mean["value"]), wide) >= 10 else 2
     said = f"{mean['value']:.{digits}f}{deviation}{unit}".replace("-", "−")
     return {"intensity": Cell(text=said, sort=mean["value"])}
 
@@ -243,9 +249,12 @@ def check_matrix(page: CasePage, words: Words) -> tuple[Table, list[tuple[str, s
             level = _flag_level(flags, code, check["structure"]) if check["outcome"] == "flagged" else ""
             said = t[f"verdict.{level}"] if level else t[f"outcome.{check['outcome']}"]
             cell = Cell(text=said, level=level or {"passed": "pass"}.get(check["outcome"], "none"))
-            cells.setdefault(name, {})[code] = cell
+            row = cells.setdefault(name, {})
+            # Several parts of one check: the worst of them stands for all.
+            row[code] = max(row.get(code, cell), cell, key=_severity)
         if check["reason"]:
-            where = f"{code} {words.structure(check['structure'])}"
+            part = check.get("part", "")
+            where = f"{code} {words.said(part) if part else words.structure(check['structure'])}"
             reasons.setdefault(check["reason"], []).append(where)
     order = [name for name in record["measurements"]["structures"] if name in cells]
     order += [name for name in cells if name not in order]
@@ -257,6 +266,10 @@ def check_matrix(page: CasePage, words: Words) -> tuple[Table, list[tuple[str, s
     return Table(columns=columns, rows=rows), [
         (why, t["comma"].join(dict.fromkeys(w))) for why, w in reasons.items()
     ]
+
+
+def _severity(cell: Cell) -> int:
+    return _SEVERITY.index(cell.level)
 
 
 def code_title(record: Json, code: str, words: Words) -> str:
@@ -315,8 +328,9 @@ def share_bar(share: float) -> Markup:
     """A small bar, 0 to 1."""
     width = 56 * min(max(share, 0.0), 1.0)
     return Markup(
-        '<svg class="share" viewBox="0 0 56 6" aria-hidden="true"><rect class="rail" width="56" height="6" rx="3"/>'
-        '<rect width="{:.1f}" height="6" rx="3"/></svg>'
+        '<svg class="share" viewBox="0 0 56 6" aria-hidden="true">'
+        '<rect class="rail" fill="#dde3ea" width="56" height="6" rx="3"/>'
+        '<rect class="bar" fill="#2f5fa5" width="{:.1f}" height="6" rx="3"/></svg>'
     ).format(width)
 
 
@@ -413,19 +427,60 @@ def flag_rows(page: CasePage, words: Words) -> list[dict[str, Any]]:
             "structure": words.structure(flag["structure"]),
             "styles": [name for name in flag["structure"].split("/") if name],
             "text": words.said(flag["text"]),
-            "measured": words.flag_number(flag, "measured", flat=flat),
+            "measured": edges_cut(page, words, flag) or words.flag_number(flag, "measured", flat=flat),
             "limit": words.flag_number(flag, "limit", flat=flat),
             "advice": words.said(flag["advice"]),
-            "picture": page.thumbnails.get(flag["structure"].split("/")[0]),
+            "picture": page.thumbnails.get(flag_key(flag)),
         }
         for flag in sorted(record["flags"], key=lambda flag: order[flag["level"]])
     ]
 
 
+def edges_cut(page: CasePage, words: Words, flag: Json) -> str:
+    """Edges of the image that cut a structure off, as directions of the patient; "" for other flags."""
+    item = page.case.record["measurements"]["structures"].get(flag["structure"])
+    if flag["code"] != "Q101" or item is None or not item.get("shape"):
+        return ""
+    record, axes = page.case.record["image"], dict(page.geometry).get("orientation", "")
+    leads = list(axes) or [o[:1] for o in record.get("patient_orientation") or ()]
+    found = []
+    for face in item["shape"]["touches"]:
+        axis, end = "ijk".index(face[0]), face.split()[-1]
+        letter = leads[axis] if axis < len(leads) else ""
+        letter = letter if end == "last" else _OPPOSITE.get(letter, "")
+        found.append(words.t.get(f"edge.{letter}", str(words.said(face))))
+    return words.t["comma"].join(dict.fromkeys(found))
+
+
+def input_rows(page: CasePage, words: Words) -> list[tuple[Content, str, str, str]]:
+    """What the input gate looked at: name, level, how it ended, measured value and limit."""
+    record = page.case.record
+    rows: list[tuple[Content, str, str, str]] = []
+    for check in record["checks"]:
+        if check["code"] != "Q402" or not check.get("part"):
+            continue
+        found = check["outcome"] == "flagged"
+        level = _flag_level(record["flags"], "Q402", check["structure"]) if found else ""
+        said = words.t[f"verdict.{level}"] if level else words.t[f"outcome.{check['outcome']}"]
+        measured = ""
+        if check.get("measured") is not None:
+            measured = number(check["measured"])
+            if check.get("limit") is not None:
+                measured += f" ({number(check['limit'])})"
+        rows.append(
+            (words.said(check["part"]), level or {"passed": "pass"}.get(check["outcome"], ""), said, measured)
+        )
+    return rows
+
+
 def ratio_rows(page: CasePage, words: Words) -> list[tuple[str, Content, Content]]:
     """Ratios with name, value and what to mind."""
     return [
-        (words.measure(name), words.size(q), words.said(q["note"]) if q.get("note") else "")
+        (
+            words.measure(name) if page.flat else words.structure(name),
+            words.size(q),
+            words.said(q["note"]) if q.get("note") else "",
+        )
         for name, q in page.case.record["measurements"]["ratios"].items()
         if q["value"] is not None or "/" not in name
     ]

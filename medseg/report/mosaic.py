@@ -158,19 +158,28 @@ class Scene:
         places = _heaviest(heights, weights, view[2], count)
         return self.strip([_moved(cut, place) for place in places], paint=values)
 
-    def thumbnail(self, structure: str, plane: Plane) -> Strip | None:
-        """A small picture of the largest section of one structure; None where it has none."""
+    def thumbnail(
+        self, structure: str, plane: Plane, *, at_mm: Sequence[float] | None = None
+    ) -> Strip | None:
+        """A small picture of a structure at a place, or of its largest section; None where there is neither.
+
+        Parameters
+        ----------
+        structure : str
+            "" is the whole image.
+        plane : Plane
+        at_mm : (float, float, float), optional
+            Place in the patient.
+        """
         found = [index for index, name in self.predicted.names.items() if name == structure]
         index, world = self._voxels(self.predicted, found)
-        if not len(index):
+        if not len(index) and at_mm is None:
             return None
+        box = np.stack([world.min(axis=0), world.max(axis=0)], axis=1) if len(index) else self.space.box
+        view = _with_shape(_padded(box, self.space.box, least=0.25), plane, 1.5)
         across = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
-        view = _padded(np.stack([world.min(axis=0), world.max(axis=0)], axis=1), self.space.box, least=0.25)
-        view = _with_shape(view, plane, 1.5)
-        cut = _first_cut(plane, view, 138)
-        bins, edges = np.histogram(world[:, across], bins=40)
-        place = float((edges[bins.argmax()] + edges[bins.argmax() + 1]) / 2)
-        return self.strip([_moved(cut, place)], only=structure)
+        place = _largest_section(world[:, across]) if at_mm is None else float(at_mm[across])
+        return self.strip([_moved(_first_cut(plane, view, 138), place)], only=structure or None)
 
     def view(self) -> NDArray[np.float64]:
         """(3, 2) box around all masks with a margin, at least half of what the image shows."""
@@ -255,6 +264,11 @@ def blend(gray: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
     colour = np.concatenate([np.full_like(amount, 255), 90 + 160 * amount, 20 + 60 * amount], axis=-1)
     alpha = np.clip(amount * 1.6, 0, 0.9)
     return np.asarray(np.round(gray[..., None] * 0.8 * (1 - alpha) + colour * alpha), dtype=np.uint8)
+
+
+def _largest_section(places: NDArray[np.float64]) -> float:
+    bins, edges = np.histogram(places, bins=40)
+    return float((edges[bins.argmax()] + edges[bins.argmax() + 1]) / 2)
 
 
 def _first_cut(plane: Plane, view: NDArray[np.float64], tile: int) -> Cut:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg.amounts import MemorySize
+
 TableFormat = Literal["csv", "json", "parquet"]
 Percent = Annotated[float, Field(gt=0, le=1000)]
 
@@ -49,6 +51,17 @@ class ReportOptions(BaseModel):
         default=False,
         description="Whether the page of the cohort and that of each case are also printed to report.pdf (needs "
         "medseg[pdf]).",
+    )
+    viewer: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Whether the page of a volume has a 3D viewer (NiiVue, inside the page, 1.1 MB): auto: where the "
+        "volume has 8 voxels or more along each axis.",
+    )
+    viewer_size: MemorySize = Field(
+        default=8_000_000,
+        le=100_000_000,
+        description="What the image and the masks of the viewer may take in the page, such as 8MB; larger volumes are "
+        "made smaller, with a note on the page.",
     )
     identify: bool = Field(
         default=False,

@@ -11,7 +11,7 @@ from medseg.report.language import HTML_LANGUAGE, Language, day, phrase, structu
 from medseg.report.text import number
 
 _UNITS = {"ml": " mL", "1": "", "%": " %"}
-_SHARES = frozenset({"Q201", "Q301", "Q303"})
+_SHARES = frozenset({"Q201", "Q203", "Q301", "Q303", "Q403"})
 
 
 class Words:
@@ -75,6 +75,10 @@ class Words:
         if value is None:
             return "–"
         code = flag["code"]
+        unit = flag.get("unit", "")
+        if unit in ("ml", "mm", "cm2", "slices"):
+            shown = self.amount(value, unit)
+            return self._with_sign(shown, flag, which)
         likely = code == "Q401" and "mean probability" in flag["text"]
         if code in _SHARES or (code == "Q202" and flat) or (code == "Q401" and not likely):
             shown = f"{100 * value:.{1 if value < 0.1 else 0}f} %"
@@ -82,7 +86,11 @@ class Words:
             shown = self.amount(value, "ml")
         else:
             shown = f"{value:.2f}" if likely else number(value)
-        measured = flag["measured"]
-        if which == "limit" and measured is not None and code != "Q501":
-            return f"{'≤' if measured > value else '≥'} {shown}"
-        return shown
+        return self._with_sign(shown, flag, which)
+
+    def _with_sign(self, shown: str, flag: Mapping[str, Any], which: str) -> str:
+        """A limit with the side on which it is kept."""
+        measured, limit = flag["measured"], flag["limit"]
+        if which != "limit" or measured is None or limit is None or flag["code"] == "Q501":
+            return shown
+        return f"{'≤' if measured > limit else '≥'}\N{NO-BREAK SPACE}{shown}"

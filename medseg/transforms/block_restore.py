@@ -68,12 +68,23 @@ class SourceAxis:
         found = np.flatnonzero((self.high >= begin) & (self.high < end))
         return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
 
-    def weighing(self, rows: slice, begin: int, end: int) -> Tensor:
-        """(rows, end - begin) weights, or (rows,) indices where each source voxel is one prediction voxel."""
+    def weighing(self, rows: slice, begin: int, end: int, device: torch.device) -> slice | Tensor:
+        """How a block's voxels become those of the source along this axis.
+
+        Returns
+        -------
+        slice, (rows,) int64 tensor or (rows, end - begin) float32 tensor
+            Of the block's voxels where each source voxel is one of them, else weights.
+        """
         part = self.weights[rows]
-        if part.nnz == part.shape[0]:
-            return torch.from_numpy(part.indices.astype(np.int64) - begin)
-        return torch.from_numpy(part[:, begin:end].toarray().astype(np.float32))
+        if part.nnz > part.shape[0]:
+            weights = torch.from_numpy(part[:, begin:end].toarray().astype(np.float32))
+            return weights.to(device, non_blocking=True)
+        places = part.indices.astype(np.int64) - begin
+        first, count = int(places[0]), len(places)
+        if count == 1 or int(places[-1]) - first == count - 1:
+            return slice(first, first + count)
+        return torch.from_numpy(places).to(device, non_blocking=True)
 
 
 def source_axes(grid: GridMap, back: Sequence[Back] = ()) -> tuple[SourceAxis, ...]:
@@ -140,8 +151,8 @@ class SourceBlock:
     place : tuple of slice
         Where it lies in the source.
     values : (L, ...) float32 tensor
-        The prediction around it, slowest axis first.
-    weighings : tuple of tensors
+        The prediction around it, slowest axis first, on the device of the blocks.
+    weighings : tuple of slice or tensor
         Along each of these axes, as `SourceAxis.weighing` gives them.
     back : tuple of int
         For each source axis its position among the slowest-first axes.
@@ -153,7 +164,7 @@ class SourceBlock:
 
     place: Box
     values: Tensor
-    weighings: tuple[Tensor, ...]
+    weighings: tuple[slice | Tensor, ...]
     back: tuple[int, ...]
     corners: tuple[tuple[NDArray[np.int64], NDArray[np.float64]], ...] = ()
     order: tuple[int, ...] = ()
@@ -199,11 +210,10 @@ class SourceBlock:
         return total
 
 
-def _weighed(values: Tensor, weighing: Tensor, dim: int) -> Tensor:
+def _weighed(values: Tensor, weighing: slice | Tensor, dim: int) -> Tensor:
+    if isinstance(weighing, slice):
+        return values.narrow(dim, weighing.start, weighing.stop - weighing.start)
     if weighing.ndim == 1:
-        first, count = int(weighing[0]), len(weighing)
-        if count == 1 or int(weighing[-1]) - first == count - 1:
-            return values.narrow(dim, first, count)
         return values.index_select(dim, weighing)
     return torch.movedim(torch.tensordot(weighing, values, dims=([1], [dim])), 0, dim)
 
@@ -246,7 +256,7 @@ class BlockRestorer:
         ----------
         place : tuple of slice
             In the prediction.
-        values : (L, *place) float32 tensor on the CPU
+        values : (L, *place) float32 tensor
             Left as it is.
         """
         boxes = [place[a] for a in self._order]
@@ -259,7 +269,7 @@ class BlockRestorer:
         if any(r.start == r.stop for r in rows):
             return
         weighings = tuple(
-            axis.weighing(r, begin, box.stop)
+            axis.weighing(r, begin, box.stop, values.device)
             for axis, r, begin, box in zip(self._axes, rows, begins, boxes, strict=True)
         )
         where = [
@@ -307,6 +317,7 @@ def restore_blocks(
     class_count: int,
     back: Sequence[Back] = (),
     winners: Callable[[SourceBlock], Tensor] | None = None,
+    device: torch.device | str = "cpu",
 ) -> NDArray[Any]:
     """Class of each source voxel, from blocks of channel values.
 
@@ -323,15 +334,17 @@ def restore_blocks(
         As in `BlockRestorer`.
     winners : callable, optional
         Class of each voxel of a block, such as `ClassChoice.winners`; by the largest probability unless given.
+    device : torch.device or str, optional
+        Of the blocks; the result is gathered there, and comes to the CPU once it is whole.
 
     Returns
     -------
     (*source) uint8 array, int16 above 256 classes
         As `restore.restore_label_map` gives it.
     """
-    restored = np.zeros(grid.source_shape, dtype=index_dtype(class_count))
+    restored = torch.from_numpy(np.zeros(grid.source_shape, index_dtype(class_count))).to(device)
     restorer, winners = BlockRestorer(grid, order, back), winners or ClassChoice().winners
     for place, values in blocks:
         for block in restorer.add(place, values):
-            restored[block.place] = winners(block).numpy()
-    return restored
+            restored[block.place] = winners(block)
+    return restored.cpu().numpy()

@@ -65,8 +65,8 @@ class ClassChoice:
         if not self.regions:
             return values if self.scale == "probabilities" else torch.softmax(values, dim=0)
         likely = values if self.scale == "probabilities" else torch.sigmoid(values)
-        result = torch.zeros((class_count, *values.shape[1:]), dtype=torch.float32)
-        rest = torch.ones(values.shape[1:], dtype=torch.float32)
+        result = values.new_zeros((class_count, *values.shape[1:]))
+        rest = values.new_ones(values.shape[1:])
         for channel in reversed(range(len(self.regions))):
             result[self.regions[channel]] += rest * likely[channel]
             rest *= 1 - likely[channel]
@@ -80,13 +80,15 @@ class ClassChoice:
         bounded = self.scale == "probabilities"
         classes = possible_classes(block.values, sum_to_one=bounded)
         if len(classes) == 1:
-            return torch.full(block.shape, classes[0], dtype=index_kind(max(classes) + 1))
+            kind = index_kind(max(classes) + 1)
+            return torch.full(block.shape, classes[0], dtype=kind, device=block.values.device)
         if self.rounded:
             return _rounded_maximum(classes, block)
         return _running_maximum(classes, block.interpolate)[0]
 
     def _last_likely(self, block: Interpolated) -> Tensor:
-        winner = torch.zeros(block.shape, dtype=index_kind(max(self.regions) + 1))
+        kind = index_kind(max(self.regions) + 1)
+        winner = torch.zeros(block.shape, dtype=kind, device=block.values.device)
         for channel, index in enumerate(self.regions):
             value = block.interpolate(channel)
             if self.rounded:
@@ -108,9 +110,10 @@ def index_kind(class_count: int) -> torch.dtype:
 
 
 def possible_classes(values: Tensor, *, sum_to_one: bool = True) -> list[int]:
-    """Classes that can be the largest somewhere between the voxels of a block.
+    """Classes that can be the largest somewhere between the voxels of a block; all where they lie on another device.
 
     Values that are mixed never leave the range of the mixed, and the largest of L that sum to one is 1 / L or more.
+    To ask a device which classes these are would make it wait.
 
     Parameters
     ----------
@@ -118,6 +121,8 @@ def possible_classes(values: Tensor, *, sum_to_one: bool = True) -> list[int]:
     sum_to_one : bool, optional
         Whether they are probabilities.
     """
+    if values.device.type != "cpu":
+        return list(range(len(values)))
     flat = values.flatten(1)
     most = flat.amax(dim=1)
     floor = float(flat.amin(dim=1).max())
@@ -143,7 +148,7 @@ def largest_of(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _running_maximum(classes: Sequence[int], channel: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
     best = channel(classes[0]).clone()
-    winner = torch.full(best.shape, classes[0], dtype=index_kind(max(classes) + 1))
+    winner = torch.full_like(best, classes[0], dtype=index_kind(max(classes) + 1))
     for index in classes[1:]:
         value = channel(index)
         winner.masked_fill_(value > best, index)

@@ -1,10 +1,13 @@
 """CUDA: mixed precision trains, and predictions agree with the CPU."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
 
+from medseg.errors import BundleError
 from medseg.inference.options import InferenceOptions
 from medseg.inference.predictor import Predictor
 from medseg.labels import Label, LabelTable
@@ -134,7 +137,7 @@ def test_out_of_memory_is_answered_by_a_smaller_batch():
         table=TABLE,
         options=InferenceOptions(window=(32, 32, 16), batch_size=8),
         device="cuda",
-        with_features=False,
+        features=False,
     ).predict(volume_of_discs())
     assert max(model.sizes) == 2
     assert any("too little memory" in note for note in found.notes)
@@ -163,18 +166,63 @@ def test_sums_on_the_device_and_on_the_host_give_the_mask_of_the_cpu(monkeypatch
 
 
 def test_the_loop_over_windows_does_not_wait_for_the_device():
-    """With synchronising calls made an error, only the blocks that come back may wait, and they wait for events."""
+    """What waits for the device is what is read at the end, not each window."""
     predictor = Predictor(
         Hungry(),
         steps=(),
         table=TABLE,
         options=InferenceOptions(window=(32, 32, 16), batch_size=2, empty_windows="show"),
         device="cuda",
-        with_features=False,
+        features=False,
     )
-    predictor.predict(volume_of_discs())
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    expected = predictor.predict(volume_of_discs()).label_map
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            found = predictor.predict(volume_of_discs()).label_map
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [str(one.message) for one in told if "called a synchronizing" in str(one.message)]
+    # Once for each thing that is gathered, whatever the number of windows (there are 45).
+    assert len(waits) <= 12, waits
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_confidence_gathered_on_the_device_is_that_of_the_cpu():
+    network3d = build_network(
+        SmallUNetOptions(channels=(16, 24, 32)), spatial_dims=3, in_channels=1, class_count=2, seed=0
+    )
+    found = [
+        Predictor(
+            network3d,
+            steps=(),
+            table=TABLE,
+            options=InferenceOptions(window=(32, 32, 16), overlap=0.5),
+            device=device,
+            keep_certainty=True,
+        ).predict(volume_of_discs())
+        for device in ("cpu", "cuda")
+    ]
+    for one, other in zip(*[(f.entropy, *f.confidence.values()) for f in found], strict=True):
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, abs=2e-3), name
+    steps = [f.certainty.winning.astype(np.float64) / 65535 for f in found]
+    np.testing.assert_allclose(steps[0], steps[1], atol=2e-3)
+
+
+def test_answers_that_are_not_finite_are_refused_by_name():
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, x / 0], dim=1)
+
+    predictor = Predictor(
+        Broken(),
+        steps=(),
+        table=TABLE,
+        options=InferenceOptions(window=(32, 32, 16)),
+        device="cuda",
+        features=False,
+    )
+    with pytest.raises(BundleError, match="not finite"):
         predictor.predict(volume_of_discs())
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
-from medseg.inference.confidence import ConfidenceTally
+from medseg.inference.confidence import ConfidenceTally, mask_core
 from medseg.labels import Label, LabelTable
 
 TABLE = LabelTable(
@@ -68,3 +72,17 @@ def test_blocks_give_the_same_as_the_whole():
     assert parts.image() == pytest.approx(whole.image(), rel=1e-6)
     for name, values in whole.labels().items():
         assert parts.labels()[name] == pytest.approx(values, rel=1e-6)
+
+
+@given(
+    mask=hnp.arrays(
+        np.bool_,
+        hnp.array_shapes(min_dims=2, max_dims=3, max_side=12),
+        elements=st.sampled_from([True] * 19 + [False]),
+        fill=st.nothing(),
+    ),
+    depth=st.integers(0, 3),
+)
+def test_core_of_a_mask_is_the_erosion_by_a_cube(mask, depth):
+    cube = np.ones((2 * depth + 1,) * mask.ndim, dtype=np.bool_)
+    np.testing.assert_array_equal(mask_core(mask, depth), ndimage.binary_erosion(mask, cube))

@@ -231,3 +231,71 @@ def test_paper_has_no_forms_scripts_or_folded_parts(make_page):
 
 def test_the_page_is_small(make_page):
     assert len(render_case(make_page()).encode()) < 300_000
+
+
+def test_intervals_and_parts_of_the_input_check_are_shown(make_page):
+    page = make_page()
+    record = json.loads(json.dumps(page.case.record))
+    quantities = record["measurements"]["structures"]["lung_right"]["quantities"]
+    quantities["area"]["interval"] = {"low": 20000.0, "high": 24000.0, "level": 0.9}
+    record["checks"] += [
+        {"code": "Q402", "structure": "", "outcome": "not judged", "reason": "the file does not say it",
+         "part": "modality", "title": "x"},
+        {"code": "Q402", "structure": "", "outcome": "passed", "reason": "", "part": "spacing", "measured": 2.5,
+         "limit": 3.0, "title": "x"},
+    ]  # fmt: skip
+    page = replace(page, case=replace(page.case, record=record))
+    shown = render_case(page)
+    assert "200.0 cm² – 240.0 cm²" in shown
+    assert "<dt>spacing</dt><dd>2.5 (3)" in shown
+    rows = {r["measure"]: r for r in csv.DictReader(io.StringIO(data_of(shown)["table"]))}
+    assert (rows["area_mm2_low"]["value"], rows["area_mm2_low"]["note"]) == ("20000.0", "90 % interval")
+    matrix, reasons = case_tables.check_matrix(page, Words("en"))
+    assert [str(c.text) for c in next(r for r in matrix.rows if r.structure == "").cells] == ["–", "pass"]
+    assert ("the file does not say it", "Q402 modality") in reasons
+
+
+def test_flags_have_numbers_in_the_unit_that_they_name():
+    words = Words("en")
+    flag = {"code": "Q301", "measured": 200.0, "limit": 150.0, "text": "", "unit": "ml"}
+    assert words.flag_number(flag, "measured", flat=False) == "200.0 mL"
+    assert words.flag_number(flag, "limit", flat=False) == "≤\N{NO-BREAK SPACE}150.0 mL"
+    share = {"code": "Q201", "measured": 0.034, "limit": 0.01, "text": ""}
+    assert words.flag_number(share, "measured", flat=False) == "3.4 %"
+    likely = {
+        "code": "Q401",
+        "measured": 0.8,
+        "limit": 0.85,
+        "text": "the mean probability in the core of x is 0.80",
+    }
+    assert words.flag_number(likely, "limit", flat=False) == "≥\N{NO-BREAK SPACE}0.85"
+    assert words.flag_number(share | {"limit": None}, "limit", flat=False) == "–"
+
+
+@pytest.mark.parametrize(
+    ("language", "place", "number"),
+    [
+        ("en", "left, cranial third of the image, nearest to lung left (3.2 mm)", "No."),
+        ("zh", "左侧", "序号"),
+    ],
+)
+def test_recognised_targets_are_listed_with_their_place(make_page, language, place, number):
+    page = make_page(language=language)
+
+    def quantity(value, unit="ml"):
+        return {"value": value, "unit": unit, "bound": "exact", "reason": ""}
+
+    item = {
+        "structure": "lung_left", "number": 1, "voxels": 100, "centroid_mm": [-20.4, 10.0, -5.0],
+        "place": {"side": "left", "side_of": "label", "third": "cranial", "nearest": "lung_left", "nearest_mm": 3.2},
+        "quantities": {"volume": quantity(1.5), "long_axis": quantity(12.0, "mm"), "confidence": quantity(0.91, "1")},
+    }  # fmt: skip
+    small = [item | {"number": n, "voxels": 1} for n in range(2, 100)]
+    record = dict(page.case.record) | {"instances": {"instances": [*small, item]}}
+    shown = render_case(replace(page, case=replace(page.case, record=record)))
+    assert place in shown
+    assert "L 20 A 10 I 5 mm" in shown
+    assert number in shown
+    assert "1.50 mL" in shown
+    assert "39 smaller targets" in shown or "39 个较小目标" in shown
+    assert 'id="targets"' not in render_case(page)

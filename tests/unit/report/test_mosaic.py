@@ -11,7 +11,7 @@ from PIL import Image
 
 from medseg.report.case import STEPS
 from medseg.report.mosaic import Masks, Scene, _spread, blend
-from medseg.report.space import Space
+from medseg.report.space import Cut, Space
 from tests.unit.report.test_space import oblique
 
 SHAPE = (48, 40, 20)
@@ -96,12 +96,14 @@ def test_reference_contours_are_told_apart_and_empty_masks_give_slices():
     both = scene(
         reference=made.predicted, predicted=Masks(array=np.zeros(SHAPE, np.uint8), names={1: "liver"})
     )
-    strips = both.strips()
-    assert all(c.reference for strip in strips for c in strip.contours)
+    cuts = [Cut("axial", BALL[2], both.view(), 2.0)]
+    contours = both.strip(cuts).contours
+    assert [(c.structure, c.reference) for c in contours] == [("liver", True), ("spleen", True)]
     assert both.thumbnail("liver", "axial") is None
     nothing = scene(predicted=Masks(array=np.zeros(SHAPE, np.uint8), names={1: "liver"}))
-    assert [len(s.places) for s in nothing.strips()] == [len(s.places) for s in nothing.strips()]
-    assert nothing.strips()[0].contours == ()
+    places = nothing.places("coronal", nothing.view(), 3)
+    assert np.diff(places) == pytest.approx([np.diff(places)[0]] * 2)
+    assert nothing.strip([Cut("coronal", places[0], nothing.view(), 4.0)]).contours == ()
 
 
 def test_a_thumbnail_shows_one_structure_and_the_map_its_largest_sums():
