@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medseg.report.cohort_figures import Bar, CaseDot, bland_altman, forest, regression
-from medseg.report.cohort_series import decimals, evaluated
+from medseg.report.cohort_series import decimals, evaluated, shown_unit
 from medseg.report.cohort_text import Words, measure_title, metric_word, named, nice
 from medseg.report.language import Language
 from medseg.report.page import CaseReport, CohortReport, Json
@@ -22,7 +22,6 @@ _STATES = (
     ("both_empty", "both_empty"),
     ("not_judged", "not_judged"),
 )
-_UNITS = {"mm2": "cm²", "ml": "mL", "1": ""}
 Link = Callable[[CaseReport], str]
 
 
@@ -92,7 +91,7 @@ def _keys(summary: Json) -> list[str]:
 def _titled(key: str, summary: Json, report: CohortReport) -> tuple[str, str]:
     """Title with unit, and definition."""
     unit = next(m[key]["unit"] for m in summary["structures"].values() if key in m)
-    shown = _UNITS.get(unit, unit)
+    shown = shown_unit(unit)
     title = measure_title(key, report.language, summary["definitions"])
     definition = summary["definitions"].get(_base(key), {"definition": ""})["definition"]
     return f"{title}, {shown}" if shown else title, definition
@@ -100,6 +99,8 @@ def _titled(key: str, summary: Json, report: CohortReport) -> tuple[str, str]:
 
 def agreement_cell(statistic: Json | None, words: Words) -> dict[str, str]:
     """Mean, interval and counts of a statistic for a cell."""
+    if statistic is not None and statistic["unit"].startswith("1,"):
+        statistic = {**statistic, "unit": "1"}
     cell = statistic_cell(statistic)
     if statistic is None or statistic["mean"] is None:
         return {**cell, "mean": "–" if statistic is None else words["not_defined"]}

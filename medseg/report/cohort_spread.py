@@ -127,8 +127,12 @@ def _statistic(report: CohortReport, one: Series) -> Mapping[str, Any] | None:
     """Mean and interval of the summary, where they are of the very values of the strip."""
     if one.kind != "agreement" or report.summary is None:
         return None
-    found: Mapping[str, Any] | None = report.summary["structures"].get(one.structure, {}).get(one.measure)
-    return found if found and found["mean"] is not None and found["unit"] == one.unit else None
+    known = report.summary["structures"].get(one.structure, {})
+    for key in (one.measure, f"{one.measure}_pixels", f"{one.measure}_voxels"):
+        found: Mapping[str, Any] | None = known.get(key)
+        if found and found["mean"] is not None and found["unit"] == one.unit:
+            return found
+    return None
 
 
 def _required(report: CohortReport, one: Series) -> float | None:
