@@ -97,7 +97,8 @@ def _told(matrix: NDArray[np.bool_], members: Sequence[int]) -> tuple[NDArray[np
     """(S,) whether all classes of a set belong to a structure, and whether none does."""
     chosen = np.zeros(matrix.shape[1], dtype=np.bool_)
     chosen[list(members)] = True
-    return ~(matrix & ~chosen).any(axis=1), ~(matrix & chosen).any(axis=1)
+    others, own = (np.asarray((matrix & part).any(axis=1), dtype=np.bool_) for part in (~chosen, chosen))
+    return ~others, ~own
 
 
 def _edge_counts(values: NDArray[Any], count: int) -> NDArray[np.int64]:
