@@ -98,6 +98,7 @@ class Deciding:
         case = self.results.cases.get(case_id)
         if case is None:
             raise InputError(f"a sign-off speaks of it, but {self.results.path} has no such case")
+        case.require_prediction()
         said, path = self.signoffs.by_case.get(case_id), self.returned.masks.get(case_id)
         _check_signed(case, said)
         change, classes = (None, None) if path is None else self._changed(case, path)

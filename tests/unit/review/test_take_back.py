@@ -335,6 +335,16 @@ def test_masks_in_a_folder_of_ones_own_go_by_their_names(made, tmp_path):
     assert set(found.masks) == {"c1"}
 
 
+def test_a_mask_that_was_edited_where_it_lies_is_no_prediction(made, tmp_path):
+    own = made[1] / "c0" / "segmentation.nii.gz"
+    save(own, edited())
+    result = back(made, made[1])
+    assert "was changed where it lies; move your mask" in result.facts["problems"]["c0"]
+    np.testing.assert_array_equal(values_of(own), edited())
+    again = review(made[1], ReviewOptions(export=tmp_path / "new", images=(made[0],)))
+    assert set(again.facts["failed"]) == {"c0"}
+
+
 def test_every_case_rejected_leaves_nothing_to_train_on(made):
     sign(made[2], c0="reject", c1="reject", c2="reject")
     with pytest.raises(InputError, match="nothing to train on"):
