@@ -299,6 +299,15 @@ def test_a_sign_off_of_another_mask_does_not_count(made):
     path = made[2] / "review.json"
     path.write_text(json.dumps({"schema": "medseg.review/1", "reviews": reviews}))
     assert "signs off another mask" in back(made).facts["problems"]["c0"]
+    # Without a digest the run's name tells; a page of another run may have cases of the same ids.
+    reviews = [{"case_id": "c0", "decision": "accept", "reader": "AB", "files": {}}]
+    value = {"schema": "medseg.review/1", "run": "20260101-another", "reviews": reviews}
+    path.write_text(json.dumps(value))
+    assert "signs off another mask" in back(made).facts["problems"]["c0"]
+    path.write_text(json.dumps(value | {"run": made[1].name}))
+    assert back(made).facts["problems"] == {}
+    (case,) = [c for c in version(made)[1]["cases"] if c["outcome"] == "accepted"]
+    assert case["reader"] == "AB"
 
 
 def test_a_crash_while_writing_leaves_no_half_version(made, monkeypatch):
