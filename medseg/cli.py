@@ -16,9 +16,12 @@ import typer
 
 from medseg import __version__
 from medseg.cli_bench import bench
+from medseg.cli_calibrate import add_calibrate
 from medseg.cli_data import data_commands
 from medseg.cli_evaluate import add_evaluate
+from medseg.cli_explain import add_explain_commands
 from medseg.cli_models import add_model_commands
+from medseg.cli_review import add_review
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -188,14 +191,14 @@ def predict(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     formats: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--format",
-            help="Comma-separated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, dicom-sc, "
-            "dicom-pdf, png; the page of each case: html, html-zh; maps as NIfTI: entropy, disagreement, variance, "
-            "probabilities; of recognised targets: instance-seg, instance-sr, coco.",
+            help="Comma-separated, or repeated: nifti, dicom-seg, dicom-seg-labelmap, rtstruct, dicom-sr, dicom-pr, "
+            "dicom-sc, dicom-pdf, png; the page of each case: html, html-zh; maps as NIfTI: entropy, disagreement, "
+            "variance, probabilities; of recognised targets: instance-seg, instance-sr, coco.",
         ),
-    ] = "nifti,dicom-seg,png",
+    ] = ["nifti,dicom-seg,png"],  # noqa: B006 - read, never changed
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all unless given.")] = None,
     overwrite: Annotated[
@@ -237,13 +240,14 @@ def predict(
         ),
     ] = "torch",
     recognise: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="LABELS",
-            help="Tell each connected object of these labels or regions (comma-separated, or all) by itself: place, "
-            "size, confidence. Those that the model names unless given.",
+            help="Tell each connected object of these labels or regions (comma-separated, repeated, or all) by "
+            "itself: place, size, confidence. Those that the model names unless given.",
         ),
     ] = None,
+    language: Annotated[str, typer.Option(help="Language of the report: en or zh.")] = "en",
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
@@ -261,7 +265,7 @@ def predict(
             inputs,
             model=model,
             output=output,
-            formats=formats,
+            formats=",".join(formats),
             device=device,
             threads=threads,
             overwrite=overwrite,
@@ -272,7 +276,8 @@ def predict(
             parallel=parallel,
             cluster=cluster,
             engine=engine,
-            recognise=recognise,
+            recognise=None if recognise is None else ",".join(recognise),
+            language=language,
             reporter=reporter,
         )
     _finish(result, as_json=as_json)
@@ -445,7 +450,10 @@ def _finish(result: Result, *, as_json: bool) -> None:
 
 app.add_typer(data_commands(_finish), name="data")
 add_evaluate(app, reporting=_reporter, finish=_finish)
+add_calibrate(app, reporting=_reporter, finish=_finish)
+add_review(app, reporting=_reporter, finish=_finish)
 add_model_commands(app, _finish)
+add_explain_commands(app, reporting=_reporter, finish=_finish)
 app.command()(bench)
 
 

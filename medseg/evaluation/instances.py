@@ -276,7 +276,11 @@ class _Search:
             return Quantity(
                 value=None, unit="1", reason="the network saw none of its voxels as this structure"
             )
-        return Quantity(value=found.confidence, unit="1", note=NOT_CALIBRATED)
+        heat = getattr(self.certainty, "temperature", 1.0)
+        note = (
+            NOT_CALIBRATED if heat == 1.0 else f"mean probability, calibrated by the temperature {heat:.3g}"
+        )
+        return Quantity(value=found.confidence, unit="1", note=note)
 
 
 def _world(affine: NDArray[np.float64], index: Sequence[float]) -> tuple[float, float, float]:

@@ -235,6 +235,13 @@ class EvaluationOptions(_Options):
         default=None,
         description="How the targets of `recognise` are held against those of the reference, one by one; null: not.",
     )
+    calibration: bool = Field(
+        default=True,
+        description="Whether probabilities are held against the reference, voxel by voxel (calibration.json: "
+        "reliability curves, ECE, Brier score), and, in a run that trains, whether a temperature and intervals for "
+        "volumes are fitted on the validation cases (or out of fold) and kept in the bundle. Each case that is looked "
+        "at is predicted once more.",
+    )
     by: tuple[str, ...] = Field(
         default=(), description="Manifest columns; the summary is repeated for each of their values."
     )

@@ -15,6 +15,29 @@ _SIGNS: dict[Bound, str] = {"exact": "", "lower": "> ", "unknown": "about "}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizeInterval:
+    """Where the true size lies with a stated probability; see `medseg.calibration.conformal`.
+
+    Parameters
+    ----------
+    low, high : float or None
+        In the unit of the size; None where there is none, and then `reason` says why.
+    level : float
+        Coverage asked for, such as 0.9.
+    reason : str
+    """
+
+    low: float | None
+    high: float | None
+    level: float
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """`low`, `high`, `level`, and the `reason` where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "reason" or value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """A measured number with its unit.
 
@@ -29,6 +52,8 @@ class Quantity:
         true value may be larger or smaller. "exact" otherwise.
     note : str
         What to mind when reading the number.
+    interval : SizeInterval or None
+        Of the size of a structure, where the model tells how far sizes may be off.
     """
 
     value: float | None
@@ -36,6 +61,7 @@ class Quantity:
     bound: Bound = "exact"
     reason: str = ""
     note: str = ""
+    interval: SizeInterval | None = None
 
     @property
     def cut_off(self) -> bool:
@@ -54,9 +80,22 @@ class Quantity:
         unit = "" if self.unit == "1" else f" {self.unit}"
         return f"{_SIGNS[self.bound]}{number}{unit}{' (cut off)' if self.cut_off else ''}"
 
+    def cells(self) -> dict[str, Cell]:
+        """Cells of a CSV: all but the interval."""
+        names = ("value", "unit", "bound", "reason", "note")
+        return {name: getattr(self, name) for name in names}
+
+    def ends(self, measure: str) -> dict[str, float | None]:
+        """Ends of the interval by name, such as `volume_ml_low`; empty where the model tells none."""
+        if self.interval is None:
+            return {}
+        stem = f"{measure}_{self.unit}"
+        return {f"{stem}_low": self.interval.low, f"{stem}_high": self.interval.high}
+
     def to_json(self) -> dict[str, Any]:
-        """All fields, and the text for people."""
-        return {**asdict(self), "cut_off": self.cut_off, "text": self.text}
+        """All fields, the interval where there is one, and the text for people."""
+        value = {**self.cells(), "cut_off": self.cut_off, "text": self.text}
+        return value | ({} if self.interval is None else {"interval": self.interval.to_json()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +135,17 @@ class StructureMeasures:
             "centroid_mm": self.centroid_mm,
             "shape": None if self.shape is None else asdict(self.shape),
             "quantities": {name: q.to_json() for name, q in self.quantities.items()},
+            **self._intervals(),
         }
+
+    def _intervals(self) -> dict[str, Any]:
+        """Ends of the interval of the size, `interval` for its level, and why there is none."""
+        found: dict[str, Any] = {}
+        for name, quantity in self.quantities.items():
+            if quantity.interval is not None:
+                found |= {**quantity.ends(name), "interval": quantity.interval.level}
+                found |= {"interval_reason": quantity.interval.reason} if quantity.interval.reason else {}
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +190,18 @@ class CaseMeasures:
         """One row per quantity for a CSV: case, structure, measure, value, unit, bound, reason, note."""
         named = [(s.structure, m, q) for s in self.structures.values() for m, q in s.quantities.items()]
         named += [("", name, q) for name, q in self.ratios.items()]
-        return [
-            {"case_id": self.case_id, "structure": structure, "measure": measure, **asdict(quantity)}
-            for structure, measure, quantity in named
-        ]
+        rows = []
+        for structure, measure, quantity in named:
+            about: dict[str, Cell] = {"case_id": self.case_id, "structure": structure}
+            rows.append({**about, "measure": measure, **quantity.cells()})
+            for name, value in quantity.ends(measure).items():
+                rows.append({**about, "measure": name, **_end(quantity, value).cells()})
+        return rows
+
+
+def _end(quantity: Quantity, value: float | None) -> Quantity:
+    """An end of the interval as a quantity of its own."""
+    interval = quantity.interval
+    if interval is None or value is None:
+        return Quantity(value=None, unit=quantity.unit, reason="" if interval is None else interval.reason)
+    return Quantity(value=value, unit=quantity.unit, note=f"{100 * interval.level:g} % interval")

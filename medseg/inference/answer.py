@@ -85,9 +85,12 @@ class Prediction(Answer):
         From the source grid to that of `prepared`; for a tilted volume from its straight grid.
     shear : Shear or None
         The straight grid of a tilted volume, and the way back from it; None where it was not tilted.
+    watch : object or None
+        What watched the pass that counts, where one was asked to.
     """
 
     prepared: Prepared
     whole: Prepared
     grid: GridMap
     shear: Shear | None = None
+    watch: Any = None

@@ -31,11 +31,14 @@ class CertaintyMap:
         Its probability in steps of 1 / 65535.
     grid : GridMap
         From the source grid to the prepared one.
+    temperature : float
+        By which probabilities were calibrated; 1 where they are the network's own.
     """
 
     label_map: NDArray[Any]
     winning: NDArray[np.uint16]
     grid: GridMap
+    temperature: float = 1.0
 
     def __call__(self, box: tuple[slice, ...], classes: Sequence[int]) -> NDArray[np.float32]:
         """Probabilities in a box of the source, NaN where none of the classes won or the network saw nothing.
@@ -68,17 +71,22 @@ class CertaintyMap:
 
 
 def source_certainty(
-    label_map: NDArray[Any], winning: NDArray[np.uint16], grid: GridMap, shear: Shear | None
+    label_map: NDArray[Any],
+    winning: NDArray[np.uint16],
+    grid: GridMap,
+    shear: Shear | None,
+    *,
+    temperature: float = 1.0,
 ) -> CertaintyMap:
     """The map of a prediction; that of a tilted volume is brought back onto its slices, three bytes a voxel.
 
     Parameters
     ----------
-    label_map, winning, grid
+    label_map, winning, grid, temperature
         As in `CertaintyMap`; the grid leads from the straight grid where the volume was tilted.
     shear : Shear or None
     """
-    straight = CertaintyMap(label_map=label_map, winning=winning, grid=grid)
+    straight = CertaintyMap(label_map=label_map, winning=winning, grid=grid, temperature=temperature)
     if shear is None:
         return straight
     indices = []
@@ -97,4 +105,5 @@ def source_certainty(
         label_map=unstraighten_labels(np.transpose(labels, order), shear),
         winning=unstraighten_labels(np.transpose(steps, order), shear),
         grid=GridMap.identity(shear.source_shape),
+        temperature=temperature,
     )

@@ -43,6 +43,8 @@ class SourceMaps:
         How their values become classes.
     folder : Path, optional
         Where the maps lie in files without names; in memory unless given.
+    apart : bool, optional
+        Whether probabilities are other values than those that the mask is chosen by.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SourceMaps:
         members: int,
         choice: ClassChoice | None = None,
         folder: Path | None = None,
+        apart: bool = False,
     ) -> None:
         self._choice = choice or ClassChoice()
         self._plain = tuple(
@@ -65,7 +68,7 @@ class SourceMaps:
             else {}
         )
         # Values that are probabilities of classes are interpolated for the mask anyway.
-        self._apart = self._choice.scale != "probabilities" or bool(self._choice.regions)
+        self._apart = apart or self._choice.scale != "probabilities" or bool(self._choice.regions)
         self._shape, self._folder = tuple(shape), folder
 
     @cached_property

@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,17 +19,22 @@ from medseg.errors import ConfigError, InputRefusedError
 from medseg.geometry import GridMap
 from medseg.inference.answer import Prediction
 from medseg.inference.blended_ensemble import BlendedEnsemble
+from medseg.inference.block_watch import PassWatch, StartWatch, bound
+from medseg.inference.calibrated_tally import CalibratedTally, with_calibrated
 from medseg.inference.ceiling import Demand, Fit, fit
-from medseg.inference.certainty import source_certainty
+from medseg.inference.certainty import CertaintyMap, source_certainty
 from medseg.inference.confidence import ConfidenceTally, LabelTally
 from medseg.inference.device import gathering_device
 from medseg.inference.engine_settle import Engines
 from medseg.inference.ensemble import Ensemble
 from medseg.inference.maps import SourceMaps
 from medseg.inference.members import Members, SingleNetwork
+from medseg.inference.one_pass import Pass
 from medseg.inference.options import InferenceOptions, MapName, RefineOptions
 from medseg.inference.refine import crop_volume, cut_out, main_components, refine_classes, source_voxels
 from medseg.inference.region import Narrowed, narrow_to_body, narrow_to_found
+from medseg.inference.scaling import Scaling
+from medseg.inference.sides import side_axis
 from medseg.inference.sliding_window import Sweep
 from medseg.inference.window_batches import Choice, WindowTally
 from medseg.inference.window_blend import Box, FileTiles, TileStore
@@ -38,7 +43,7 @@ from medseg.memory import resident_bytes
 from medseg.transforms.block_restore import restore_blocks
 from medseg.transforms.class_choice import ClassChoice
 from medseg.transforms.image_view import ArrayView, ImageView
-from medseg.transforms.options import Crop, Orient, PreprocessStep, Transpose
+from medseg.transforms.options import Crop, PreprocessStep
 from medseg.transforms.preprocess import Prepared, prepare
 from medseg.transforms.straighten import Shear, straighten, unstraighten_labels
 from medseg.volume import Volume
@@ -47,21 +52,6 @@ from medseg.volume import Volume
 _LEAST_TILT_DEGREES = 0.5
 # A prepared image that takes more than this is made window by window from its source.
 _KEEP_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pass:
-    """What is left of one pass: its probabilities were there block by block."""
-
-    whole: Prepared
-    prepared: Prepared
-    grid: GridMap
-    tally: LabelTally
-    windows: WindowTally
-    label_map: NDArray[Any]
-    maps: Mapping[str, NDArray[np.uint8]]
-    passes: int
-    notes: tuple[str, ...]
 
 
 class Predictor:
@@ -100,6 +90,9 @@ class Predictor:
     keep_certainty : bool, optional
         Whether the probability of the winning class is kept with the result, three bytes a voxel of the
         prepared image.
+    temperature : float, optional
+        By which probabilities are calibrated, see `Scaling`: those of maps, of `certainty` and of
+        ``calibrated_probability``. Masks, and the sums that gate and flags judge, do not depend on it.
 
     Raises
     ------
@@ -124,6 +117,7 @@ class Predictor:
         maps: Sequence[MapName] = (),
         engines: Engines | None = None,
         keep_certainty: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         if options.refine is not None and any(isinstance(s, Crop) and s.method == "box" for s in steps):
             raise ConfigError(
@@ -147,6 +141,7 @@ class Predictor:
         averaged = ClassChoice(
             scale=options.average, regions=tuple(regions), rounded=options.sums == "float16"
         )
+        self.scaling = Scaling(choice=averaged, class_count=table.class_count, temperature=temperature)
         self._restores_averaged = options.restore == "averaged"
         self._restored = averaged if self._restores_averaged else ClassChoice()
         ensemble = Ensemble(
@@ -162,11 +157,17 @@ class Predictor:
         self.blended = BlendedEnsemble(ensemble, table=table, options=options, choice=averaged)
         """Answers to prepared images."""
 
-    def predict(self, volume: Volume) -> Prediction:
+    def predict(self, volume: Volume, *, watch: StartWatch | None = None) -> Prediction:
         """Label map of a volume on its own grid.
 
         A volume whose slices are tilted against their axis is straightened first, and the label map
         brought back onto the tilted grid; a note says so.
+
+        Parameters
+        ----------
+        volume : Volume
+        watch : callable, optional
+            Begins to watch each pass; `Prediction.watch` is what it gave for the pass that counts.
 
         Raises
         ------
@@ -180,13 +181,13 @@ class Predictor:
             No two axes of the volume are at right angles.
         """
         volume, shear = straighten(volume, least_degrees=_LEAST_TILT_DEGREES)
-        first, chosen, passes, notes = self._passes(volume, ConfidenceTally)
+        first, chosen, passes, notes = self._passes(volume, ConfidenceTally, bound(watch, shear))
         tally = chosen.tally
         if not isinstance(tally, ConfidenceTally):
             raise TypeError("the passes were asked for confidence")
         return Prediction(
             label_map=_on_source(chosen.label_map, shear),
-            confidence=tally.labels(),
+            confidence=with_calibrated(tally.labels(), chosen.calibrated),
             entropy=tally.image(),
             disagreement=tally.disagreement(),
             maps={name: _on_source(values, shear) for name, values in chosen.maps.items()},
@@ -198,10 +199,13 @@ class Predictor:
             passes=passes,
             notes=(*_tilt_notes(shear), *chosen.prepared.notes, *chosen.notes, *chosen.windows.notes, *notes),
             windows=chosen.windows.to_json(),
-            certainty=source_certainty(tally.label_map, tally.winning, chosen.grid, shear)
-            if self.keep_certainty
-            else None,
+            certainty=self._certainty(chosen, shear) if self.keep_certainty else None,
+            watch=chosen.watch,
         )
+
+    def _certainty(self, chosen: Pass, shear: Shear | None) -> CertaintyMap:
+        heat = self.scaling.temperature
+        return source_certainty(chosen.tally.label_map, chosen.winning, chosen.grid, shear, temperature=heat)
 
     def segment(self, volume: Volume) -> NDArray[Any]:
         """Label map of a volume as `predict` gives it, and nothing else: for frames that come fast.
@@ -219,15 +223,17 @@ class Predictor:
         _, chosen, _, _ = self._passes(volume, LabelTally)
         return _on_source(chosen.label_map, shear)
 
-    def _passes(self, volume: Volume, kind: type[LabelTally]) -> tuple[_Pass, _Pass, int, tuple[str, ...]]:
+    def _passes(
+        self, volume: Volume, kind: type[LabelTally], watch: PassWatch | None = None
+    ) -> tuple[Pass, Pass, int, tuple[str, ...]]:
         """The first pass, the one that counts, their number, and why a second was not used."""
-        first = self._run(volume, GridMap.identity(volume.spatial_shape), kind)
+        first = self._run(volume, GridMap.identity(volume.spatial_shape), kind, watch)
         if self.options.refine is None:
             return first, first, first.passes, ()
-        return first, *self._refine(volume, first, self.options.refine, kind)
+        return first, *self._refine(volume, first, self.options.refine, kind, watch)
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities of a prepared image, one pass, on its own grid.
+        """Calibrated class probabilities of a prepared image, one pass, on its own grid.
 
         Parameters
         ----------
@@ -241,7 +247,9 @@ class Predictor:
             raise InputRefusedError(
                 "the prepared image holds values that are not finite; look for NaN in the file"
             )
-        return cast("NDArray[np.float32]", self.blended.probabilities(ArrayView(image)).numpy())
+        values = self.blended.whole(ArrayView(image))
+        unscaled = self.scaling.choice.probabilities(values, class_count=self.table.class_count)
+        return cast("NDArray[np.float32]", self.scaling.probabilities(values, unscaled).numpy())
 
     def features(self, image: NDArray[np.float32] | ImageView) -> NDArray[np.float32] | None:
         """Feature vector of a prepared image: the network's, averaged over windows side by side.
@@ -258,7 +266,9 @@ class Predictor:
         window = tuple(min(n, w) for n, w in zip(view.shape, self.options.window or view.shape, strict=True))
         return self.blended.ensemble.features(view, window)
 
-    def _run(self, volume: Volume, cut: GridMap, kind: type[LabelTally]) -> _Pass:
+    def _run(
+        self, volume: Volume, cut: GridMap, kind: type[LabelTally], watch: PassWatch | None = None
+    ) -> Pass:
         """One pass over a volume that `cut` took from the source."""
         keep_bytes = _KEEP_BYTES if self.max_bytes is None else 0
         whole = prepare(volume, self.steps, statistics=self.statistics, keep_bytes=keep_bytes)
@@ -285,15 +295,24 @@ class Predictor:
             )
             device = self._gathering_device(sweep, grid)
             tally = kind(sweep.size, self.table, device=device)
+            watched = None if watch is None else watch(grid)
+            calibrated = None
+            if self.scaling.changes and issubclass(kind, ConfidenceTally):
+                calibrated = CalibratedTally(sweep.size, self.table, keep=self.keep_certainty)
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
                 for block in self.blended.blocks(
                     prepared.image, sweep, store=store, choice=choice, device=device
                 ):
                     tally.add(block.place, block.probabilities, block.spread)
+                    likely = self.scaling.probabilities(block.values, block.probabilities)
+                    if calibrated is not None:
+                        calibrated.add(block.place, block.probabilities, likely)
+                    if watched is not None:
+                        watched.add(block, likely)
                     values = block.values if self._restores_averaged else block.probabilities
                     if maps is not None:
-                        values = maps.with_channels(values, block.probabilities, block.spread)
+                        values = maps.with_channels(values, likely, block.spread)
                     yield block.place, values
 
             label_map = restore_blocks(
@@ -305,7 +324,7 @@ class Predictor:
                 winners=self._restored.winners if maps is None else maps.winners,
                 device=device,
             )
-        return _Pass(
+        return Pass(
             whole=prepared if narrowed.prepared is whole else whole,
             prepared=prepared,
             grid=grid,
@@ -315,6 +334,8 @@ class Predictor:
             maps={} if maps is None else maps.arrays,
             passes=narrowed.passes,
             notes=(*narrowed.notes, *self.blended.engine_notes(sweep)),
+            calibrated=calibrated,
+            watch=watched,
         )
 
     def _gathering_device(self, sweep: Sweep, grid: GridMap) -> torch.device:
@@ -355,6 +376,7 @@ class Predictor:
             table=self.table,
             members=len(self.blended.ensemble.members),
             choice=self._restored,
+            apart=self.scaling.changes,
             folder=None if self.max_bytes is None else self._scratch(),
         )
 
@@ -384,8 +406,13 @@ class Predictor:
         )
 
     def _refine(
-        self, volume: Volume, first: _Pass, options: RefineOptions, kind: type[LabelTally]
-    ) -> tuple[_Pass, int, tuple[str, ...]]:
+        self,
+        volume: Volume,
+        first: Pass,
+        options: RefineOptions,
+        kind: type[LabelTally],
+        watch: PassWatch | None,
+    ) -> tuple[Pass, int, tuple[str, ...]]:
         classes = refine_classes(options, self.table)
         mask = main_components(first.tally.label_map, classes)
         share = source_voxels(mask, first.grid) / np.prod(volume.spatial_shape)
@@ -395,23 +422,12 @@ class Predictor:
         if size == volume.spatial_shape:
             return first, 1, ()
         cut = GridMap.crop_or_pad(volume.spatial_shape, start, size)
-        second = self._run(crop_volume(volume, start, size), cut, kind)
+        second = self._run(crop_volume(volume, start, size), cut, kind, watch)
         areas = [source_voxels(main_components(p.tally.label_map, classes), p.grid) for p in (first, second)]
         change = abs(areas[0] - areas[1]) / max(areas)
         if change > options.max_change:
             return first, 1, (_kept(f"the masks of the two differ in size by {change:.0%}"),)
         return second, 2, ()
-
-
-def side_axis(steps: Sequence[PreprocessStep]) -> int | None:
-    """Left-right axis of prepared images: by the last `orient`, else axis 0, transposed; None where there is none."""
-    side: int | None = 0
-    for step in steps:
-        if isinstance(step, Orient):
-            side = next((axis for axis, letter in enumerate(step.to) if letter in "LR"), None)
-        elif isinstance(step, Transpose) and side is not None:
-            side = step.axes.index(side)
-    return side
 
 
 def _on_source(values: NDArray[Any], shear: Shear | None) -> NDArray[Any]:

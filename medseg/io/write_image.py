@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ _META_TYPES = {
 }
 
 
-def write_image(path: Path, volume: Volume, *, label_map: bool = False) -> None:
+def write_image(
+    path: Path, volume: Volume, *, label_map: bool = False, keys: Mapping[str, str] | None = None
+) -> None:
     """Write a volume in the format of the file's ending; the same volume gives the same bytes.
 
     Values are stored in their type (booleans as uint8), without a scale. The affine is written as it
@@ -65,6 +67,8 @@ def write_image(path: Path, volume: Volume, *, label_map: bool = False) -> None:
         One channel for NIfTI; several for NRRD and MetaImage are components of each voxel.
     label_map : bool, optional
         The values are labels: NIfTI gets the intent code that says so.
+    keys : mapping of str to str, optional
+        Key/value pairs for the header of an NRRD file; other formats have no place for them.
 
     Raises
     ------
@@ -82,7 +86,7 @@ def write_image(path: Path, volume: Volume, *, label_map: bool = False) -> None:
     if path.name.endswith((".nii", ".nii.gz")):
         _write_nifti(path, array, volume, label_map=label_map)
     elif path.name.endswith(".nrrd"):
-        head = _nrrd_header(array, volume)
+        head = _nrrd_header(array, volume, keys or {})
         with whole_file(path) as part:
             write_stream(part, iter([head]), compressed=False)
             write_stream(part, voxel_blocks(_stored_order(array)), compressed=True, level=_LEVEL, append=True)
@@ -156,7 +160,7 @@ def _numbers(values: Any) -> str:
     return " ".join(repr(float(v)) for v in values)
 
 
-def _nrrd_header(array: NDArray[Any], volume: Volume) -> bytes:
+def _nrrd_header(array: NDArray[Any], volume: Volume, keys: Mapping[str, str]) -> bytes:
     channels, *sizes = array.shape
     sizes = _with_slice_axis(sizes, volume)
     many = channels > 1
@@ -169,8 +173,14 @@ def _nrrd_header(array: NDArray[Any], volume: Volume) -> bytes:
         f"kinds: {'vector ' if many else ''}{' '.join(['domain'] * len(sizes))}",
         f"endian: {'big' if array.dtype.str[0] == '>' else 'little'}",
         "encoding: gzip",
+        *(f"{key}:={_escaped(value)}" for key, value in keys.items()),
     ]
-    return ("\n".join(line for line in lines if line) + "\n\n").encode("ascii")
+    return ("\n".join(line for line in lines if line) + "\n\n").encode("utf-8")
+
+
+def _escaped(value: str) -> str:
+    """A value of a NRRD key/value pair in one line."""
+    return value.replace("\\", "\\\\").replace("\r", " ").replace("\n", "\\n")
 
 
 def _with_slice_axis(sizes: list[int], volume: Volume) -> list[int]:

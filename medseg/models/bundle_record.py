@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medseg.labels import LabelTable
+from medseg.models.calibration_record import CalibrationRecord
 from medseg.models.options import NetworkOptions
 
 FORMAT_VERSION = 1
@@ -142,6 +143,9 @@ class BundleRecord(BundleAbout):
     training: TrainingRecord = Field(description="Where the weights come from.")
     gate: GateRecord | None = Field(default=None, description="Input gate; null where there is none.")
     metrics: tuple[MetricRecord, ...] = Field(default=(), description="Results on held-out cases.")
+    calibration: CalibrationRecord | None = Field(
+        default=None, description="Temperature and intervals of sizes; null where none were fitted."
+    )
     members: tuple[MemberRecord, ...] = Field(
         default=(), description="Networks whose answers are averaged; empty for a bundle of one."
     )
@@ -168,6 +172,11 @@ class BundleRecord(BundleAbout):
         if self.window is not None and len(self.window) != self.spatial_dims:
             raise ValueError(f"window has {len(self.window)} edges for {self.spatial_dims} axes")
         table = self.table()
+        unknown = sorted(
+            set(self.calibration.sizes if self.calibration else ()) - set(table.region_classes())
+        )
+        if unknown:
+            raise ValueError(f"calibration.sizes names {unknown}, which the label table does not have")
         if any(index >= table.class_count for index in self.regions):
             raise ValueError(
                 f"regions name the classes {list(self.regions)}, the table has 0 to {table.class_count - 1}"
@@ -177,13 +186,23 @@ class BundleRecord(BundleAbout):
     def to_json(self) -> dict[str, Any]:
         """As bundle.json holds it; a record of one network is what older versions of medseg read."""
         # A version that knows no regions must refuse them, not take channels for classes.
-        empty = {name for name in ("members", "regions", "recognise") if not getattr(self, name)}
+        empty = {
+            name for name in ("members", "regions", "recognise", "calibration") if not getattr(self, name)
+        }
         return self.model_dump(mode="json", exclude=empty)
 
     @property
     def channel_count(self) -> int:
         """Channels that the network gives."""
         return len(self.regions) or self.table().class_count
+
+    @property
+    def temperature(self) -> float:
+        """By what averaged logits are divided; 1 where none was fitted to what this bundle answers."""
+        known = self.calibration
+        if known is None or known.temperature is None or (known.of == "members" and len(self.members) > 1):
+            return 1.0
+        return known.temperature.value
 
     @property
     def weight_files(self) -> tuple[str, ...]:

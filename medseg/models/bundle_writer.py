@@ -28,6 +28,7 @@ from medseg.models.bundle_record import (
     TrainingRecord,
     WeightsPrecision,
 )
+from medseg.models.calibration_record import CalibrationRecord
 from medseg.models.card import model_card
 from medseg.models.network import SegmentationNetwork
 from medseg.provenance import TEMPORARY_SUFFIX, whole_file, write_json, write_text
@@ -127,13 +128,16 @@ def update_bundle(
     *,
     metrics: Sequence[MetricRecord] | None = None,
     postprocess: Sequence[Mapping[str, Any]] | None = None,
+    calibration: CalibrationRecord | None = None,
 ) -> Bundle:
-    """Write other results or clean-up steps into a bundle; its weights stay as they are, byte for byte."""
+    """Write other results, clean-up steps or a calibration into a bundle; its weights stay, byte for byte."""
     value = bundle.record.to_json()
     if metrics is not None:
         value["metrics"] = [metric.model_dump(mode="json") for metric in metrics]
     if postprocess is not None:
         value["postprocess"] = [dict(step) for step in postprocess]
+    if calibration is not None:
+        value["calibration"] = calibration.model_dump(mode="json")
     record = BundleRecord.model_validate(value)
     with whole_folder(bundle.folder) as part:
         for name in record.files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medseg.models.bundle_record import BundleRecord, MetricRecord
+from medseg.models.calibration_record import CalibrationRecord
 
 
 def model_card(record: BundleRecord) -> str:
@@ -18,6 +19,7 @@ def model_card(record: BundleRecord) -> str:
         _structures(record),
         "## Results",
         _results(record.metrics),
+        *([] if record.calibration is None else ["## Calibration", _calibration(record.calibration)]),
         "## Training data",
         _training(record),
         "## Input",
@@ -76,6 +78,34 @@ def _results(metrics: tuple[MetricRecord, ...]) -> str:
         for metric in metrics
     ]
     return _table(("structure", "measure", "mean", "interval", "cases", "data"), rows)
+
+
+def _calibration(found: CalibrationRecord) -> str:
+    whose = (
+        "its own answers" if found.of == "model" else "single networks, each on the fold that it never saw"
+    )
+    lines = [f"Fitted on {_line(found.data)} ({whose}). Masks are the same without it."]
+    heat = found.temperature
+    if heat is not None:
+        lines.append(
+            f"Probabilities are divided by the temperature {heat.value:.3f} (as logits): negative log-likelihood "
+            f"{heat.nll_before:.4f} before, {heat.nll_after:.4f} after, {heat.voxels} voxels of {heat.cases} images of "
+            f"{heat.patients} patients."
+            + (" It is not used on the mean of the ensemble." if found.of == "members" else "")
+        )
+    rows = [
+        (
+            _line(name),
+            f"{100 * size.level:g} %",
+            _line(size.text),
+            str(size.cases),
+            str(size.patients),
+        )
+        for name, size in found.sizes.items()
+    ]
+    if rows:
+        lines.append(_table(("true size of", "asked", "beside the predicted", "images", "patients"), rows))
+    return "\n\n".join(lines)
 
 
 def _training(record: BundleRecord) -> str:

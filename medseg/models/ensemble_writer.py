@@ -80,6 +80,8 @@ def write_ensemble(
             "metrics": [],
             "files": files,
         }
+        # That of one member does not hold for the mean of all.
+        value.pop("calibration", None)
         record = BundleRecord.model_validate(value)
         write_json(part / RECORD, record.to_json())
         write_text(part / CARD, model_card(record))

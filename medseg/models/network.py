@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,14 @@ from torch.nn import functional as F
 from medseg.errors import ConfigError
 from medseg.models.blocks import initialise
 from medseg.models.options import NetworkOptions, minimum_window
+
+
+class ScoredMaps(NamedTuple):
+    """Feature maps, the logits made of them, and the size of the image that the maps cover."""
+
+    maps: list[Tensor]
+    logits: Tensor
+    fitted: tuple[int, ...]
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -104,6 +113,24 @@ class SegmentationNetwork(nn.Module, ABC):
             whole = tuple(fitted.shape[2:])
             return [_cut(part, _divided(size, _scale(whole, part))) for part in logits]
         return _cut(logits[0], size)
+
+    def scored_maps(self, x: Tensor) -> ScoredMaps:
+        """Logits together with the feature maps that they are made of, for gradients between the two.
+
+        Parameters
+        ----------
+        x : (B, C, *sp) float tensor
+
+        Returns
+        -------
+        ScoredMaps
+            Maps as `encode` gives them, finest first; (B, L, *sp) logits; the size of `x` once it was continued to
+            a multiple of the stride, which is what the maps cover.
+        """
+        size = self._checked_size(x)
+        fitted = self._fit(x)
+        maps = self.encode(fitted)
+        return ScoredMaps(maps, _cut(self.decode(maps)[0], size), tuple(int(n) for n in fitted.shape[2:]))
 
     def features(self, x: Tensor) -> Tensor:
         """What the input gate looks at: the coarsest feature maps, averaged over the window.

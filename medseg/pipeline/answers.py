@@ -72,7 +72,11 @@ class AnswerStore:
         if answer.certainty is not None:
             known = answer.certainty
             arrays = {"winner": known.label_map, "winning": known.winning, "matrix": known.grid.matrix}
-            said["certainty"] = {"source": known.grid.source_shape, "target": known.grid.target_shape}
+            said["certainty"] = {
+                "source": known.grid.source_shape,
+                "target": known.grid.target_shape,
+                "temperature": known.temperature,
+            }
         features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
         with whole_file(self._path(case_id)) as part, part.open("wb") as stream:
             np.savez_compressed(
@@ -94,4 +98,9 @@ def _certainty(stored: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> C
     grid = GridMap(
         source_shape=tuple(shapes["source"]), target_shape=tuple(shapes["target"]), matrix=stored["matrix"]
     )
-    return CertaintyMap(label_map=stored["winner"], winning=stored["winning"], grid=grid)
+    return CertaintyMap(
+        label_map=stored["winner"],
+        winning=stored["winning"],
+        grid=grid,
+        temperature=float(shapes.get("temperature", 1.0)),
+    )

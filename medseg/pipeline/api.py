@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medseg.config.load import LoadedConfig, find_pipeline, load_run_config, resolved_yaml
@@ -207,6 +208,32 @@ def run_fold(
         lines=(f"fold {fold} is trained; run the pipeline without --fold when all are, to gather them",),
         facts={"run": str(run.path), "fold": fold, "failed": failed, "trained": state.summary},
     )
+
+
+@contextlib.contextmanager
+def opened(
+    pipeline: Path,
+    *,
+    output: Path = Path("runs"),
+    overrides: Sequence[str] = (),
+    until: str,
+    reporter: Reporter,
+) -> Iterator[Context]:
+    """The run of a pipeline file, its stages done up to one, for work beyond them; locked while the block runs.
+
+    Parameters
+    ----------
+    pipeline, output, overrides, reporter
+        As for `run_pipeline`.
+    until : str
+        Last stage that must be done; a stage that the pipeline does not want is passed over.
+    """
+    loaded = load_run_config(find_pipeline(pipeline), overrides=overrides)
+    run = find_or_new(output, pipeline=loaded.config.name, digest=loaded.digest)
+    with run.locked():
+        context = _started(run, loaded, reporter)
+        run_stages(context, _until(until))
+        yield context
 
 
 def _started(run: RunFolder, loaded: LoadedConfig, reporter: Reporter) -> Context:

@@ -20,6 +20,7 @@ from medseg.export.encapsulated_pdf import require_pdf
 from medseg.pipeline.context import CaseFailure, Context
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.sources import find_cases
+from medseg.pipeline.table_files import require_formats
 from medseg.privacy import pseudonym
 
 STAGE = "check"
@@ -49,6 +50,7 @@ def run(context: Context) -> dict[str, Any]:
     """
     if "encapsulated_pdf" in context.settings.export or context.settings.report.pdf:
         require_pdf()
+    require_formats(context.settings.report.tables)
     if "cldice" in context.settings.evaluation.metric_names:
         require_skeletons()
     cases, skipped = find_cases(context.settings.data.source, made_folder=context.run.cache)

@@ -42,8 +42,16 @@ def answer_key(context: Context, bundle: Bundle, case_id: str) -> str:
     version = context.run.record["versions"].get("medseg")
     # The confidence of recognised targets needs more of a prediction to be kept.
     kept = [] if context.settings.recognise is None else ["certainty"]
+    heat = bundle.record.temperature
     return sha256_json(
-        [version, bundle.weights_sha256, sections, list(context.facts[case_id]["image_sha256"]), *kept]
+        [
+            version,
+            bundle.weights_sha256,
+            sections,
+            list(context.facts[case_id]["image_sha256"]),
+            *kept,
+            *([] if heat == 1.0 else [heat]),
+        ]
     )
 
 

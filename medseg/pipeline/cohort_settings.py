@@ -16,6 +16,7 @@ from medseg.models.bundle import Bundle, shipped_folder
 from medseg.pipeline.case_files import maps_of
 from medseg.pipeline.model_source import read_model
 from medseg.quality.options import GateOptions
+from medseg.report.language import LANGUAGES, Language
 
 if TYPE_CHECKING:
     from medseg.pipeline.model import LoadedModel
@@ -155,11 +156,9 @@ class CohortSettings:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("--device cuda, but torch sees no CUDA device; use auto or cpu")
         return LoadedModel(
             bundle,
-            device="cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu",
+            device=chosen_device(self.device),
             gate_options=GateOptions(refuse=not self.accept_unlike),
             measures=MEASURES if bundle.spatial_dims == 2 else VOLUME_MEASURES,
             max_bytes=self.max_bytes,
@@ -194,6 +193,20 @@ def export_kinds(formats: str) -> tuple[ExportName, ...]:
     return tuple(FORMATS[name] for name in names)
 
 
+def known_language(language: str) -> Language:
+    """The language of pages, if there is one of this name.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    for known in LANGUAGES:
+        if language == known:
+            return known
+    raise ConfigError(f"--language {language!r}: expected one of {', '.join(LANGUAGES)}")
+
+
 def known_device(device: str) -> str:
     """The device, if there is one of this name.
 
@@ -205,6 +218,21 @@ def known_device(device: str) -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device!r}: expected auto, cpu or cuda")
     return device
+
+
+def chosen_device(name: str) -> str:
+    """The torch device of a command: `auto` takes a CUDA device where there is one.
+
+    Raises
+    ------
+    ConfigError
+        There is no device of this name here.
+    """
+    import torch
+
+    if known_device(name) == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch sees no CUDA device; use auto or cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def known_engine(name: str) -> EngineSetting:

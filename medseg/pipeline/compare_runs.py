@@ -14,11 +14,19 @@ from medseg.evaluation.options import EvaluationOptions
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.pipeline.summary_table import main_metrics
-from medseg.provenance import sha256_file, write_json
+from medseg.provenance import sha256_file, write_json, write_text
+from medseg.report.cohort import render_comparison
+from medseg.report.cohort_text import words
+from medseg.report.language import Language
 
 
 def compare_runs(
-    first: Path, second: Path, output: Path | None, *, reporter: Reporter | None = None
+    first: Path,
+    second: Path,
+    output: Path | None,
+    *,
+    language: Language = "en",
+    reporter: Reporter | None = None,
 ) -> Result:
     """Compare two evaluations case by case.
 
@@ -27,7 +35,9 @@ def compare_runs(
     first, second : Path
         Run folders, or folders that `medseg evaluate --prediction` wrote. The metrics are those of both.
     output : Path or None
-        Folder for comparison.csv and comparison.json; nothing is written unless given.
+        Folder for comparison.csv, comparison.json and comparison.html; nothing is written unless given.
+    language : {"en", "zh"}
+        Of the page.
     reporter : Reporter, optional
 
     Raises
@@ -38,17 +48,44 @@ def compare_runs(
         There is no evaluation in a folder, or it is damaged.
     """
     reporter = reporter or SilentReporter()
-    folders = [_evaluation(path) for path in (first, second)]
-    found = compare(_cases(folders[0]), _cases(folders[1]), _common_settings(folders))
+    found, folders = _compared(first, second)
     reporter.table("", *_table(found))
     if output is not None:
-        _write(output, found, folders)
+        _write(output, found, folders, names=_names(first, second), language=language)
     lines = [f"only in {path}: {len(ids)} cases, not compared" for path, ids in _alone(found, first, second)]
     lines += _verdicts(found)
     lines.append(
         f"{found.cases} cases of {found.patients} patients compared; differences are second minus first"
     )
     return Result(path=output, lines=tuple(lines), facts={"comparison": found.to_json()})
+
+
+def compare_folders(first: Path, second: Path) -> dict[str, Any]:
+    """Two evaluations as comparison.json holds them, with the names of their folders; nothing is written.
+
+    Raises
+    ------
+    ConfigError, StorageError
+        As `compare_runs`.
+    """
+    found, folders = _compared(first, second)
+    return _record(found, folders, _names(first, second))
+
+
+def _compared(first: Path, second: Path) -> tuple[Comparison, list[Path]]:
+    folders = [_evaluation(path) for path in (first, second)]
+    return compare(_cases(folders[0]), _cases(folders[1]), _common_settings(folders)), folders
+
+
+def _names(first: Path, second: Path) -> list[str]:
+    """Names that tell the two apart: of the folders, or of those above where they are the same."""
+    one, two = first.resolve(), second.resolve()
+    return [path.name if one.name != two.name else f"{path.parent.name}/{path.name}" for path in (one, two)]
+
+
+def _record(found: Comparison, folders: list[Path], names: list[str]) -> dict[str, Any]:
+    hashes = [sha256_file(folder / "cases.json") for folder in folders]
+    return found.to_json() | {"names": names, "cases_sha256": hashes}
 
 
 def _evaluation(path: Path) -> Path:
@@ -150,8 +187,12 @@ def _row(d: PairedDifference) -> tuple[str, ...]:
     )
 
 
-def _write(output: Path, found: Comparison, folders: list[Path]) -> None:
+def _write(
+    output: Path, found: Comparison, folders: list[Path], *, names: list[str], language: Language
+) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_csv(output / "comparison.csv", [d.row() for d in found.differences])
-    hashes = [sha256_file(folder / "cases.json") for folder in folders]
-    write_json(output / "comparison.json", found.to_json() | {"cases_sha256": hashes})
+    record = _record(found, folders, names)
+    write_json(output / "comparison.json", record)
+    title = words(language)["comparison_title"]
+    write_text(output / "comparison.html", render_comparison(record, title=title, language=language))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from medseg.calibration.sizes import SizePair, size_pairs
 from medseg.data.manifest import Case, manifest_error
 from medseg.data.tables import write_csv
 from medseg.errors import MedsegError, StorageError
@@ -17,6 +19,7 @@ from medseg.models.bundle_record import MetricRecord
 from medseg.pipeline import bundling, case_files
 from medseg.pipeline.context import Context
 from medseg.pipeline.leakage import Seen, find_leaks
+from medseg.pipeline.predict import groups_of, load_model
 from medseg.pipeline.readers import image_reader, read_reference
 from medseg.pipeline.summary_table import statistic_cell, summary_table
 from medseg.pipeline.target_evaluation import TargetEvaluation
@@ -42,6 +45,7 @@ def run(context: Context) -> dict[str, Any]:
     found: list[CaseEvaluation] = []
     seen: list[Seen] = []
     targets = TargetEvaluation(context)
+    sizes: list[tuple[str, Mapping[str, SizePair]]] = []
     for done, case in enumerate(cases, start=1):
         folder = context.run.case_folder(case.case_id)
         try:
@@ -62,6 +66,8 @@ def run(context: Context) -> dict[str, Any]:
                 affine=volume.affine,
             )
             targets.add(case, volume, prediction, reference)
+            if options.calibration:
+                sizes.append((case.patient_id, size_pairs(prediction, reference[0], context.table)))
             found.append(evaluation)
         except StorageError:
             raise
@@ -79,12 +85,36 @@ def run(context: Context) -> dict[str, Any]:
     if context.config.training is not None:
         data = f"{what} predictions" if context.every_fold else f"{what} split"
         bundling.with_metrics(context, metric_records(summary, data=f"{data} of {context.config.name}"))
+    said += _calibration(context, cases, sizes, what=what)
     pooled = f", {summary.mean_iou.text}" if summary.mean_iou is not None else ""
     return {
         "text": f"{len(found)} {what} cases of {summary.patients} patients{pooled}{said}",
         "cases": len(found),
         "unmet": [requirement.text for requirement in summary.unmet],
     }
+
+
+def _calibration(
+    context: Context,
+    cases: Sequence[Case],
+    sizes: Sequence[tuple[str, Mapping[str, SizePair]]],
+    *,
+    what: str,
+) -> str:
+    """Hold the probabilities of the cases against their references; in words, "" where that is not asked for."""
+    if not context.config.evaluation.calibration:
+        return ""
+    from medseg.pipeline.calibrating import evaluate_probabilities
+
+    summary = evaluate_probabilities(
+        context,
+        groups_of(context, cases),
+        partial(load_model, context),
+        sizes=sizes,
+        what=f"{what} predictions" if context.every_fold else f"{what} split",
+    )
+    ece = None if summary is None else summary.calibrated[""].measures["ece"]
+    return "" if ece is None else f", calibration error {ece:.3f}"
 
 
 def _options(context: Context) -> EvaluationOptions:

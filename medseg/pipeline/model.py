@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from medseg.calibration.size_intervals import with_intervals
 from medseg.errors import ConfigError, InputRefusedError
 from medseg.evaluation.image_facts import ImageFacts
 from medseg.evaluation.instance_map import named_classes
@@ -170,6 +171,7 @@ class LoadedModel:
             maps=maps,
             engines=self.engines,
             keep_certainty=recognise is not None,
+            temperature=bundle.record.temperature,
         )
         self.ranges = read_ranges(bundle)
 
@@ -243,6 +245,7 @@ class LoadedModel:
             affine=volume.affine,
             intensities=intensities_of(volume),
         )
+        measures = with_intervals(measures, self.bundle.record.calibration)
         facts = ResultFacts(
             label_map=label_map,
             table=self.table,

@@ -22,6 +22,7 @@ from medseg.io.dicom_masks import read_dicom_masks
 from medseg.io.discover import RTSTRUCT
 from medseg.io.limits import DEFAULT_LIMITS
 from medseg.io.read import read_mask
+from medseg.io.slicer_segmentation import is_slicer_segmentation, read_slicer_segmentation
 from medseg.io.sniff import sniff
 from medseg.labels import BACKGROUND, MAX_VALUE, LabelTable
 from medseg.pipeline.convert import reference_grid, sidecar_of
@@ -34,7 +35,8 @@ _SLAB = 1 << 22
 class NamedMask:
     """A mask on a grid; `table` says what its values mean, None where nothing does.
 
-    `sparse` marks a DICOM SEG, whose grid ends with its frames: what lies beyond is background.
+    `sparse` marks a DICOM SEG or a segmentation of 3D Slicer, whose grid ends with what is drawn: what lies
+    beyond is background.
     """
 
     values: NDArray[Any]
@@ -101,6 +103,38 @@ def read_pair(
     )
 
 
+def read_onto(path: Path, grid: ImageGrid, table: LabelTable) -> NDArray[Any]:
+    """Read one mask onto the grid of its image, in class indices of a table.
+
+    A mask with the same voxels in another order of axes is moved exactly; any other grid is refused. Structures of
+    masks that have names (SEG, RTSTRUCT, segmentations of 3D Slicer, a sidecar of medseg) are matched by them.
+
+    Parameters
+    ----------
+    path : Path
+    grid : ImageGrid
+    table : LabelTable
+
+    Returns
+    -------
+    grid.shape array of uint8 or uint16
+
+    Raises
+    ------
+    GeometryError
+        Another grid; the message names both.
+    LabelError
+        A value or a name that the table does not have, or values that are not whole numbers.
+    ConfigError
+        A damaged sidecar.
+    ImageReadError
+        The file cannot be read.
+    """
+    mask = _read(path, grid)
+    values = _in_values(replace(mask, values=_moved(mask, grid), grid=grid), table, path)
+    return table.class_indices(values)
+
+
 def _read_both(
     prediction: Path | None, reference: Path, grid: ImageGrid | None
 ) -> tuple[NamedMask, NamedMask]:
@@ -133,6 +167,11 @@ def _read(path: Path, grid: ImageGrid | None) -> NamedMask:
         own = replace(found.grid, source=Source(paths=(path,), format="dicom"))
         return NamedMask(
             values=found.label_map, grid=own, table=found.table, sparse=grid is None, notes=found.notes
+        )
+    if sniff(path) == "nrrd" and is_slicer_segmentation(path):
+        named = read_slicer_segmentation(path)
+        return NamedMask(
+            values=named.volume.array[0], grid=named.volume.grid, table=named.table, sparse=grid is None
         )
     volume = read_mask(path)
     sidecar = sidecar_of(path)

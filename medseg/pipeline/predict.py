@@ -49,9 +49,10 @@ def run(context: Context) -> dict[str, Any]:
     torch.set_num_threads(context.threads)
     cases = context.chosen(which(context))
     cleaning = _cleaning(context)
+    _calibrate(context, cleaning)
     work = _Work(context=context, cleaning=cleaning, total=len(cases))
     with ResidentPeak() as peak:
-        for bundle, group in _groups(context, cases):
+        for bundle, group in groups_of(context, cases):
             work.predict(bundle, group)
     memory = prediction_memory.compared(context, peak.most_bytes)
     targets = _write_targets(context)
@@ -165,13 +166,27 @@ def _cleaning(context: Context) -> tuple[PostprocessStep, ...] | None:
     from medseg.pipeline.cleaning import tuned, tuning_cases
 
     chosen = tuned(
-        context, _groups(context, tuning_cases(context)), lambda bundle: load_model(context, bundle)
+        context, groups_of(context, tuning_cases(context)), lambda bundle: load_model(context, bundle)
     )
     bundling.with_cleaning(context, chosen)
     return chosen
 
 
-def _groups(context: Context, cases: Sequence[Case]) -> list[tuple[Bundle, Sequence[Case]]]:
+def _calibrate(context: Context, cleaning: tuple[PostprocessStep, ...] | None) -> None:
+    """Fit temperature and intervals of a model that was trained here, where some cases only validate.
+
+    The networks of a cross-validation have no such cases; the ensemble is calibrated on what evaluates it.
+    """
+    config = context.config
+    if config.training is None or context.every_fold or not config.evaluation.calibration:
+        return
+    from medseg.pipeline.calibrating import fit_on_validation
+
+    cases = context.labelled(context.in_split("validation"))
+    fit_on_validation(context, groups_of(context, cases), partial(load_model, context, cleaning=cleaning))
+
+
+def groups_of(context: Context, cases: Sequence[Case]) -> list[tuple[Bundle, Sequence[Case]]]:
     """Cases by the bundle that predicts them."""
     if not cases:
         return []
@@ -210,6 +225,7 @@ def case_key(
             sections | {"postprocess": list(steps)},
             list(context.facts[case_id]["image_sha256"]),
             # Results without maps keep the key that they had before there were any.
+            *([known.model_dump(mode="json")] if (known := bundle.record.calibration) else []),
             *([maps] if (maps := list(case_files.maps_of(context.config.export))) else []),
         ]
     )

@@ -30,12 +30,14 @@ from medseg.pipeline.cohort_settings import (
     export_kinds,
     known_device,
     known_engine,
+    known_language,
 )
 from medseg.pipeline.cohort_table import write_cohort
 from medseg.pipeline.preflight import look_ahead
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.recognition import chosen_options
 from medseg.pipeline.result import Result
+from medseg.report.language import Language
 
 _CLUSTER_TRIES = 3
 """On a cluster a machine that is switched off is no fault of the case."""
@@ -58,6 +60,7 @@ def predict_folder(
     parallel: int = 1,
     cluster: str | None = None,
     recognise: str | None = None,
+    language: str = "en",
     reporter: Reporter | None = None,
 ) -> Result:
     """Segment every image that the inputs hold.
@@ -72,7 +75,8 @@ def predict_folder(
     model : str
         Shipped name, or folder of a bundle or of nnU-Net's results.
     output : Path
-        One folder per image is made in it, with predictions.json and measurements.csv beside them.
+        One folder per image is made in it, with predictions.json, measurements.csv and report.html beside
+        them, and tables of the report (report_*.csv and .json).
     formats : str
         Comma-separated names of `cohort_settings.FORMATS`; dicom-sr needs dicom-seg beside it.
     device, threads
@@ -96,6 +100,8 @@ def predict_folder(
         Address of a Ray cluster, or auto.
     recognise : str or None
         Labels and regions whose targets are told one by one, or "all"; None: what the bundle says.
+    language : str
+        Of the page of the cohort: "en" or "zh".
     reporter : Reporter or None
 
     Returns
@@ -132,7 +138,11 @@ def predict_folder(
     targets = chosen_options(recognise, bundle.recognise, settings.kinds, table=bundle.table)
     settings = replace(settings, images=max(1, len(found.cases)), recognise=targets)
     cohort = _Cohort(
-        settings=settings, reporter=reporter or SilentReporter(), parallel=parallel, cluster=cluster
+        settings=settings,
+        reporter=reporter or SilentReporter(),
+        parallel=parallel,
+        cluster=cluster,
+        language=known_language(language),
     )
     return cohort.run(found, bundle)
 
@@ -145,6 +155,7 @@ class _Cohort:
     reporter: Reporter
     parallel: int
     cluster: str | None
+    language: Language = "en"
 
     def run(self, found: CohortInputs, bundle: Bundle) -> Result:
         output, count = self.settings.output, len(found.cases)
@@ -156,9 +167,27 @@ class _Cohort:
             seconds = time.monotonic() - begin
             done = sum(outcome.state != "failed" for outcome in outcomes)
             self.reporter.stage_done("predict", f"{done} of {count} images", seconds)
-            return write_cohort(
+            result = write_cohort(
                 self.settings, outcomes, skipped=found.skipped, bundle=bundle, seconds=seconds
             )
+            self._write_page(found, outcomes, bundle, seconds)
+            return result
+
+    def _write_page(
+        self, found: CohortInputs, outcomes: Sequence[CaseOutcome], bundle: Bundle, seconds: float
+    ) -> None:
+        # What draws pages is not needed where an error ends the command.
+        from medseg.pipeline.predict_page import write_predict_page
+
+        write_predict_page(
+            self.settings,
+            outcomes,
+            found.cases,
+            bundle=bundle,
+            skipped=len(found.skipped),
+            seconds=seconds,
+            language=self.language,
+        )
 
     def _gather(self, cases: Sequence[CohortCase], lock_text: str) -> list[CaseOutcome]:
         """One outcome for each case, in the order of the cases."""

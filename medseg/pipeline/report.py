@@ -1,12 +1,11 @@
-"""Stage `report`: the cohort page of the run, made from the files that the other stages wrote."""
+"""Stage `report`: the cohort page of the run and its tables, made from the files that the other stages wrote."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,32 @@ from medseg import __version__
 from medseg.config.load import resolved_yaml
 from medseg.data.manifest import Case
 from medseg.errors import MedsegError, StorageError
-from medseg.export.display import axis_directions, window_of
-from medseg.export.picture import display_gray
 from medseg.labels import LabelTable
 from medseg.pipeline import case_files
 from medseg.pipeline.case_pages import write_pages
+from medseg.pipeline.cohort_cards import checklist_facts, run_cards, split_counts
+from medseg.pipeline.compare_runs import compare_folders
 from medseg.pipeline.context import Context
 from medseg.pipeline.predict import which
 from medseg.pipeline.readers import image_reader, read_reference
 from medseg.pipeline.run_folder import FOLDS
 from medseg.pipeline.search import read_search
+from medseg.pipeline.table_files import write_run_tables
 from medseg.pipeline.target_evaluation import SUMMARY as DETECTION
+from medseg.pipeline.thumbnails import draw_thumbnail, focus_of
 from medseg.privacy import pseudonym, without_folders
-from medseg.provenance import write_text
-from medseg.report.case import draw_picture
+from medseg.provenance import whole_file, write_text
 from medseg.report.cohort import render
-from medseg.report.page import Card, CaseReport, CohortReport, Picture, Refusal, Structure
-from medseg.report.planes import draw_planes
+from medseg.report.cohort_text import Words, words
+from medseg.report.page import CaseReport, CohortReport, Refusal, Structure
+from medseg.report.run_tables import run_tables
 from medseg.report.text import methods_text
 from medseg.volume import Volume
 
 STAGE = "report"
 PAGE = "report.html"
-MAX_SECTIONS = 200
+PDF = "report.pdf"
+CALIBRATION = "calibration.json"
 _REGION_COLOUR = "#8a97a5"
 
 
@@ -55,23 +57,42 @@ class _Found:
 def plan(context: Context) -> str:
     """One line for the dry run."""
     cases = context.settings.report.cases
-    return f"one page, {'no sections of cases' if cases == 'none' else f'a section for each of the {cases} cases'}"
+    return f"one page of the cohort, {'none of cases' if cases == 'none' else f'one for each of the {cases} cases'}"
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write report.html, whole or not at all."""
+    """Write the page of each case, report.html and the tables, each whole or not at all; PDFs where asked for."""
     report = build(context)
+    write_pages(context, report)
+    files = write_run_tables(context.run.path, run_tables(report), context.config.report.tables)
+    cases = tuple(replace(case, page=_own_page(context, case.case_id)) for case in report.cases)
+    report = replace(report, tables=files, cases=cases)
     text = render(report)
     write_text(context.run.path / PAGE, text)
-    write_pages(context, report)
-    sections = sum(case.section for case in report.cases)
-    size = len(text.encode()) / 1000
+    if context.config.report.pdf:
+        write_page_pdf(context.run.path / PDF, render(report, paper=True))
+    pages, size = sum(bool(case.page) for case in cases), len(text.encode()) / 1000
     return {
-        "text": f"{len(report.cases)} cases, {sections} with a section, {size:.0f} kB",
-        "cases": len(report.cases),
-        "sections": sections,
+        "text": f"{len(cases)} cases, {pages} with a page of their own, {size:.0f} kB",
+        "cases": len(cases),
+        "pages": pages,
         "kilobytes": round(size, 1),
     }
+
+
+def write_page_pdf(path: Path, page: str) -> None:
+    """Print a page as PDF, whole or not at all.
+
+    Raises
+    ------
+    MissingPackageError
+        WeasyPrint is not installed.
+    """
+    from medseg.export.encapsulated_pdf import html_to_pdf
+
+    pdf = html_to_pdf(page)
+    with whole_file(path) as part:
+        part.write_bytes(pdf)
 
 
 def build(context: Context) -> CohortReport:
@@ -82,62 +103,90 @@ def build(context: Context) -> CohortReport:
     StorageError
         A file of the run is damaged.
     """
-    config = context.config
+    said, config = words(context.config.report.language), context.config
     found, refused = _results(context)
-    wanted = {case.case_id for case in context.chosen(context.config.report.cases)}
-    order = sorted(found, key=lambda f: _draft(f).rank)
-    sections = [f.case.case_id for f in order if f.case.case_id in wanted][:MAX_SECTIONS]
-    side = 420 if len(sections) <= 24 else 300 if len(sections) <= 80 else 220
-    exports = _read_json(context.run.path / "exports.json") or {"files": {}, "notes": {}}
-    cases = []
-    for done, item in enumerate(order, start=1):
-        case_id = item.case.case_id
-        cases.append(_case(context, item, exports=exports, section=case_id in sections, side=side))
-        context.reporter.advanced(STAGE, done, len(order), case_id)
+    cases = _cases(context, found)
     summary = _read_json(context.run.path / "evaluation" / "summary.json")
-    detection = (
-        _read_json(context.run.path / "evaluation" / DETECTION) if config.evaluation.detection else None
-    )
-    curve = _curve(context.run.path / "training" / "metrics.csv")
-    fold_curves = _fold_curves(context)
+    bundle = _read_json(context.model_folder / "bundle.json") if config.training else None
+    curve, fold_curves = _curve(context.run.path / "training" / "metrics.csv"), _fold_curves(context)
     cleaning = _read_json(context.run.path / "postprocess.json") if config.postprocess == "auto" else None
-    said = _missing(
-        context,
-        wanted=wanted & {c.case_id for c in cases},
-        sections=len(sections),
-        curve=bool(curve or fold_curves),
-    )
+    skipped = len((_read_json(context.run.path / "check.json") or {}).get("skipped", ()))
     return CohortReport(
-        title=context.config.report.title or context.config.name.replace("_", " "),
-        pipeline=context.config.name,
-        about=context.config.about,
+        title=config.report.title or config.name.replace("_", " "),
+        pipeline=config.name,
+        about=config.about,
         run=context.run.path.name,
         settings_sha256=context.run.record["settings_sha256"],
-        cards=_cards(context, cases, refused=len(refused)),
-        structures=_structures(context.table),
+        cards=run_cards(
+            context, said, cases=cases, refused=len(refused), skipped=skipped, summary=summary, bundle=bundle
+        ),
+        structures=structures_of(context.table),
         cases=tuple(cases),
         summary=summary,
-        detection=detection,
         refused=tuple(refused),
         notes=_check_notes(context),
-        said=said,
+        said=_missing(context, said, curve=bool(curve or fold_curves)),
         curve=curve,
         fold_curves=fold_curves,
         cleaning=cleaning,
         search=read_search(context.run.path),
-        methods=methods_text(
-            config.model_dump(mode="json") | ({} if cleaning is None else {"postprocess": cleaning["steps"]}),
-            version=__version__,
-            splits=_splits(context),
-            parameters=context.run.stage("plan").summary.get("parameters"),
-            trained=context.run.stage("train").summary or None,
-            tuned_on="" if cleaning is None else cleaning["data"],
-        ),
-        settings=without_folders(resolved_yaml(context.config)),
+        methods=_methods(context, cleaning),
+        settings=without_folders(resolved_yaml(config)),
         versions={"medseg": __version__, **context.run.record["versions"]},
         stages=_stages(context),
-        signoff=context.config.report.signoff,
+        signoff=config.report.signoff,
+        language=config.report.language,
+        options=config.model_dump(mode="json"),
+        facts=checklist_facts(context, said, bundle),
+        splits=split_counts(context),
+        training=context.run.stage("train").summary or None,
+        **_judged(context),
     )
+
+
+def _judged(context: Context) -> dict[str, Any]:
+    """Detection, calibration and comparison, each None where the run has none."""
+    folder, config = context.run.path / "evaluation", context.config
+    found = (_read_json(place / CALIBRATION) for place in (folder, context.model_folder, context.run.path))
+    comparison = _read_json(folder / "comparison.json")
+    if config.report.compare_with is not None and (folder / "cases.json").exists():
+        comparison = compare_folders(config.report.compare_with, context.run.path)
+    return {
+        "detection": _read_json(folder / DETECTION) if config.evaluation.detection else None,
+        "calibration": next((value for value in found if value is not None), None),
+        "comparison": comparison,
+    }
+
+
+def _methods(context: Context, cleaning: Mapping[str, Any] | None) -> str:
+    settings = context.config.model_dump(mode="json")
+    return methods_text(
+        settings | ({} if cleaning is None else {"postprocess": cleaning["steps"]}),
+        version=__version__,
+        splits=split_counts(context),
+        parameters=context.run.stage("plan").summary.get("parameters"),
+        trained=context.run.stage("train").summary or None,
+        tuned_on="" if cleaning is None else cleaning["data"],
+    )
+
+
+def _cases(context: Context, found: Sequence[_Found]) -> list[CaseReport]:
+    """The cases, the worst first and with a small picture; `section` says whether a page of its own is wanted."""
+    chosen = {case.case_id for case in context.chosen(context.config.report.cases)}
+    exports = _read_json(context.run.path / "exports.json") or {"files": {}, "notes": {}}
+    order = sorted(found, key=lambda f: _draft(f).rank)
+    cases = []
+    for done, item in enumerate(order, start=1):
+        case = _case(context, item, exports=exports, wanted=item.case.case_id in chosen)
+        cases.append(_pictured(context, item.case, case) if done <= context.config.report.worst else case)
+        context.reporter.advanced(STAGE, done, len(order), case.case_id)
+    return cases
+
+
+def _own_page(context: Context, case_id: str) -> str:
+    """Address of the case's own page, relative to the cohort's; "" where it has none."""
+    folder = context.run.case_folder(case_id)
+    return f"cases/{folder.name}/{PAGE}" if (folder / PAGE).is_file() else ""
 
 
 def _results(context: Context) -> tuple[list[_Found], list[Refusal]]:
@@ -172,28 +221,19 @@ def _draft(found: _Found) -> CaseReport:
     )
 
 
-def _case(
-    context: Context, found: _Found, *, exports: Mapping[str, Any], section: bool, side: int
-) -> CaseReport:
-    case, draft = found.case, _draft(found)
-    pictures, why = _pictures(context, case, side=side) if section else ((), "")
-    problems = [text for case_id, text in _check_notes(context) if case_id == case.case_id]
-    return CaseReport(
-        case_id=draft.case_id,
-        patient=draft.patient,
-        split=draft.split,
-        record=draft.record,
-        evaluation=draft.evaluation,
-        planes=pictures,
-        no_picture=why,
-        files=exports["files"].get(case.case_id, {}),
-        notes=(*problems, *exports["notes"].get(case.case_id, ())),
-        section=section,
+def _case(context: Context, found: _Found, *, exports: Mapping[str, Any], wanted: bool) -> CaseReport:
+    case_id = found.case.case_id
+    problems = [text for named, text in _check_notes(context) if named == case_id]
+    return replace(
+        _draft(found),
+        files=exports["files"].get(case_id, {}),
+        notes=(*problems, *exports["notes"].get(case_id, ())),
+        section=wanted,
     )
 
 
-def _pictures(context: Context, case: Case, *, side: int) -> tuple[tuple[Picture, ...], str]:
-    """The picture of a radiograph or those of a volume, or why there is none."""
+def _pictured(context: Context, case: Case, draft: CaseReport) -> CaseReport:
+    """The case with its small picture, or as it is where its files cannot be read any more."""
     try:
         volume = image_reader(context.config)(case.images)
         label_map = case_files.read_mask_file(context.run.case_folder(case.case_id), context.table)
@@ -203,40 +243,11 @@ def _pictures(context: Context, case: Case, *, side: int) -> tuple[tuple[Picture
         raise
     except MedsegError as err:
         context.fail(case.case_id, STAGE, str(err))
-        return (), f"No picture: {without_folders(str(err))}"
+        return replace(draft, no_picture=f"No picture: {without_folders(str(err))}")
     predicted = {label.name: label_map == index for index, label in enumerate(context.table.labels, start=1)}
-    return draw_case(volume, predicted=predicted, reference=reference, side=side), ""
-
-
-def draw_case(
-    volume: Volume,
-    *,
-    predicted: Mapping[str, NDArray[np.bool_]],
-    reference: Mapping[str, NDArray[np.bool_]],
-    side: int,
-) -> tuple[Picture, ...]:
-    """The picture of a radiograph, or slices of a volume along each axis, with the contours of masks."""
-    if volume.spatial_dims == 2:
-        return (
-            draw_picture(
-                display_gray(volume),
-                predicted=predicted,
-                reference=reference,
-                spacing_mm=volume.spacing_mm,
-                orientation=volume.patient_orientation,
-                max_side=side,
-            ),
-        )
-    window = window_of(volume)
-    i, j, k = volume.spatial_shape
-    return draw_planes(
-        lambda axis, index: window.gray(volume.array.take(index, axis + 1).mean(axis=0, dtype=np.float32)),
-        predicted=predicted,
-        reference=reference,
-        shape=(i, j, k),
-        spacing_mm=volume.spacing_mm,
-        directions=None if volume.affine is None else axis_directions(volume.affine),
-        max_side=round(0.7 * side),
+    focus = focus_of(draft)
+    return replace(
+        draft, thumbnail=draw_thumbnail(volume, predicted=predicted, reference=reference, focus=focus)
     )
 
 
@@ -249,117 +260,11 @@ def _reference_masks(case: Case, volume: Volume, context: Context) -> dict[str, 
     return {**masks, "": np.isin(sets, either)}
 
 
-def _structures(table: LabelTable) -> tuple[Structure, ...]:
+def structures_of(table: LabelTable) -> tuple[Structure, ...]:
+    """Labels with their colours, then regions."""
     labels = [Structure(name=label.name, colour=label.colour) for label in table.labels]
     regions = [Structure(name=name, colour=_REGION_COLOUR, kind="region") for name in table.regions]
     return (*labels, *regions)
-
-
-def _cards(context: Context, cases: Sequence[CaseReport], *, refused: int) -> tuple[Card, ...]:
-    record, config = context.run.record, context.config
-    stages = [context.run.stage(name) for name in record.get("stages", {})]
-    peak = max((state.peak_ram_mb for state in stages), default=0.0)
-    run = [
-        ("Pipeline", config.name),
-        ("Run", context.run.path.name),
-        ("Started", record["created"]),
-        ("Time", f"{sum(state.seconds for state in stages):.1f} s in {len(stages)} stages"),
-        ("Device", _device(context)),
-        ("Threads", str(context.threads)),
-        ("Peak RAM", f"{peak:.0f} MB"),
-        ("medseg", __version__),
-        ("Settings", f"SHA-256 {record['settings_sha256'][:16]}…"),
-    ]
-    splits = [(name, f"{count} cases") for name, count in _splits(context).items() if count]
-    source = config.data.source
-    data = [
-        (
-            "Source",
-            {"phantom": "synthetic studies", "manifest": "a list of cases", "folder": "a folder"}[source.use],
-        ),
-        ("Usable", f"{len(context.cases)} cases of {len({c.patient_id for c in context.cases})} patients"),
-        *((name.capitalize(), text) for name, text in splits),
-        ("With reference", f"{len(context.labelled(context.cases))} cases"),
-        ("On this page", f"{len(cases)} cases"),
-        ("Without result", f"{refused} cases, listed below" if refused else "none"),
-        ("Files left out", _skipped(context)),
-    ]
-    return (
-        Card(title="Run", rows=run),
-        Card(title="Model", rows=_model_rows(context, cases)),
-        Card(title="Data", rows=data),
-        *_mean_iou_card(context),
-    )
-
-
-def _mean_iou_card(context: Context) -> tuple[Card, ...]:
-    """IoU over all cases together, where the settings ask for its mean."""
-    found = (_read_json(context.run.path / "evaluation" / "summary.json") or {}).get("mean_iou")
-    if not found:
-        return ()
-    mean = "not defined" if found["mean"] is None else f"{found['mean']:.3f}"
-    if found["mean_interval"]:
-        low, high = found["mean_interval"]
-        mean += f" ({low:.3f}-{high:.3f}, {found['level']:.0%} over {found['patients']} patients)"
-    rows = [
-        (name, "occurs nowhere" if iou is None else f"{iou:.3f}") for name, iou in found["structures"].items()
-    ]
-    return (Card(title="IoU over all cases", rows=[("Mean", mean), *rows]),)
-
-
-def _device(context: Context) -> str:
-    wanted = context.config.compute.device
-    if wanted == "auto" and str(context.run.record["versions"].get("torch", "")).endswith("+cpu"):
-        return "CPU (torch without CUDA)"
-    return {"cpu": "CPU", "auto": "chosen at run time (auto)"}.get(wanted, wanted)
-
-
-def _model_rows(context: Context, cases: Sequence[CaseReport]) -> list[tuple[str, str]]:
-    facts = cases[0].record["model"] if cases else {}
-    plan_found = context.run.stage("plan").summary
-    trained = context.run.stage("train").summary
-    bundle = _read_json(context.model_folder / "bundle.json") if context.config.training else None
-    parameters = plan_found.get("parameters")
-    rows = [
-        ("Name", facts.get("name", "no case was predicted")),
-        ("Version", facts.get("version", "–")),
-        ("Licence", facts.get("licence", "–")),
-        ("Weights", f"SHA-256 {facts['weights_sha256'][:16]}…" if facts else "–"),
-        (
-            "Network",
-            context.config.model.use + (f", {parameters / 1e6:.2f} M parameters" if parameters else ""),
-        ),
-        ("Started from", context.config.model.start_from or "random weights"),
-    ]
-    if trained:
-        rows += [
-            ("Trained", f"{trained.get('epochs', '?')} epochs in {trained.get('seconds', 0):.0f} s"),
-            ("Best validation", _best(trained)),
-        ]
-        if "folds" in trained:
-            rows.append(("Members", f"{len(trained['folds'])} networks, one for each fold"))
-    if bundle is not None:
-        rows.append(("Intended use", bundle["intended_use"]))
-    return [(name, without_folders(str(value))) for name, value in rows]
-
-
-def _best(trained: Mapping[str, Any]) -> str:
-    value, epoch = trained.get("best_metric"), trained.get("best_epoch")
-    if value is None:
-        return "no epoch was chosen; the last one is kept"
-    return f"{value:.3f} in epoch {epoch}" if epoch is not None else f"{value:.3f}, mean of the folds"
-
-
-def _splits(context: Context) -> dict[str, int]:
-    if context.every_fold:
-        sizes = Counter(context.folds[case.case_id] for case in context.cases)
-        return {f"fold {fold}": count for fold, count in sorted(sizes.items())}
-    return {name: len(context.in_split(name)) for name in ("train", "validation", "test")}
-
-
-def _skipped(context: Context) -> str:
-    count = len((_read_json(context.run.path / "check.json") or {}).get("skipped", ()))
-    return f"{count}, named in check.json" if count else "none"
 
 
 def _check_notes(context: Context) -> tuple[tuple[str, str], ...]:
@@ -367,21 +272,16 @@ def _check_notes(context: Context) -> tuple[tuple[str, str], ...]:
     return tuple((p["case_id"], without_folders(p["text"])) for p in problems if p["level"] != "error")
 
 
-def _missing(context: Context, *, wanted: set[str], sections: int, curve: bool) -> tuple[str, ...]:
+def _missing(context: Context, said: Words, *, curve: bool) -> tuple[str, ...]:
     """One sentence for each thing that a reader may look for in vain."""
-    said = []
-    if sections < len(wanted):
-        said.append(
-            f"{sections} of {len(wanted)} cases have a section here, those with the worst flags first; the table, "
-            "the statistics and the saved files hold all cases, and each case's folder has its own files."
-        )
+    found = []
     if context.config.report.cases == "none":
-        said.append("No case has a section of its own (report.cases is none); the table holds all cases.")
+        found.append(said["said.no_sections"])
     if context.config.training is not None and not curve:
-        said.append("No training curve: training/metrics.csv is not in the run folder.")
+        found.append(said["said.no_curve"])
     if not (context.run.path / "exports.json").exists():
-        said.append("No list of exported files: the stage export was not run.")
-    return tuple(said)
+        found.append(said["said.no_exports"])
+    return tuple(found)
 
 
 def _stages(context: Context) -> tuple[dict[str, Any], ...]:

@@ -20,6 +20,8 @@ from markupsafe import Markup
 
 from medseg import __version__
 from medseg.evaluation.rows import Cell, rows_to_csv
+from medseg.report import case_checks as checks
+from medseg.report import case_comparison as comparison
 from medseg.report import case_tables as tables
 from medseg.report.case_data import CasePage
 from medseg.report.case_targets import targets_table
@@ -59,7 +61,7 @@ def render_case(page: CasePage, *, paper: bool = False) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    matrix, reasons = tables.check_matrix(page, words)
+    matrix, reasons = checks.check_matrix(page, words)
     return environment.get_template("case_report.html.j2").render(
         page=page,
         case=page.case,
@@ -75,18 +77,18 @@ def render_case(page: CasePage, *, paper: bool = False) -> str:
         styles={s.name: f"k{index}" for index, s in enumerate(page.structures)},
         colours={s.name: s.colour for s in page.structures},
         labels=_drawn(page),
-        flags=tables.flag_rows(page, words),
+        flags=checks.flag_rows(page, words),
         counts=_counts(page.case.record),
         matrix=matrix,
         reasons=[(words.said(why), where) for why, where in reasons],
         structures=tables.structure_table(page, words),
         targets=targets_table(page, words),
-        inputs=tables.input_rows(page, words),
+        inputs=checks.input_rows(page, words),
         ratios=tables.ratio_rows(page, words),
         notes=tables.listed(_notes(page.case.record, page.case.notes), words),
-        agreement=tables.agreement_table(page, words),
+        agreement=comparison.agreement_table(page, words),
         confidence=tables.confidence_table(page, words),
-        change=tables.change_table(page, words),
+        change=comparison.change_table(page, words),
         hand_off=hand_off(page),
         has_reference=any(c.reference for c in _contours(page)),
         webp=_webp,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -22,78 +21,172 @@ from markupsafe import Markup
 
 from medseg import __version__
 from medseg.evaluation.rows import rows_to_csv
-from medseg.privacy import safe_name
 from medseg.report import figures
-from medseg.report.page import VERDICTS, CaseReport, CohortReport, Json, Structure
+from medseg.report.checklist import checklist
+from medseg.report.cohort_agreement import agreement_part, sizes_part
+from medseg.report.cohort_cases import case_table, flag_counts, worst_cases
+from medseg.report.cohort_figures import MAX_LINKED
+from medseg.report.cohort_judged import calibration_part, cleaned_rows, comparison_part, precision_recall
+from medseg.report.cohort_series import Series, all_series
+from medseg.report.cohort_spread import spread_part
+from medseg.report.cohort_text import Words, check_title, named, nice, words
+from medseg.report.page import VERDICTS, CaseReport, CohortReport, Picture, Structure
+from medseg.report.run_tables import long_rows
 from medseg.report.search import search_part
 from medseg.report.targets import targets_part
-from medseg.report.text import metric_text, number, quantity_text, statistic_cell, step_text
+from medseg.report.text import number, quantity_text, step_text
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
 RESEARCH = "For research use only. Not a medical device; not for diagnosis or treatment."
+_FIGURE = re.compile(r"<svg [^>]*>")
+MAX_DATA_CASES = 200
+"""Cases whose every record lies in the page; of more, the columns of the table do, and the rest beside it."""
 
 
-def render(report: CohortReport) -> str:
+def render(report: CohortReport, *, paper: bool = False) -> str:
     """The page as HTML text.
 
     Parameters
     ----------
     report : CohortReport
+    paper : bool
+        For a PDF: without script and data, and with colours in figures that printers know.
 
     Raises
     ------
     ValueError
         A structure's colour is not "#rrggbb".
     """
-    style, script = _asset("style.css") + _colours(report), _asset("report.js")
-    environment = Environment(
+    said = words(report.language)
+    style = _asset("style.css") + _asset("cohort.css") + _colours(report)
+    series = all_series(report.cases)
+    table = case_table(report, said, link_of)
+    page = (
+        environment()
+        .get_template("cohort.html.j2")
+        .render(
+            **_frame(style, "" if paper else _asset("cohort.js"), report.language),
+            report=report,
+            cases=report.ordered,
+            data=None if paper else json_block(page_data(report, table)),
+            counts=Counter(case.verdict for case in report.cases),
+            table=table,
+            worst=worst_cases(report, said, link_of),
+            codes=flag_counts(report, said),
+            spread=spread_part(report, series, said, link_of),
+            agreement=agreement_part(report, report.summary, said) if report.summary else None,
+            sizes=sizes_part(report, report.summary, said, link_of) if report.summary else None,
+            **_judged(report, said),
+            checklist=checklist(report, said),
+            curves=_curves(report),
+            styles={s.name: f"k{index}" for index, s in enumerate(report.structures)},
+            linked=max((len(one.known) for one in series), default=0) <= MAX_LINKED,
+            webp=webp,
+            check_title=check_title,
+            named=lambda name: named(name, report.language),
+        )
+    )
+    return _with_own_style(page, report) if paper else page
+
+
+def _judged(report: CohortReport, said: Words) -> dict[str, Any]:
+    """Parts that a run has only where something was asked for."""
+    detection, cleaning = report.detection, report.cleaning
+    return {
+        "targets": None if detection is None else targets_part(detection),
+        "precision_recall": [] if detection is None else precision_recall(detection, said, report.language),
+        "calibration": calibration_part(report.calibration, said, report.language)
+        if report.calibration
+        else None,
+        "comparison": (
+            comparison_part(report.comparison, said, report.language) if report.comparison else None
+        ),
+        "search": None if report.search is None else search_part(report.search),
+        "cleaned": None
+        if cleaning is None
+        else {
+            "data": cleaning["data"],
+            "tried": len(cleaning["tried"]),
+            "steps": "; ".join(step_text(step) for step in cleaning["steps"]),
+            "rows": cleaned_rows(cleaning),
+        },
+    }
+
+
+def environment() -> Environment:
+    """Templates with everything escaped and no name left undefined."""
+    made = Environment(
         loader=PackageLoader("medseg.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "quantity": quantity_text, "nice": _nice}
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        cases=report.ordered,
-        policy=(
-            f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-            f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    made.filters |= {"number": number, "quantity": quantity_text, "nice": nice}
+    return made
+
+
+def _frame(style: str, script: str, language: Any) -> dict[str, Any]:
+    """What the head and the foot of a page need."""
+    scripts = f" script-src '{digest_source(script)}';" if script else ""
+    return {
+        "policy": (
+            f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;{scripts} "
+            f"style-src '{digest_source(style)}'"
         ),
-        style=Markup(style),
-        script=Markup(script),
-        data=_json_block(page_data(report)),
-        version=__version__,
-        research=RESEARCH,
-        verdicts=VERDICTS,
-        counts=Counter(case.verdict for case in report.cases),
-        codes=_codes(report.cases),
-        styles={s.name: f"k{index}" for index, s in enumerate(report.structures)},
-        anchor=anchor,
-        webp=lambda picture: "data:image/webp;base64," + base64.b64encode(picture.webp).decode("ascii"),
-        cell=statistic_cell,
-        metric=metric_text,
-        metrics=_metrics(report.summary),
-        dice=_dice_plot(report),
-        sizes=_size_plots(report),
-        curves=_curves(report),
-        search=search_part(report.search) if report.search is not None else None,
-        targets=targets_part(report.detection) if report.detection is not None else None,
-        measured=_measured(report.cases),
-        cleaned=_cleaned(report.cleaning),
+        "style": Markup(style),
+        "script": Markup(script),
+        "t": words(language),
+        "version": __version__,
+        "research": RESEARCH,
+        "verdicts": VERDICTS,
+    }
+
+
+def render_comparison(comparison: Any, *, title: str, language: Any = "en") -> str:
+    """Two evaluations of the same cases as a page of its own, without scripts.
+
+    Parameters
+    ----------
+    comparison : mapping
+        comparison.json.
+    title : str
+    language : {"en", "zh"}
+    """
+    style = _asset("style.css") + _asset("cohort.css")
+    return (
+        environment()
+        .get_template("cohort_comparison_page.html.j2")
+        .render(
+            **_frame(style, "", language),
+            title=title,
+            styles={},
+            named=lambda name: named(name, language),
+            comparison=comparison_part(comparison, words(language), language),
+        )
     )
 
 
-def anchor(case_id: str) -> str:
-    """Link target of a case's section."""
-    return f"case-{safe_name(case_id)}"
+def link_of(case: CaseReport) -> str:
+    """Where choosing a case leads: its own page, or nowhere."""
+    return case.page
 
 
-def page_data(report: CohortReport) -> dict[str, Any]:
-    """All numbers of the page: measurements.json of each case and the files of evaluation/, patients as pseudonyms."""
+def webp(picture: Picture) -> str:
+    """A picture as an address that holds it."""
+    return "data:image/webp;base64," + base64.b64encode(picture.webp).decode("ascii")
+
+
+def page_data(report: CohortReport, table: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All numbers of the page: measurements.json of each case and the files of evaluation/, patients as pseudonyms.
+
+    Of more than `MAX_DATA_CASES` cases the records are left out, and `left_out` says so; the table of cases has a row
+    for every case in any event.
+    """
+    table = table or case_table(report, words(report.language), link_of)
+    whole = len(report.cases) <= MAX_DATA_CASES
     return {
-        "schema": "medseg.report/1",
+        "schema": "medseg.report/2",
         "medseg": __version__,
         "pipeline": report.pipeline,
         "run": report.run,
@@ -108,49 +201,38 @@ def page_data(report: CohortReport) -> dict[str, Any]:
                 "files": dict(case.files),
             }
             for case in report.ordered
+            if whole
+        ],
+        "left_out": 0 if whole else len(report.cases),
+        "columns": ["case_id", "verdict", "split", "codes", *(title for title, _, _ in table["columns"])],
+        "rows": [
+            [
+                row["case_id"],
+                row["verdict"],
+                row["split"],
+                row["codes"],
+                *(_plain(s, x) for x, s in row["cells"]),
+            ]
+            for row in table["rows"]
         ],
         "summary": report.summary,
         "detection": report.detection,
-        "table": rows_to_csv(table_rows(report)),
+        "calibration": report.calibration,
+        "comparison": report.comparison,
+        "table": rows_to_csv(long_rows(report)) if whole else "",
     }
 
 
-def table_rows(report: CohortReport) -> list[dict[str, str | int | float | None]]:
-    """Rows of the CSV that the page saves: every measurement and metric of every case."""
-    rows: list[dict[str, str | int | float | None]] = []
-    for case in report.ordered:
-        head = {"case_id": case.case_id, "split": case.split, "verdict": case.verdict}
-        for structure, measure, value in case_numbers(case):
-            rows.append(
-                {
-                    **head,
-                    "structure": structure,
-                    "measure": measure,
-                    "value": value["value"],
-                    "unit": value["unit"],
-                    "bound": value.get("bound", ""),
-                    "reason": value["reason"],
-                    "note": value.get("note", ""),
-                }
-            )
-    return rows
-
-
-def case_numbers(case: CaseReport) -> list[tuple[str, str, Json]]:
-    """(structure, name, quantity) of all measurements, ratios and metrics of a case."""
-    measures = case.record["measurements"]
-    found = [(s, n, q) for s, item in measures["structures"].items() for n, q in item["quantities"].items()]
-    found += [("", name, quantity) for name, quantity in measures["ratios"].items()]
-    for structure, item in (case.evaluation or {"structures": {}})["structures"].items():
-        found += [(structure, name, value) for name, value in item["metrics"].items()]
-    return found
+def _plain(sort: str, text: str) -> float | str | None:
+    return float(sort) if sort else (None if text == "–" else text)
 
 
 def _asset(name: str) -> str:
     return (resources.files("medseg.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
+def digest_source(text: str) -> str:
+    """A text as a source of a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
@@ -170,104 +252,23 @@ def _colours(report: CohortReport) -> str:
     return "\n".join(rules) + "\n"
 
 
-def _json_block(value: Any) -> Markup:
+def _with_own_style(page: str, report: CohortReport) -> str:
+    """The page with the style of figures inside every one of them: printers look for it nowhere else."""
+    check_colours(report.structures)
+    colours = "".join(
+        f".k{index}{{fill:{s.colour}}}path.k{index}{{fill:none;stroke:{s.colour}}}\n"
+        for index, s in enumerate(report.structures)
+    )
+    style = f"<style>{colours}{_asset('cohort_paper.css')}</style>"
+    return _FIGURE.sub(lambda found: found.group() + style, page)
+
+
+def json_block(value: Any) -> Markup:
     """JSON that no HTML parser can end or take for markup."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)
-
-
-def _nice(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _codes(cases: Sequence[CaseReport]) -> list[tuple[str, str, dict[str, int]]]:
-    """Flag codes with title and the number of cases by level."""
-    titles: dict[str, str] = {}
-    counts: Counter[tuple[str, str]] = Counter()
-    for case in cases:
-        titles |= {flag["code"]: flag["title"] for flag in case.record["flags"]}
-        counts.update({(flag["code"], flag["level"]) for flag in case.record["flags"]})
-    return [(code, titles[code], {v: counts[code, v] for v in VERDICTS}) for code in sorted(titles)]
-
-
-def _metrics(summary: Json | None) -> list[tuple[str, str, str]]:
-    """(key, title, definition) of every metric that any structure has, in order."""
-    if summary is None:
-        return []
-    keys = dict.fromkeys(key for metrics in summary["structures"].values() for key in metrics)
-    found = []
-    for key in keys:
-        base = key.removesuffix("_pixels").removesuffix("_voxels")
-        definition = summary["definitions"].get(base, {"title": _nice(base), "definition": ""})
-        unit = next(m[key]["unit"] for m in summary["structures"].values() if key in m)
-        shown = "" if unit == "1" else f", {unit.replace('mm2', 'cm²')}"
-        found.append((key, f"{definition['title']}{shown}", definition["definition"]))
-    return found
-
-
-def _dot(case: CaseReport, value: float, text: str, across: float = 0.0) -> figures.Dot:
-    link = anchor(case.case_id) if case.section else ""
-    return figures.Dot(value=value, name=f"{case.case_id}: {text}", link=link, across=across)
-
-
-def _dice_plot(report: CohortReport) -> Markup | None:
-    if report.summary is None or not any("dice" in m for m in report.summary["structures"].values()):
-        return None
-    required = {
-        r["structure"]: r["required"] for r in report.summary["requirements"] if r["metric"] == "dice"
-    }
-    strips = []
-    for index, structure in enumerate(report.structures):
-        statistic = report.summary["structures"].get(structure.name, {}).get("dice")
-        if statistic is None:
-            continue
-        dots = []
-        for case in report.ordered:
-            found = (case.evaluation or {"structures": {}})["structures"].get(structure.name)
-            value = None if found is None else found["metrics"].get("dice", {}).get("value")
-            if value is not None:
-                dots.append(_dot(case, value, f"{value:.3f}"))
-        strips.append(
-            figures.Strip(
-                name=structure.name,
-                style=f"k{index}",
-                dots=dots,
-                mean=statistic["mean"],
-                interval=statistic["mean_interval"],
-                required=required.get(structure.name),
-            )
-        )
-    return figures.strip_plot(strips, title="Dice") if strips else None
-
-
-def _size_plots(report: CohortReport) -> dict[str, Any]:
-    """Bland-Altman plots of area or volume by structure, and which cases could not be drawn for want of a spacing."""
-    plots, unsized = [], set()
-    spacings = [case.record["measurements"]["spacing_mm"] for case in report.ordered]
-    volumes = any(spacing is not None and len(spacing) == 3 for spacing in spacings)
-    axes, divisor, unit, digits = (3, 1000, "mL", 2) if volumes else (2, 100, "cm²", 1)
-    for index, structure in enumerate(report.structures):
-        dots = []
-        for case in report.ordered:
-            found = (case.evaluation or {"structures": {}})["structures"].get(structure.name)
-            spacing = case.record["measurements"]["spacing_mm"]
-            if found is None or found["state"] == "not_judged" or found["state"] == "both_empty":
-                continue
-            if spacing is None or len(spacing) != axes:
-                unsized.add(case.case_id)
-                continue
-            voxel = math.prod(spacing) / divisor
-            counts = found["counts"]
-            predicted, reference = (counts["tp"] + counts[k] for k in ("fp", "fn"))
-            mine, theirs = predicted * voxel, reference * voxel
-            text = f"{mine:.{digits}f} {unit}, reference {theirs:.{digits}f} {unit}"
-            dots.append(_dot(case, mine - theirs, text, (mine + theirs) / 2))
-        if dots:
-            plots.append(figures.bland_altman(dots, title=structure.name, style=f"k{index}", unit=unit))
-    what = "volume" if volumes else "area"
-    return {"plots": plots, "unsized": sorted(unsized), "what": what, "unit": unit}
 
 
 def _curves(report: CohortReport) -> list[Markup]:
@@ -279,27 +280,4 @@ def _curves(report: CohortReport) -> list[Markup]:
     return [figure for figure in drawn if figure is not None]
 
 
-def _measured(cases: Sequence[CaseReport]) -> list[str]:
-    """Structures and ratios that the table of cases has a column for: first size of each label, ratios with a value."""
-    ratios = dict.fromkeys(
-        name
-        for case in cases
-        for name, quantity in case.record["measurements"]["ratios"].items()
-        if quantity["value"] is not None
-    )
-    return list(ratios)
-
-
-def _cleaned(cleaning: Json | None) -> Json | None:
-    """What the table of the tuned clean-up says: the steps in words, Dice before and after."""
-    if cleaning is None:
-        return None
-    return {
-        "data": cleaning["data"],
-        "tried": len(cleaning["tried"]),
-        "steps": [step_text(step) for step in cleaning["steps"]],
-        "rows": [
-            (name, item["cases"], f"{item['before']:.4f}", f"{item['after']:.4f}")
-            for name, item in cleaning["structures"].items()
-        ],
-    }
+__all__ = ["RESEARCH", "Series", "check_colours", "page_data", "render", "render_comparison"]

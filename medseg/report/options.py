@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.amounts import MemorySize
 
+TableFormat = Literal["csv", "json", "parquet"]
 Percent = Annotated[float, Field(gt=0, le=1000)]
 
 
@@ -19,8 +20,8 @@ class ReportOptions(BaseModel):
 
     cases: Literal["test", "all", "none"] = Field(
         default="test",
-        description="Cases that get a section and a page of their own (report.html in the folder of each): those "
-        "of the test split, all, or none.",
+        description="Cases that get a page of their own (report.html in the folder of each): those of the test split, "
+        "all, or none.",
     )
     title: str = Field(
         default="", max_length=200, description="Title of the page; empty: the pipeline's name."
@@ -31,9 +32,25 @@ class ReportOptions(BaseModel):
     signoff: bool = Field(
         default=True, description="Whether each case has fields for accept, edit or reject and a note."
     )
+    tables: tuple[TableFormat, ...] = Field(
+        default=("csv", "json"),
+        description="Files of the tables beside the cohort page; parquet needs medseg[parquet].",
+    )
+    worst: int = Field(
+        default=12,
+        ge=0,
+        le=100,
+        description="Cases that the cohort page shows a small picture of, the worst first.",
+    )
+    compare_with: Path | None = Field(
+        default=None,
+        description="Folder of another run (or evaluation) of the same cases, relative to this file, which the cohort "
+        "page compares this one with; differences are this run minus that one.",
+    )
     pdf: bool = Field(
         default=False,
-        description="Whether the page of each case is also printed to report.pdf (needs medseg[pdf]).",
+        description="Whether the page of the cohort and that of each case are also printed to report.pdf (needs "
+        "medseg[pdf]).",
     )
     viewer: Literal["auto"] | bool = Field(
         default="auto",

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from medseg.report.language import Language
+
 Verdict = Literal["pass", "note", "review", "fail"]
 VERDICTS: tuple[Verdict, ...] = ("fail", "review", "note", "pass")
 """Worst first."""
@@ -90,7 +92,11 @@ class CaseReport:
         File name -> SHA-256.
     notes : tuple of str
     section : bool
-        Whether it has a section of its own on the page.
+        Whether it gets a page of its own.
+    page : str
+        Address of its own page, relative to this one; "" where there is none.
+    thumbnail : Picture or None
+        Small picture for the list of the worst cases.
     """
 
     case_id: str
@@ -104,6 +110,8 @@ class CaseReport:
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     section: bool = True
+    page: str = ""
+    thumbnail: Picture | None = None
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -117,12 +125,15 @@ class CaseReport:
         return verdict
 
     @property
-    def rank(self) -> tuple[int, int, str]:
-        """Sorts the worst first: verdict, number of flags of that level, name."""
+    def rank(self) -> tuple[int, int, float, str]:
+        """Sorts the worst first: verdict, number of flags of that level, lowest Dice, name."""
         flags = self.record["flags"]
+        structures = {} if self.evaluation is None else self.evaluation["structures"]
+        values = [item["metrics"].get("dice", {}).get("value") for item in structures.values()]
         return (
             VERDICTS.index(self.verdict),
             -sum(flag["level"] == self.verdict for flag in flags),
+            min((value for value in values if value is not None), default=2.0),
             self.case_id,
         )
 
@@ -184,6 +195,22 @@ class CohortReport:
     stages : tuple of mapping
         Name, text, seconds and peak_ram_mb of each stage.
     signoff : bool
+    language : {"en", "zh"}
+        Of the page; names of structures and what files and checks say stay as they are.
+    options : mapping or None
+        Resolved settings as JSON, for the checklist; None where no pipeline was run.
+    facts : mapping of str to str
+        For the checklist: network, intended_use, source, start, members; those that are known.
+    splits : mapping of str to int
+        Usable cases by split.
+    training : mapping or None
+        What the stage train says of itself; None where a finished model was used.
+    calibration : mapping or None
+        calibration.json; None where probabilities were not calibrated.
+    comparison : mapping or None
+        comparison.json; None where no other run was compared.
+    tables : mapping of str to tuple of str
+        Name of a table -> its files beside the page.
     """
 
     title: str
@@ -208,6 +235,14 @@ class CohortReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[Json, ...] = ()
     signoff: bool = True
+    language: Language = "en"
+    options: Json | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, int] = field(default_factory=dict)
+    training: Json | None = None
+    calibration: Json | None = None
+    comparison: Json | None = None
+    tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ordered(self) -> tuple[CaseReport, ...]:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from medseg.errors import ConfigError, EnvironmentFailure, TrainingError
 from medseg.training import distributed
+from medseg.training.adversarial import attacked_batch
 from medseg.training.optim import set_learning_rate
+from medseg.training.options import AdversarialOptions
 from medseg.training.precision import Precision
 
 MAX_SKIPPED_UPDATES = 20
@@ -91,6 +93,8 @@ class Stepper:
     device : torch.device
     clip_norm : float or None
     memory_format : str
+    adversarial : AdversarialOptions or None
+        Attacks that some batches are changed by.
     """
 
     network: nn.Module
@@ -101,6 +105,7 @@ class Stepper:
     device: torch.device
     clip_norm: float | None
     memory_format: str
+    adversarial: AdversarialOptions | None = None
     skipped: int = 0
 
     def update(
@@ -163,14 +168,30 @@ class Stepper:
     def _backward(self, batch: TrainingBatch, *, share: float) -> Tensor:
         image = to_layout(batch.image.to(self.device, non_blocking=True), self.memory_format)
         label = batch.label.to(self.device, non_blocking=True)
-        with self.precision.autocast(self.device):
-            logits = self.network(image)
-        # Losses sum over many voxels; half precision would lose the small terms.
-        logits = [part.float() for part in logits] if isinstance(logits, list | tuple) else logits.float()
-        loss = self.loss(logits, label)
-        self.scaler.scale(loss * share).backward()
+        if self.adversarial is not None:
+            image = self._attacked(image, label, self.adversarial)
+        loss = self._loss(self.network, image, label)
+        self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         value: Tensor = loss.detach().float()
         return value
+
+    def _loss(self, network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+        with self.precision.autocast(self.device):
+            logits = network(image)
+        # Losses sum over many voxels; half precision would lose the small terms.
+        logits = [part.float() for part in logits] if isinstance(logits, list | tuple) else logits.float()
+        value: Tensor = self.loss(logits, label)
+        return value
+
+    def _attacked(self, image: Tensor, label: Tensor, options: AdversarialOptions) -> Tensor:
+        # Past the wrapper of several processes, which would wait for gradients that are not asked for.
+        network = getattr(self.network, "module", self.network)
+
+        def worse(changed: Tensor) -> Tensor:
+            # Scaled, as gradients of single voxels are too small for half precision; only their sign counts.
+            return self.scaler.scale(self._loss(network, changed, label))
+
+        return to_layout(attacked_batch(worse, image, network, options), self.memory_format)
 
     def _clipped_norm(self) -> Tensor:
         """Norm of the whole gradient before it was clipped."""

@@ -107,6 +107,21 @@ class EarlyStopOptions(BaseModel):
     )
 
 
+class AdversarialOptions(BaseModel):
+    """Training on images that are changed by a hair so that the loss rises (FGSM or PGD)."""
+
+    model_config = _FROZEN
+
+    use: Literal["fgsm", "pgd"] = Field(
+        "fgsm", description="fgsm: one step from a random start; pgd: several, each costs a pass more."
+    )
+    probability: float = Field(0.5, gt=0, le=1, description="Share of the batches that are attacked.")
+    epsilon: float = Field(
+        2.0, gt=0, le=50, description="Largest change of a value, in percent of each image's own range."
+    )
+    steps: int = Field(3, ge=1, le=100, description="Steps of pgd.")
+
+
 PLANNED = (
     "epochs",
     "batch_size",
@@ -212,6 +227,9 @@ class TrainingSettings(BaseModel):
     )
     case_weights: str | None = Field(
         None, description="Manifest column with the relative frequency at which each case is drawn."
+    )
+    adversarial: AdversarialOptions | None = Field(
+        None, description="Attacks on the network mixed into its training; null: none."
     )
     seed: int = Field(1, ge=0, lt=2**63, description="Seed of everything random in the training.")
     deterministic: bool = Field(

@@ -89,6 +89,7 @@ class Session:
             device=device,
             clip_norm=options.clip_norm,
             memory_format=options.memory_format,
+            adversarial=options.adversarial,
         )
         # After the wrap, which gives every process the weights of the first.
         self.average = MovingAverage(self.network, decay=options.ema) if options.ema else None

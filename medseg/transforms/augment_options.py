@@ -5,10 +5,11 @@ Sizes and axes are in the order of the array: (I, J) for a radiograph, (I, J, K)
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from medseg.transforms.corruption_levels import ValueCorruption
 from medseg.transforms.preprocess_options import Extent, Step
 
 Unit = Literal["voxel", "mm"]
@@ -243,6 +244,20 @@ class Border(_RandomStep):
     )
 
 
+class Corrupt(_RandomStep):
+    """One of the corruptions of `medseg stress` at a random severity: training against what scanners do."""
+
+    use: Literal["corrupt"] = "corrupt"
+    kinds: tuple[ValueCorruption, ...] = Field(
+        default=get_args(ValueCorruption),
+        min_length=1,
+        description="Corruptions of which one is drawn; lengths are in percent of the longer side.",
+    )
+    severity: int = Field(
+        default=3, ge=1, le=5, description="Highest severity; each from 1 to it is drawn with equal chance."
+    )
+
+
 AugmentStep = Annotated[
     Rotate
     | Scale
@@ -260,6 +275,7 @@ AugmentStep = Annotated[
     | LowResolution
     | BiasField
     | Cutout
+    | Corrupt
     | Border,
     Field(discriminator="use"),
 ]

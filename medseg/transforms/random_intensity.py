@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 from torch.nn.functional import interpolate
 
+from medseg.transforms.corruptions import random_corruption
 from medseg.transforms.options import (
     BiasField,
     Blur,
     Border,
     Brightness,
     Contrast,
+    Corrupt,
     Cutout,
     Gamma,
     Invert,
@@ -31,7 +33,17 @@ from medseg.transforms.options import (
 from medseg.transforms.random_geometry import contract_first
 
 IntensityStep = (
-    Gamma | Contrast | Brightness | Invert | Noise | Blur | Sharpen | LowResolution | BiasField | Cutout
+    Gamma
+    | Contrast
+    | Brightness
+    | Invert
+    | Noise
+    | Blur
+    | Sharpen
+    | LowResolution
+    | BiasField
+    | Cutout
+    | Corrupt
 )
 Image = NDArray[np.float32]
 
@@ -83,6 +95,8 @@ def change_values(image: Image, step: IntensityStep, random: np.random.Generator
         return _low_resolution(image, random.uniform(step.low, step.high), axes=step.axes)
     if isinstance(step, BiasField):
         return _bias_field(image, low, step, random)
+    if isinstance(step, Corrupt):
+        return random_corruption(image, step.kinds, step.severity, random)
     return _cutout(image, low, high, step, random)
 
 

@@ -20,6 +20,8 @@ from medseg.geometry import GridMap
 
 # Composed maps carry rounding errors near 1e-12; voxels that coincide must be seen to coincide.
 _DECIMALS = 9
+# Of a product of weights and values; a few hundred thousand stay in the processor's cache.
+_PART_VALUES = 1 << 18
 
 
 def coordinates(count: int, scale: float, offset: float) -> NDArray[np.float64]:
@@ -81,11 +83,20 @@ def _centred_on(
     return np.asarray(weights * (1 + tilt * (taps - centre)))
 
 
-def weigh_axis(array: NDArray[np.float32], weights: Any, axis: int) -> NDArray[np.float32]:
-    """Replace `axis` of length N by M weighted sums, `weights` being (M, N)."""
+def weigh_axis(array: NDArray[Any], weights: Any, axis: int) -> NDArray[Any]:
+    """Replace `axis` of length N by M weighted sums, `weights` being (M, N); of the wider type of the two.
+
+    Part by part: the rows of a product of a whole volume are longer than the processor's cache.
+    """
     moved = np.moveaxis(array, axis, 0)
-    result: NDArray[np.float32] = weights @ moved.reshape(moved.shape[0], -1)
-    return np.moveaxis(result.reshape(-1, *moved.shape[1:]), 0, axis)
+    result = np.empty((weights.shape[0], *moved.shape[1:]), dtype=np.result_type(weights.dtype, array.dtype))
+    along = next((a for a in range(1, moved.ndim) if moved.shape[a] > 1), moved.ndim - 1)
+    rows = max(1, _PART_VALUES * moved.shape[along] // max(1, moved.size))
+    for start in range(0, moved.shape[along], rows):
+        part = (slice(None),) * along + (slice(start, start + rows),)
+        piece = moved[part]
+        result[part] = (weights @ piece.reshape(len(piece), -1)).reshape(-1, *piece.shape[1:])
+    return np.moveaxis(result, 0, axis)
 
 
 def regrid(

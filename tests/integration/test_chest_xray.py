@@ -49,8 +49,19 @@ def test_every_test_case_has_its_files(finished):
             "mask.png",
             "overlay.png",
         } <= names
-        assert {"measurements.json", "measurements.csv"} <= names
+        assert {"measurements.json", "measurements.csv", "report.html", "labels.itksnap.txt"} <= names
+        assert (case / "report.html").stat().st_size < 300_000
     assert (finished / "report.html").stat().st_size > 20_000
+
+
+def test_every_case_has_a_page_with_the_numbers_of_its_files(finished):
+    for folder in (finished / "cases").iterdir():
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+        assert data["measurements"] == json.loads((folder / "measurements.json").read_text(encoding="utf-8"))
+        table = (folder / "measurements.csv").read_text(encoding="utf-8")
+        assert data["table"].splitlines() == table.splitlines()
+        assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["patient"].startswith("P-")
 
 
 def test_nifti_and_dicom_seg_hold_the_same_voxels(finished):

@@ -5,7 +5,8 @@ from torch import nn
 
 from medseg.errors import BundleError, ConfigError, InputRefusedError
 from medseg.inference.options import InferenceOptions
-from medseg.inference.predictor import Predictor, side_axis
+from medseg.inference.predictor import Predictor
+from medseg.inference.sides import side_axis
 from medseg.labels import Label, LabelTable
 from medseg.models.options import SmallUNetOptions
 from medseg.models.registry import build_network

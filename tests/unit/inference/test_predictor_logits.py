@@ -15,7 +15,8 @@ from medseg.errors import ConfigError
 from medseg.inference.members import LoadedMembers
 from medseg.inference.options import InferenceOptions
 from medseg.inference.ordered_blend import half_weights
-from medseg.inference.predictor import Predictor, side_axis
+from medseg.inference.predictor import Predictor
+from medseg.inference.sides import side_axis
 from medseg.labels import Label, LabelTable
 from medseg.transforms.options import Crop, Orient, Resample, Transpose
 from medseg.volume import Volume

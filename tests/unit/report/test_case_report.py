@@ -15,7 +15,7 @@ import pytest
 
 from medseg.evaluation.measure import measure_case
 from medseg.evaluation.rows import rows_to_csv
-from medseg.report import case_tables
+from medseg.report import case_checks, case_comparison, case_tables
 from medseg.report.case_data import CasePage, Cohort, LogLine, Previous, Section
 from medseg.report.case_report import case_data, render_case
 from medseg.report.language import LANGUAGES
@@ -182,7 +182,7 @@ def test_what_was_not_judged_is_in_the_matrix_with_its_reason(make_page):
         {"code": "Q999", "structure": "", "outcome": "not judged", "reason": "who knows", "title": "new check"},
     ]  # fmt: skip
     page = replace(page, case=replace(page.case, record=dict(page.case.record) | {"checks": checks}))
-    matrix, reasons = case_tables.check_matrix(page, Words("en"))
+    matrix, reasons = case_checks.check_matrix(page, Words("en"))
     rows = {row.structure: [(str(c.text), c.level) for c in row.cells] for row in matrix.rows}
     assert rows["lung_left"] == [("review", "review"), ("not judged", "none"), ("–", "")]
     assert rows["lung_right"] == [("pass", "pass"), ("not judged", "none"), ("–", "")]
@@ -200,15 +200,15 @@ def test_change_is_judged_against_the_noise_and_not_where_it_cannot_be(make_page
     area["value"] /= 1.05
     old["measurements"]["structures"]["lung_left"]["quantities"]["area"]["bound"] = "lower"
     page = replace(page, previous=Previous(case_id="then", date="20260518", record=old))
-    change = case_tables.change_table(page, Words("en"))
+    change = case_comparison.change_table(page, Words("en"))
     rows = {row.structure: [str(c.text) for c in row.cells] for row in change["table"].rows}
     assert (change["days"], change["date"], change["other_model"]) == (186, "2026-05-18", False)
     assert rows["lung_right"][2:] == ["+5.0 %", "± 4 %", "beyond"]
     assert rows["lung_left"][2:] == ["–", "± 10 %", "not judged"]
     assert rows["lung"][2:] == ["+0.0 %", "± 10 %", "within"]
-    unknown = case_tables.change_table(replace(page, test_retest_percent={}), Words("en"))
+    unknown = case_comparison.change_table(replace(page, test_retest_percent={}), Words("en"))
     assert {str(r.cells[4].text) for r in unknown["table"].rows} == {"not judged"}
-    assert case_tables.change_table(replace(page, previous=None), Words("en")) is None
+    assert case_comparison.change_table(replace(page, previous=None), Words("en")) is None
 
 
 def test_chinese_pages_are_chinese(make_page):
@@ -250,7 +250,7 @@ def test_intervals_and_parts_of_the_input_check_are_shown(make_page):
     assert "<dt>spacing</dt><dd>2.5 (3)" in shown
     rows = {r["measure"]: r for r in csv.DictReader(io.StringIO(data_of(shown)["table"]))}
     assert (rows["area_mm2_low"]["value"], rows["area_mm2_low"]["note"]) == ("20000.0", "90 % interval")
-    matrix, reasons = case_tables.check_matrix(page, Words("en"))
+    matrix, reasons = case_checks.check_matrix(page, Words("en"))
     assert [str(c.text) for c in next(r for r in matrix.rows if r.structure == "").cells] == ["–", "pass"]
     assert ("the file does not say it", "Q402 modality") in reasons
 

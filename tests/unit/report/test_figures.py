@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.report.figures import Dot, Strip, bland_altman, curve, strip_plot
+from medseg.report.figures import curve
 from medseg.report.svg import ticks
 from medseg.report.text import metric_text, quantity_text, statistic_cell
 
@@ -15,24 +15,6 @@ def test_ticks_cover_the_range(low: float, high: float) -> None:
     assert marks[0] <= low
     assert marks[-1] >= high
     assert 2 <= len(marks) <= 9
-
-
-def test_names_are_escaped() -> None:
-    figure = strip_plot([Strip(name="<b>", style="k0", dots=[Dot(value=0.5, name="<i>")])], title="Dice")
-    assert "<b>" not in figure
-    assert "&lt;i&gt;" in figure
-
-
-def test_strip_without_values_says_so() -> None:
-    assert "no case has a value" in strip_plot([Strip(name="a", style="k0", dots=[])], title="Dice")
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_limits_of_agreement_need_three_cases(count: int) -> None:
-    dots = [Dot(value=float(k), name="", across=10.0 + k) for k in range(count)]
-    assert bland_altman(dots, title="a", style="k0", unit="cm²").count('class="limit"') == (
-        2 if count > 2 else 0
-    )
 
 
 def test_curve_skips_epochs_without_a_value() -> None:

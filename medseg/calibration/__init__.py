@@ -1,0 +1,1 @@
+"""Whether probabilities can be taken at their word, and how far a volume may be off."""

@@ -1,0 +1,74 @@
+"""Calibrated probabilities of the classes that won, beside the sums that gate and flags were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.inference.certainty import STEPS
+from medseg.labels import LabelTable
+from medseg.transforms.block_restore import Box
+
+
+class CalibratedTally:
+    """What a temperature makes of the winning classes' probabilities.
+
+    The limits of input gate and flags are those of the network's own probabilities, so `ConfidenceTally` goes on to sum
+    those; this keeps the calibrated ones for whoever reads them as probabilities.
+
+    Parameters
+    ----------
+    size : sequence of int
+        Voxels of the prepared image.
+    table : LabelTable
+    keep : bool
+        Whether the probability of each voxel is kept, two bytes a voxel.
+    """
+
+    def __init__(self, size: Sequence[int], table: LabelTable, *, keep: bool) -> None:
+        self._table = table
+        self._sums = np.zeros((2, table.class_count))
+        self.winning: NDArray[np.uint16] | None = np.zeros(tuple(size), np.uint16) if keep else None
+        """(*size) calibrated probability of the winning class in steps of 1 / 65535, where it is kept."""
+
+    def add(self, place: Box, probabilities: Tensor, calibrated: Tensor) -> None:
+        """Take a block, each voxel once.
+
+        Parameters
+        ----------
+        place : tuple of slice
+        probabilities : (L, *place) float32 tensor
+            That choose the winner.
+        calibrated : (L, *place) float32 tensor
+        """
+        winner = probabilities.argmax(dim=0)
+        best = calibrated.gather(0, winner[None])[0].clamp(0, 1)
+        classes = self._table.class_count
+        flat = winner.flatten().cpu()
+        self._sums[0] += torch.bincount(flat, minlength=classes).numpy()
+        self._sums[1] += torch.bincount(flat, best.flatten().double().cpu(), minlength=classes).numpy()
+        if self.winning is not None:
+            self.winning[place] = (best * STEPS).round_().to(torch.int32).cpu().numpy().astype(np.uint16)
+
+    def labels(self) -> dict[str, float]:
+        """Mean calibrated probability of each label over its mask, labels without a voxel left out."""
+        return {
+            name: float(self._sums[1, index] / self._sums[0, index])
+            for index, name in enumerate(self._table.names[1:], start=1)
+            if self._sums[0, index]
+        }
+
+
+def with_calibrated(
+    labels: dict[str, dict[str, float]], calibrated: CalibratedTally | None
+) -> dict[str, dict[str, float]]:
+    """What `ConfidenceTally.labels` says, and `calibrated_probability` where there is a temperature."""
+    known = {} if calibrated is None else calibrated.labels()
+    return {
+        name: values | ({"calibrated_probability": known[name]} if name in known else {})
+        for name, values in labels.items()
+    }
