@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from medseg.report.cohort_figures import Bar, CaseDot, bland_altman, forest, regression
 from medseg.report.cohort_series import decimals, evaluated, shown_unit
-from medseg.report.cohort_text import Words, measure_title, metric_word, named, nice
+from medseg.report.cohort_text import Words, measure_title, metric_word, named, nice, pixel_words
 from medseg.report.language import Language
 from medseg.report.page import CaseReport, CohortReport, Json
 from medseg.report.text import statistic_cell
@@ -91,8 +91,11 @@ def _keys(summary: Json) -> list[str]:
 def _titled(key: str, summary: Json, report: CohortReport) -> tuple[str, str]:
     """Title with unit, and definition."""
     unit = next(m[key]["unit"] for m in summary["structures"].values() if key in m)
-    shown = shown_unit(unit)
+    shown = pixel_words(shown_unit(unit), report.language)
     title = measure_title(key, report.language, summary["definitions"])
+    if unit.startswith("1,"):
+        # The title tells the tolerance in mm, which these values do not have.
+        title, shown = measure_title(_base(key), report.language), pixel_words(unit, report.language)
     definition = summary["definitions"].get(_base(key), {"definition": ""})["definition"]
     return f"{title}, {shown}" if shown else title, definition
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from medseg.report.cohort_figures import CaseDot, strip
 from medseg.report.cohort_series import OVERLAPS, Kind, Series
-from medseg.report.cohort_text import Words, measure_title, named
+from medseg.report.cohort_text import Words, measure_title, named, pixel_words
 from medseg.report.page import CaseReport, CohortReport
 
 _HEADINGS: Mapping[Kind, str] = {"measurement": "measured", "agreement": "agreed", "confidence": "trusted"}
@@ -97,7 +97,8 @@ def _strip(one: Series, name: str, *, report: CohortReport, words: Words, link: 
         for number, value in one.known
     ]
     values = np.array([dot.value for dot in dots])
-    title = f"{name}, {one.shown_unit}" if one.shown_unit else name
+    unit = pixel_words(one.shown_unit, report.language)
+    title = f"{name}, {unit}" if unit else name
     low, median, high = (one.shown(float(v) / one.scale) for v in np.percentile(values, [0, 50, 100]))
     statistic = _statistic(report, one)
     return strip(
