@@ -45,10 +45,14 @@
       isRadiologicalConvention: true, sagittalNoseLeft: true, isNearestInterpolation: false, scrollRequiresFocus: true,
       isOrientationTextVisible: options.known, showAllOrientationMarkers: options.known, fontColor: [1, 1, 1, 1],
       crosshairColor: [1, 0.85, 0.2, 0.8], crosshairWidth: 0.5, backColor: [0, 0, 0, 1],
-      multiplanarLayout: nv3.MULTIPLANAR_TYPE.GRID, multiplanarShowRender: nv3.SHOW_RENDER.ALWAYS,
+      multiplanarShowRender: nv3.SHOW_RENDER.ALWAYS,
     });
     await nv.attachToCanvas(byId("viewer-canvas"));
-    nv.addVolume(await volume(nv3, "viewer-volume", { colormap: "gray", cal_min: 0, cal_max: 255 }));
+    const image = await volume(nv3, "viewer-volume", { colormap: "gray", cal_min: 0, cal_max: 255 });
+    const span = (axis) => image.dimsRAS[axis] * image.pixDimsRAS[axis];
+    // A trunk that is higher than wide has the largest planes side by side.
+    nv.opts.multiplanarLayout = span(3) > 1.3 * span(1) ? nv3.MULTIPLANAR_TYPE.ROW : nv3.MULTIPLANAR_TYPE.GRID;
+    nv.addVolume(image);
     const mask = await volume(nv3, "viewer-mask", { opacity: 0.5 });
     mask.setColormapLabel(colours());
     nv.addVolume(mask);
