@@ -131,7 +131,7 @@ def update_bundle(
     calibration: CalibrationRecord | None = None,
     gate_limits: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Write other results, clean-up steps, a calibration or numbers of the gate into a bundle; weights stay as they are.
+    """Write other results, clean-up steps, a calibration or numbers of the gate into a bundle; no weight is touched.
 
     Parameters
     ----------

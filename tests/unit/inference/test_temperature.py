@@ -79,7 +79,9 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "kind", KINDS, ids=["-".join(map(str, kind)) + f"-{n}" for n, kind in enumerate(KINDS)]
+)
 @pytest.mark.parametrize("temperature", [0.3, 4.0])
 def test_masks_are_the_same_to_the_last_voxel(kind, temperature):
     plain, scaled = predicted(1.0, **kind), predicted(temperature, **kind)

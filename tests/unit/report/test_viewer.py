@@ -70,7 +70,11 @@ def test_the_vendored_niivue_is_the_released_one():
         assert word not in script
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(b"alert(1)"), b"no gzip", gzip.compress(b"x" * 99)[:20]])
+@pytest.mark.parametrize(
+    "packed",
+    [gzip.compress(b"alert(1)"), b"no gzip", gzip.compress(b"x" * 99)[:20]],
+    ids=["another", "no gzip", "cut off"],
+)
 def test_another_script_is_not_taken_for_niivue(packed):
     with pytest.raises(StorageError, match="install medseg anew"):
         checked(packed)

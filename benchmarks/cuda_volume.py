@@ -1,6 +1,6 @@
 """A whole volume on one CUDA card: medseg's predictor beside MONAI's sliding window, same network, same windows.
 
-    python benchmarks/cuda.py [--shape 256 256 160] [--window 128 128 128] [--repeats 3]
+    python benchmarks/cuda_volume.py [--shape 256 256 160] [--window 128 128 128] [--repeats 3]
 
 The network is a 3-D U-Net of 32 to 320 channels as nnU-Net plans it, with random weights that do not change; both
 tools run it in float16 autocast and in float32, windows half over each other, Gaussian weights, no mirrored views.
