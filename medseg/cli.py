@@ -247,7 +247,9 @@ def predict(
             "itself: place, size, confidence. Those that the model names unless given.",
         ),
     ] = None,
-    language: Annotated[str, typer.Option(help="Language of the report: en or zh.")] = "en",
+    language: Annotated[
+        str, typer.Option(help="Language of the pages: en or zh; html-zh adds one in Chinese.")
+    ] = "en",
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,

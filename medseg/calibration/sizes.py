@@ -56,7 +56,7 @@ def size_pairs(prediction: NDArray[Any], reference: NDArray[Any], table: LabelTa
     edges = [_edge_counts(reference, len(matrix)), _edge_counts(prediction, table.class_count)]
     found = {}
     for name, members in table.region_classes().items():
-        inside, outside = _told(matrix, members)
+        inside, outside = told(matrix, members)
         predicted = counts[:, list(members)]
         found[name] = SizePair(
             predicted=int(predicted.sum()),
@@ -93,11 +93,20 @@ def fit_sizes(
     }
 
 
-def _told(matrix: NDArray[np.bool_], members: Sequence[int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(S,) whether all classes of a set belong to a structure, and whether none does."""
+def told(matrix: NDArray[np.bool_], members: Sequence[int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(S,) whether all classes of a set belong to a structure, and whether none does.
+
+    Parameters
+    ----------
+    matrix : (S, L) bool array
+        `LabelTable.set_matrix`.
+    members : sequence of int
+        Classes of the structure.
+    """
     chosen = np.zeros(matrix.shape[1], dtype=np.bool_)
     chosen[list(members)] = True
-    return ~(matrix & ~chosen).any(axis=1), ~(matrix & chosen).any(axis=1)
+    others, own = (np.asarray((matrix & part).any(axis=1), dtype=np.bool_) for part in (~chosen, chosen))
+    return ~others, ~own
 
 
 def _edge_counts(values: NDArray[Any], count: int) -> NDArray[np.int64]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.calibration.reliability import ReliabilitySums
+from medseg.calibration.sizes import told
 from medseg.geometry import GridMap
 from medseg.inference.blended_ensemble import BlendedBlock
 from medseg.inference.postprocess import bounding_box
@@ -123,9 +123,8 @@ class VoxelWatch:
         here = self._positions[((self._positions >= starts) & (self._positions < stops)).all(axis=1)] - starts
         if len(here):
             picks = tuple(here.T)
-            index = tuple(torch.from_numpy(axis.copy()) for axis in picks)
-            values = block.values.cpu()[(slice(None), *index)].float().numpy()
-            self._values.append(np.array(values, dtype=np.float32))
+            values = block.values.float().cpu().numpy()
+            self._values.append(np.array(values[(slice(None), *picks)], dtype=np.float32))
             self._allowed.append(self._matrix[sets[picks]])
 
     @property
@@ -196,9 +195,7 @@ def _named(table: LabelTable) -> Mapping[str, tuple[int, ...]]:
 def _structure(
     reference: NDArray[Any], matrix: NDArray[np.bool_], members: Sequence[int], margin: Sequence[int]
 ) -> _Structure:
-    chosen = np.zeros(matrix.shape[1], dtype=np.bool_)
-    chosen[list(members)] = True
-    inside, outside = ~(matrix & ~chosen).any(axis=1), ~(matrix & chosen).any(axis=1)
+    inside, outside = told(matrix, members)
     box = bounding_box(reference, tuple(int(index) for index in np.flatnonzero(inside)))
     if box is not None:
         box = tuple(
@@ -210,7 +207,7 @@ def _structure(
 
 def _sum_of(probabilities: NDArray[np.float32], members: Sequence[int]) -> NDArray[np.float32]:
     if len(members) == 1:
-        return probabilities[members[0]]
+        return np.asarray(probabilities[members[0]])
     return np.asarray(probabilities[list(members)].sum(axis=0, dtype=np.float32))
 
 

@@ -196,6 +196,9 @@ class CaseMeasures:
             rows.append({**about, "measure": measure, **quantity.cells()})
             for name, value in quantity.ends(measure).items():
                 rows.append({**about, "measure": name, **_end(quantity, value).cells()})
+            if quantity.interval is not None:
+                level = Quantity(value=quantity.interval.level, unit="1", reason=quantity.interval.reason)
+                rows.append({**about, "measure": "interval", **level.cells()})
         return rows
 
 

@@ -305,7 +305,9 @@ class Predictor:
                     prepared.image, sweep, store=store, choice=choice, device=device
                 ):
                     tally.add(block.place, block.probabilities, block.spread)
-                    likely = self.scaling.probabilities(block.values, block.probabilities)
+                    likely = block.probabilities
+                    if calibrated is not None or watched is not None or maps is not None:
+                        likely = self.scaling.probabilities(block.values, likely)
                     if calibrated is not None:
                         calibrated.add(block.place, block.probabilities, likely)
                     if watched is not None:

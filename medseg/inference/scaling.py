@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from medseg.transforms.class_choice import ClassChoice
@@ -63,5 +62,7 @@ class Scaling:
             return unscaled
         if self.choice.scale == "logits":
             return self.choice.probabilities(values / self.temperature, class_count=self.class_count)
-        logarithms = values.clamp(min=_LEAST_PROBABILITY).log_().div_(self.temperature)
-        return torch.softmax(logarithms, dim=0)
+        # A softmax in place: one copy of the block, not two.
+        scaled = values.clamp(min=_LEAST_PROBABILITY).log_().div_(self.temperature)
+        scaled.sub_(scaled.amax(dim=0, keepdim=True)).exp_()
+        return scaled.div_(scaled.sum(dim=0, keepdim=True))

@@ -24,7 +24,7 @@ from medseg.report.case_data import CasePage, Cohort, LogLine
 from medseg.report.case_pictures import case_pictures, geometry_facts
 from medseg.report.case_report import render_case
 from medseg.report.hand_off import ITK_LABELS, itk_label_text
-from medseg.report.language import text
+from medseg.report.language import structure_name, text
 from medseg.report.mosaic import Masks
 from medseg.report.page import CaseReport, CohortReport
 from medseg.report.viewer import case_viewer
@@ -202,9 +202,12 @@ class _Work:
             key = "trained.cases" if training.patients is None else "trained.patients"
             said = words[key].format(cases=training.cases, patients=training.patients)
             rows.append(("trained_on", f"{said} · {training.data}"))
+        language = self.context.config.report.language
         dice = [m for m in record.metrics if m.metric == "dice"]
         if dice:
-            said = ", ".join(f"{m.structure.replace('_', ' ')} {m.value:.3f}" for m in dice[:6])
+            # The metrics of groups of cases follow those of all.
+            known = [m for m in dice if m.data == dice[0].data]
+            said = ", ".join(f"{structure_name(language, m.structure)} {m.value:.3f}" for m in known[:6])
             rows.append(("validated", f"Dice {said} ({dice[0].data})"))
         rows.append(("intended_use", record.intended_use))
         return rows

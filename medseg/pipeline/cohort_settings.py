@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -191,6 +192,13 @@ def export_kinds(formats: str) -> tuple[ExportName, ...]:
 
         require_pdf()
     return tuple(FORMATS[name] for name in names)
+
+
+def in_language(kinds: Sequence[ExportName], language: Language) -> tuple[ExportName, ...]:
+    """The files that are asked for, pages of cases in the language of the cohort's page."""
+    if language != "zh":
+        return tuple(kinds)
+    return tuple(dict.fromkeys("html_zh" if kind == "html" else kind for kind in kinds))
 
 
 def known_language(language: str) -> Language:

@@ -133,8 +133,9 @@ def _measured(measurements: dict[str, Any]) -> dict[str, Any]:
         for measure, quantity in structure["quantities"].items():
             row[f"{name} {measure}"] = quantity["value"]
             row[f"{name} {measure} unit"] = quantity["unit"]
-        # Ends of the interval of the size, such as volume_ml_low.
-        row |= {f"{name} {key}": structure[key] for key in structure if key.endswith(("_low", "_high"))}
+        # Ends of the interval of the size, such as volume_ml_low, and its level.
+        ends = [key for key in structure if key.endswith(("_low", "_high")) or key == "interval"]
+        row |= {f"{name} {key}": structure[key] for key in ends}
     for name, quantity in measurements.get("ratios", {}).items():
         row[name] = quantity["value"]
     return row

@@ -28,6 +28,7 @@ from medseg.pipeline.cohort_settings import (
     CohortSettings,
     ceiling_bytes,
     export_kinds,
+    in_language,
     known_device,
     known_engine,
     known_language,
@@ -119,7 +120,7 @@ def predict_folder(
     settings = CohortSettings(
         model=model,
         output=output,
-        kinds=export_kinds(formats),
+        kinds=in_language(export_kinds(formats), known_language(language)),
         fold=fold,
         device=known_device(device),
         threads=threads,

@@ -28,6 +28,7 @@ from medseg.report.page import Card, CaseReport, CohortReport, Refusal
 from medseg.report.run_tables import run_tables
 
 WORST = 12
+_PAGE_ZH = "report.zh.html"
 _FORMATS: tuple[TableFormat, ...] = ("csv", "json")
 # A folder of tables could have the name of a case.
 _PLACE = "report_"
@@ -66,7 +67,9 @@ def write_predict_page(
     """
     said = words(language)
     reports = [
-        r for outcome in outcomes if (r := _case(settings, outcome, slim=len(outcomes) > MAX_DATA_CASES))
+        r
+        for outcome in outcomes
+        if (r := _case(settings, outcome, slim=len(outcomes) > MAX_DATA_CASES, language=language))
     ]
     reports.sort(key=lambda case: case.rank)
     drawn, lacking = _with_pictures(settings, reports, cases, bundle, said)
@@ -93,9 +96,12 @@ def write_predict_page(
     write_text(settings.output / PAGE, render(replace(report, tables=files)))
 
 
-def _case(settings: CohortSettings, outcome: CaseOutcome, *, slim: bool) -> CaseReport | None:
+def _case(
+    settings: CohortSettings, outcome: CaseOutcome, *, slim: bool, language: Language
+) -> CaseReport | None:
     """A finished case, without what only its own page needs where there are many."""
     folder = settings.output / outcome.folder
+    names = (PAGE, _PAGE_ZH) if language == "en" else (_PAGE_ZH, PAGE)
     record = None if outcome.state == "failed" else case_files.read_record(folder)
     if record is None:
         return None
@@ -105,7 +111,7 @@ def _case(settings: CohortSettings, outcome: CaseOutcome, *, slim: bool) -> Case
         split="",
         record=slim_record(record) if slim else record,
         section=False,
-        page=f"{outcome.folder}/{PAGE}" if (folder / PAGE).is_file() else "",
+        page=next((f"{outcome.folder}/{name}" for name in names if (folder / name).is_file()), ""),
         notes=outcome.notes,
     )
 

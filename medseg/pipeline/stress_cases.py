@@ -166,7 +166,7 @@ class StressTest:
         ]
         found: list[Trial] = []
         for number, test in enumerate(tests):
-            total = len(tests) * (self.options.cases or len(self.tested.cases))
+            total = len(tests) * len(self._drawn())
             self.reporter.advanced(STAGE, done * len(tests) + number, total, f"{case.case_id}, {test}")
             path = self.folder / "cases" / safe_name(case.case_id) / f"{test}.json"
             key = sha256_json([*shared, test])

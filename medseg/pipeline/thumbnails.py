@@ -60,13 +60,17 @@ def draw_thumbnail(
     plane = volume.array.take(index, axis + 1).mean(axis=0, dtype=np.float32)
     return draw_picture(
         window_of(volume).gray(plane),
-        predicted={name: mask.take(index, axis) for name, mask in predicted.items()},
-        reference={name: mask.take(index, axis) for name, mask in reference.items()},
+        predicted=_plane(predicted, index, axis),
+        reference=_plane(reference, index, axis),
         spacing_mm=None if volume.spacing_mm is None else [volume.spacing_mm[a] for a in rest],
         orientation=None if directions is None else [directions[a] for a in rest],
         max_side=side,
         magnify=_MAGNIFY,
     )
+
+
+def _plane(masks: Masks, index: int, axis: int) -> dict[str, NDArray[np.bool_]]:
+    return {name: np.asarray(np.moveaxis(mask, axis, 0)[index]) for name, mask in masks.items()}
 
 
 def axial_axis(directions: Sequence[str] | None) -> int:

@@ -98,6 +98,8 @@ def edges_cut(page: CasePage, words: Words, flag: Json) -> str:
         return ""
     record, axes = page.case.record["image"], dict(page.geometry).get("orientation", "")
     leads = list(axes) or [o[:1] for o in record.get("patient_orientation") or ()]
+    # A picture whose sides are not known still has an upper and a lower edge.
+    leads = leads or (["", "F"] if page.flat else [])
     found = []
     for face in item["shape"]["touches"]:
         axis, end = "ijk".index(face[0]), face.split()[-1]

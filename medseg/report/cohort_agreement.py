@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from medseg.report.cohort_figures import Bar, CaseDot, bland_altman, forest, regression
-from medseg.report.cohort_series import decimals, evaluated
-from medseg.report.cohort_text import Words, measure_title, metric_word, named, nice
+from medseg.report.cohort_series import decimals, evaluated, shown_unit
+from medseg.report.cohort_text import Words, measure_title, metric_word, named, nice, pixel_words
 from medseg.report.language import Language
 from medseg.report.page import CaseReport, CohortReport, Json
 from medseg.report.text import statistic_cell
@@ -22,7 +22,6 @@ _STATES = (
     ("both_empty", "both_empty"),
     ("not_judged", "not_judged"),
 )
-_UNITS = {"mm2": "cm²", "ml": "mL", "1": ""}
 Link = Callable[[CaseReport], str]
 
 
@@ -92,14 +91,19 @@ def _keys(summary: Json) -> list[str]:
 def _titled(key: str, summary: Json, report: CohortReport) -> tuple[str, str]:
     """Title with unit, and definition."""
     unit = next(m[key]["unit"] for m in summary["structures"].values() if key in m)
-    shown = _UNITS.get(unit, unit)
+    shown = pixel_words(shown_unit(unit), report.language)
     title = measure_title(key, report.language, summary["definitions"])
+    if unit.startswith("1,"):
+        # The title tells the tolerance in mm, which these values do not have.
+        title, shown = measure_title(_base(key), report.language), pixel_words(unit, report.language)
     definition = summary["definitions"].get(_base(key), {"definition": ""})["definition"]
     return f"{title}, {shown}" if shown else title, definition
 
 
 def agreement_cell(statistic: Json | None, words: Words) -> dict[str, str]:
     """Mean, interval and counts of a statistic for a cell."""
+    if statistic is not None and statistic["unit"].startswith("1,"):
+        statistic = {**statistic, "unit": "1"}
     cell = statistic_cell(statistic)
     if statistic is None or statistic["mean"] is None:
         return {**cell, "mean": "–" if statistic is None else words["not_defined"]}

@@ -261,9 +261,9 @@ def regression(
     both = [dot.value for dot in dots] + [dot.across for dot in dots]
     marks = svg.ticks(min(both), max(both), 4)
     frame = _frame(marks, marks)
-    ends = (marks[0], marks[-1])
     parts = [_title(title), *frame.axes(across=axes[0], up=axes[1])]
-    parts.append(svg.line(*(f(v) for v in ends for f in (frame.x, frame.y)), "limit"))
+    corners = [(frame.x(v), frame.y(v)) for v in (marks[0], marks[-1])]
+    parts.append(svg.line(*corners[0], *corners[1], "limit"))
     if line is not None:
         parts += _fitted(line, frame)
     return _scatter(dots, frame, parts, style, said)
@@ -285,8 +285,9 @@ def _fitted(line: tuple[float, float], frame: Frame) -> list[Markup]:
     if len(inside) < 2:
         return []
     first, last = inside[0], inside[-1]
-    places = [frame.x(first), frame.y(intercept + slope * first), frame.x(last)]
-    return [svg.line(*places, frame.y(intercept + slope * last), "mean")]
+    start = frame.x(first), frame.y(intercept + slope * first)
+    end = frame.x(last), frame.y(intercept + slope * last)
+    return [svg.line(*start, *end, "mean")]
 
 
 def _frame(along: tuple[float, ...], down: tuple[float, ...]) -> Frame:

@@ -8,13 +8,12 @@ from typing import Any
 from markupsafe import Markup
 
 from medseg.report.cohort_figures import Bar, forest, unit_curve
-from medseg.report.cohort_series import decimals
+from medseg.report.cohort_series import decimals, shown_unit
 from medseg.report.cohort_text import Words, measure_title, named
 from medseg.report.language import Language
 from medseg.report.page import Json
 
 _MAX_POINTS = 60
-_UNITS = {"mm2": "cm²", "ml": "mL", "1": ""}
 
 
 def precision_recall(detection: Json, words: Words, language: Language) -> list[Markup]:
@@ -72,8 +71,15 @@ def calibration_part(calibration: Json, words: Words, language: Language) -> dic
         title = named(name, language) if name else words["calibration_all"]
         if entry.get("bins"):
             plots.append(_reliability(title, entry, words))
-        rows.append((title, *(_number(entry.get(key)) for key in ("ece", "brier", "temperature"))))
+        rows.append((title, *(_measured(entry, key) for key in ("ece", "brier", "temperature"))))
     return {"plots": plots, "rows": rows, "note": str(calibration.get("note", ""))}
+
+
+def _measured(entry: Json, key: str) -> str:
+    """A number, with its interval where it has one."""
+    interval = entry.get(f"{key}_interval")
+    more = "" if not interval else f" ({_number(interval[0])} … {_number(interval[1])})"
+    return f"{_number(entry.get(key))}{more}"
 
 
 def _number(value: Any) -> str:
@@ -142,7 +148,7 @@ def _difference(d: Json, level: float, words: Words, language: Language) -> dict
     scale = 0.01 if d["unit"] == "mm2" else 1.0
     sure = d["wilcoxon_holm"] is not None and d["wilcoxon_holm"] < 1 - level
     better = (d.get("share_better") or 0.0) > 0.5
-    unit = _UNITS.get(d["unit"], d["unit"])
+    unit = shown_unit(d["unit"])
     title = measure_title(d["metric"], language)
     interval = (
         "" if d["interval"] is None else " … ".join(decimals(v * scale, d["unit"]) for v in d["interval"])
@@ -180,7 +186,7 @@ def _differences(own: Sequence[Json], words: Words, language: Language) -> Marku
         )
         for d in own
     ]
-    unit = _UNITS.get(own[0]["unit"], own[0]["unit"])
+    unit = shown_unit(own[0]["unit"])
     return forest(
         bars,
         said=words["comparison_said"].format(metric=title),

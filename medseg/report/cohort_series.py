@@ -72,17 +72,23 @@ class Series:
     @property
     def shown_unit(self) -> str:
         """Unit for people; "" for a number without one."""
-        return _SCALE.get(self.unit, (1.0, self.unit))[1]
+        return shown_unit(self.unit)
 
     def shown(self, value: float) -> str:
         """A value of the series in words, with its unit."""
-        return f"{decimals(value * self.scale, self.unit)} {self.shown_unit}".rstrip()
+        unit = "" if self.unit.startswith("1") else f" {self.shown_unit}"
+        return f"{decimals(value * self.scale, self.unit)}{unit}"
+
+
+def shown_unit(unit: str) -> str:
+    """Unit for people; of a share whose tolerance is in pixels, that."""
+    return _SCALE.get(unit, (1.0, unit.removeprefix("1, ")))[1]
 
 
 def decimals(value: float, unit: str = "") -> str:
     """A number for a table cell: three decimals for ratios, about three digits else."""
     size = abs(value)
-    if unit == "1":
+    if unit.startswith("1"):
         text = f"{value:.3f}"
     else:
         text = f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:.0f}"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from medseg.report.cohort_figures import CaseDot, strip
 from medseg.report.cohort_series import OVERLAPS, Kind, Series
-from medseg.report.cohort_text import Words, measure_title, named
+from medseg.report.cohort_text import Words, measure_title, named, pixel_words
 from medseg.report.page import CaseReport, CohortReport
 
 _HEADINGS: Mapping[Kind, str] = {"measurement": "measured", "agreement": "agreed", "confidence": "trusted"}
@@ -97,7 +97,8 @@ def _strip(one: Series, name: str, *, report: CohortReport, words: Words, link: 
         for number, value in one.known
     ]
     values = np.array([dot.value for dot in dots])
-    title = f"{name}, {one.shown_unit}" if one.shown_unit else name
+    unit = pixel_words(one.shown_unit, report.language)
+    title = f"{name}, {unit}" if unit else name
     low, median, high = (one.shown(float(v) / one.scale) for v in np.percentile(values, [0, 50, 100]))
     statistic = _statistic(report, one)
     return strip(
@@ -127,8 +128,12 @@ def _statistic(report: CohortReport, one: Series) -> Mapping[str, Any] | None:
     """Mean and interval of the summary, where they are of the very values of the strip."""
     if one.kind != "agreement" or report.summary is None:
         return None
-    found: Mapping[str, Any] | None = report.summary["structures"].get(one.structure, {}).get(one.measure)
-    return found if found and found["mean"] is not None and found["unit"] == one.unit else None
+    known = report.summary["structures"].get(one.structure, {})
+    for key in (one.measure, f"{one.measure}_pixels", f"{one.measure}_voxels"):
+        found: Mapping[str, Any] | None = known.get(key)
+        if found and found["mean"] is not None and found["unit"] == one.unit:
+            return found
+    return None
 
 
 def _required(report: CohortReport, one: Series) -> float | None:

@@ -50,6 +50,15 @@ def measure_title(key: str, language: Language, definitions: Mapping[str, Any] |
     return named(base, language) if "/" in base else metric_word(base)
 
 
+def pixel_words(unit: str, language: Language) -> str:
+    """Units that are words, "pixels" and "1, tolerance in voxels", in the language; others as they are."""
+    kind = unit.rpartition(" ")[2]
+    if kind not in ("pixels", "voxels"):
+        return unit
+    name = text(language)[f"unit.{kind}"]
+    return words(language)["tolerance_in"].format(unit=name) if " " in unit else name
+
+
 def metric_word(key: str) -> str:
     """A metric without a definition at hand: short ones are abbreviations."""
     return {"dice": "Dice", "iou": "IoU", "f1": "F1", "cldice": "clDice"}.get(

@@ -67,11 +67,11 @@ def review(path: Path, options: ReviewOptions, *, reporter: Reporter | None = No
         done = {} if version is None else _reviewed(version)
         rows = [case.row(n) | {REVIEWED: done.get(case.case_id, "")} for n, case in enumerate(ranked, 1)]
         write_csv(home / LIST, rows)
-        reporter.table("", *_table(ranked, done))
         if taking:
             return take_back(results, home, options, reporter=reporter)
     if options.export is not None or options.open_with is not None:
         return _send_out(results, ranked, done, options, reporter, home)
+    reporter.table("", *_table(ranked, done))
     return Result(path=home / LIST, lines=_told(ranked, done), facts={"cases": rows})
 
 
@@ -94,10 +94,19 @@ def _reviewed(version: Version) -> dict[str, str]:
 
 def _table(ranked: Sequence[RankedCase], done: Mapping[str, str]) -> tuple[list[str], list[tuple[str, ...]]]:
     rows: list[tuple[str, ...]] = [
-        (str(number), case.case_id, case.level, f"{case.score:.2f}", done.get(case.case_id, ""), case.because)
+        (str(number), case.case_id, case.level, f"{case.score:.2f}", done.get(case.case_id, ""), _short(case))
         for number, case in enumerate(ranked[:_SHOWN], start=1)
     ]
-    return ["#", "case", "level", "score", "reviewed", "because"], rows
+    return ["#", "case", "level", "score", "reviewed", "why"], rows
+
+
+def _short(case: RankedCase) -> str:
+    """Flags without their level, and doubt in numbers; review.csv has it in words."""
+    if case.level == FAILED:
+        return case.because
+    codes = [" ".join(word for n, word in enumerate(flag.split(" ")) if n != 1) for flag in case.flags]
+    numbers = [("doubt", case.uncertainty), ("disagreement", case.disagreement)]
+    return ", ".join([*codes, *(f"{name} {value:.2f}" for name, value in numbers if value is not None)])
 
 
 def _told(ranked: Sequence[RankedCase], done: Mapping[str, str]) -> tuple[str, ...]:
@@ -130,7 +139,10 @@ def _send_out(
     origin = find_origin(results, images=options.images, manifest=options.manifest)
     reporter.stage_started("review", f"{len(chosen)} cases")
     found = export_cases(folder, results, chosen, origin.by_case, reporter=reporter)
-    lines = _commands(folder, found)
+    lines = [
+        f"{case.case_id} ({case.level}): {case.because}" for case in chosen if case.case_id in found.images
+    ]
+    lines += _commands(folder, found)
     if options.open_with is not None:
         for case_id, images in found.images.items():
             reporter.note(f"{TITLES[options.open_with]}: {case_id}; the next case opens when it is closed")

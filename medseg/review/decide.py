@@ -34,7 +34,7 @@ class Outcome:
     kind : str
         corrected: a changed mask is the new label. accepted: signed off as it is. rejected. pending: signed off as to
         be edited, and no changed mask came. unchanged: nothing was said.
-    note : str
+    note, reader : str
         Of the sign-off.
     label : Path or None
         The mask that was written for this version; None where the row keeps its label.
@@ -47,6 +47,7 @@ class Outcome:
     case_id: str
     kind: Kind
     note: str = ""
+    reader: str = ""
     label: Path | None = None
     returned: Path | None = None
     change: MaskChange | None = None
@@ -98,17 +99,19 @@ class Deciding:
         case = self.results.cases.get(case_id)
         if case is None:
             raise InputError(f"a sign-off speaks of it, but {self.results.path} has no such case")
+        case.require_prediction()
         said, path = self.signoffs.by_case.get(case_id), self.returned.masks.get(case_id)
-        _check_signed(case, said)
+        _check_signed(case, said, run=self.results.path.resolve().name)
         change, classes = (None, None) if path is None else self._changed(case, path)
         if change is not None and change.changed_voxels and path is not None and classes is not None:
             return self._corrected(case, said, path, classes, change)
         if said is None:
             return Outcome(case_id=case_id, kind="unchanged", returned=path)
         if said.decision == "accept":
-            return Outcome(case_id=case_id, kind="accepted", note=said.note, label=self._accepted(case))
+            label = self._accepted(case)
+            return Outcome(case_id=case_id, kind="accepted", note=said.note, reader=said.reader, label=label)
         kind: Kind = "rejected" if said.decision == "reject" else "pending"
-        return Outcome(case_id=case_id, kind=kind, note=said.note, returned=path)
+        return Outcome(case_id=case_id, kind=kind, note=said.note, reader=said.reader, returned=path)
 
     def _changed(self, case: ResultCase, path: Path) -> tuple[MaskChange, NDArray[Any]]:
         after = read_returned(path, case, self.rows.get(case.case_id), self.results)
@@ -127,9 +130,14 @@ class Deciding:
         label = self._write(
             case, classes, f"Corrected by a reader, from the prediction of {_model(self.results)}."
         )
-        note = "" if said is None else said.note
         return Outcome(
-            case_id=case.case_id, kind="corrected", note=note, label=label, returned=path, change=change
+            case_id=case.case_id,
+            kind="corrected",
+            note="" if said is None else said.note,
+            reader="" if said is None else said.reader,
+            label=label,
+            returned=path,
+            change=change,
         )
 
     def _accepted(self, case: ResultCase) -> Path | None:
@@ -161,8 +169,12 @@ def _model(results: Results) -> str:
     return f"{results.model['name']} {results.model['version']}"
 
 
-def _check_signed(case: ResultCase, said: SignOff | None) -> None:
-    if said is not None and said.mask_sha256 and said.mask_sha256 != case.mask_sha256():
+def _check_signed(case: ResultCase, said: SignOff | None, *, run: str) -> None:
+    """Refuse a sign-off of another mask; where the page did not list the mask, one of another run."""
+    if said is None:
+        return
+    other = said.mask_sha256 != case.mask_sha256() if said.mask_sha256 else said.run not in ("", run)
+    if other:
         raise InputError(
             f"{said.path.name} signs off another mask than the one that is there now; open the report again and "
             "decide anew"
@@ -213,6 +225,7 @@ def new_rows(
 def outcome_record(outcome: Outcome, row: Case | None, *, masks: Path) -> dict[str, Any]:
     """One case in the record of a version."""
     value: dict[str, Any] = {"case_id": outcome.case_id, "outcome": outcome.kind, "note": outcome.note}
+    value |= {"reader": outcome.reader} if outcome.reader else {}
     if outcome.returned is not None:
         value["returned"] = {"file": outcome.returned.name, "sha256": sha256_file(outcome.returned)}
     if outcome.label is not None:

@@ -167,6 +167,7 @@ def _export(folder: Path, results: Results, ranked: RankedCase, row: Case | None
             "its image is not known; name the files or folders that were predicted with --images, or its list with "
             "--manifest"
         )
+    case.require_prediction()
     volume = read_image(row.images, fourth_axis="channels")
     if case.image_sha256 and volume.source.sha256 != case.image_sha256:
         raise InputRefusedError(f"{row.images[0]} has changed since it was segmented; predict it again")

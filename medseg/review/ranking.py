@@ -9,13 +9,14 @@ structure where they differ most, and n the number of flags of that level. Equal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from medseg.quality.flag import LEVELS
 
 FAILED = "failed"
+LOW_CONFIDENCE = "Q401"
 _ORDER: dict[str, int] = {level: number for number, level in enumerate((*LEVELS, FAILED))}
 _PER_FLAG = 0.9
 _SHOWN = 3
@@ -127,12 +128,12 @@ def _share(found: tuple[str, float] | None) -> float:
 
 
 def _because(
-    flags: Iterable[Mapping[str, Any]], unsure: tuple[str, float] | None, apart: tuple[str, float] | None
+    flags: Sequence[Mapping[str, Any]], unsure: tuple[str, float] | None, apart: tuple[str, float] | None
 ) -> str:
     texts = [f"{flag['code']} {flag['text']}" for flag in flags]
-    more = [f"and {len(texts) - _SHOWN} more flags"] if len(texts) > _SHOWN else []
+    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
     said = [*texts[:_SHOWN], *more] or ["no flags"]
-    if unsure is not None:
+    if unsure is not None and not any(flag["code"] == LOW_CONFIDENCE for flag in flags):
         said.append(f"mean probability {1 - unsure[1]:.2f} in the core of {unsure[0]}")
     if apart is not None:
         said.append(f"networks disagree by {apart[1]:.2f} in {apart[0]}")

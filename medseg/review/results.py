@@ -13,7 +13,7 @@ from typing import Any, Literal
 from medseg.config.label_file import read_label_file
 from medseg.config.load import load_run_config
 from medseg.config.schema import PipelineConfig
-from medseg.errors import ConfigError, StorageError
+from medseg.errors import ConfigError, InputError, StorageError
 from medseg.labels import LabelTable
 from medseg.pipeline import case_files
 from medseg.pipeline.cohort_table import PREDICTIONS
@@ -65,6 +65,21 @@ class ResultCase:
     def mask_sha256(self) -> str:
         """Of the predicted mask's bytes."""
         return sha256_file(self.mask)
+
+    def require_prediction(self) -> None:
+        """Refuse a mask that is not the one that was predicted: then there is nothing to compare a correction with.
+
+        Raises
+        ------
+        InputError
+            The mask has another digest than its sidecar says.
+        """
+        said = json.loads((self.folder / SIDECAR).read_text(encoding="utf-8")).get("sha256")
+        if said != self.mask_sha256():
+            raise InputError(
+                f"{self.mask} was changed where it lies; move your mask into another folder named by case, predict the "
+                "case again, and import that folder"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ class _Review(BaseModel):
     case_id: Annotated[str, Field(min_length=1)]
     decision: Decision | None = None
     note: Annotated[str, Field(max_length=100_000)] = ""
+    reader: Annotated[str, Field(max_length=1000)] = ""
     files: dict[str, str] = Field(default_factory=dict)
 
 
@@ -33,6 +34,7 @@ class _Saved(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_name: Literal["medseg.review/1"] = Field(alias="schema")
+    run: str | None = None
     reviews: tuple[_Review, ...]
 
 
@@ -46,6 +48,10 @@ class SignOff:
     note : str
     path : Path
         The file that says so.
+    reader : str
+        Who, as the page was told; "" where it was not.
+    run : str
+        Name of the run folder whose page it was; "" where the page did not say.
     mask_sha256 : str
         Of the mask that was looked at; "" where the page did not list it.
     """
@@ -53,6 +59,8 @@ class SignOff:
     decision: Decision
     note: str
     path: Path
+    reader: str = ""
+    run: str = ""
     mask_sha256: str = ""
 
 
@@ -82,13 +90,16 @@ def read_signoffs(paths: Sequence[Path]) -> SignOffs:
     found: dict[str, SignOff] = {}
     problems: dict[str, str] = {}
     for path in paths:
-        for review in _read(path).reviews:
+        saved = _read(path)
+        for review in saved.reviews:
             if review.decision is None:
                 continue
             said = SignOff(
                 decision=review.decision,
                 note=review.note.strip(),
                 path=path,
+                reader=review.reader.strip(),
+                run=saved.run or "",
                 mask_sha256=review.files.get(case_files.MASK, ""),
             )
             other = found.setdefault(review.case_id, said)

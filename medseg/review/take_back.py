@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -180,7 +181,7 @@ class _TakeBack:
         said = [f"to fine-tune: medseg run {settings}"]
         overrides = fine_tune_overrides(self.results, manifest) if self.options.model is None else []
         if overrides:
-            words = " ".join(f"--set '{text}'" for text in overrides)
+            words = " ".join(f"--set {shlex.quote(text)}" for text in overrides)
             said.append(f"or: medseg train {self.results.path / 'pipeline.yaml'} {words}")
         return said
 
@@ -212,11 +213,11 @@ def _said(outcome: Outcome) -> str:
 def _notes(outcomes: Sequence[Outcome], rows: Mapping[str, Case]) -> list[str]:
     """What somebody who trains and evaluates on the version must know."""
     new = [o.case_id for o in outcomes if o.label is not None]
-    tested = [i for i in new if i in rows and rows[i].split in _TESTED]
+    tested = [i for i in new if i in rows and (rows[i].split in _TESTED or rows[i].fold is not None)]
     notes = []
     if tested:
         notes.append(
-            f"{len(tested)} new labels are of cases in the test or validation split and began as the model's own "
+            f"{len(tested)} new labels are of cases that are tested (split or fold) and began as the model's own "
             "masks: an evaluation against them favours that model"
         )
     dropped = [

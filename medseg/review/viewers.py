@@ -43,8 +43,13 @@ def viewer_command(viewer: Viewer, folder: Path, *, images: Sequence[str], progr
 
 
 def command_text(command: Sequence[str]) -> str:
-    """A command as one types it."""
-    return shlex.join(command)
+    """A command as one types it; words with apostrophes, such as code, in double quotes where that is safe."""
+    return " ".join(_quoted(word) for word in command)
+
+
+def _quoted(word: str) -> str:
+    plain = "'" in word and not any(mark in word for mark in '"$`\\!')
+    return f'"{word}"' if plain else shlex.quote(word)
 
 
 def find_program(viewer: Viewer) -> str:

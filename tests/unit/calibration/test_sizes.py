@@ -104,6 +104,7 @@ def test_rows_tell_the_ends_and_models_without_calibration_tell_nothing():
     rows = {(r["structure"], r["measure"]): r for r in measured(record_of(liver=math.log(1.2))).rows()}
     assert rows["liver", "volume_ml_low"]["value"] == pytest.approx(30.0)
     assert rows["liver", "volume_ml_high"]["note"] == "90 % interval"
+    assert rows["liver", "interval"]["value"] == 0.9
     assert ("spleen", "volume_ml_low") not in rows
     plain = measured(None)
     assert not [key for s in plain.to_json()["structures"].values() for key in s if "interval" in key]

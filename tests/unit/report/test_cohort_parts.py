@@ -13,9 +13,9 @@ import pytest
 from medseg.data.parquet import one_kind
 from medseg.report.checklist import ITEMS, checklist
 from medseg.report.cohort import render, render_comparison
-from medseg.report.cohort_agreement import groups_part
+from medseg.report.cohort_agreement import agreement_part, groups_part
 from medseg.report.cohort_judged import calibration_part, comparison_part, pr_points
-from medseg.report.cohort_text import words
+from medseg.report.cohort_text import pixel_words, words
 from medseg.report.language import Language, text
 from medseg.report.page import CohortReport
 from medseg.report.run_tables import run_tables
@@ -135,3 +135,16 @@ def test_columns_of_parquet_are_of_one_kind() -> None:
     assert one_kind([1, "a", None]) == ["1", "a", None]
     assert one_kind([True, None]) == [True, None]
     assert one_kind([None]) == [None]
+
+
+def test_units_in_pixels_are_words_and_do_not_name_a_tolerance_in_mm(make_report: Make) -> None:
+    report = make_report()
+    dice = report.summary["structures"]["lung"]["dice"]
+    nsd = {**dice, "unit": "1, tolerance in pixels"}
+    definitions = {"nsd": {"title": "NSD at 3 mm", "unit": "1", "better": "higher", "definition": ""}}
+    summary = {**report.summary, "structures": {"lung": {"nsd_pixels": nsd}}, "definitions": definitions}
+    part = agreement_part(replace(report, summary=summary), summary, words("en"))
+    assert part["columns"] == [("nsd_pixels", "NSD, tolerance in pixels")]
+    assert part["rows"][0]["cells"][0]["mean"] == f"{dice['mean']:.3f}"
+    assert pixel_words("pixels", "zh") == "像素"
+    assert pixel_words("mm", "zh") == "mm"

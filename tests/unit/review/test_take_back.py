@@ -299,6 +299,15 @@ def test_a_sign_off_of_another_mask_does_not_count(made):
     path = made[2] / "review.json"
     path.write_text(json.dumps({"schema": "medseg.review/1", "reviews": reviews}))
     assert "signs off another mask" in back(made).facts["problems"]["c0"]
+    # Without a digest the run's name tells; a page of another run may have cases of the same ids.
+    reviews = [{"case_id": "c0", "decision": "accept", "reader": "AB", "files": {}}]
+    value = {"schema": "medseg.review/1", "run": "20260101-another", "reviews": reviews}
+    path.write_text(json.dumps(value))
+    assert "signs off another mask" in back(made).facts["problems"]["c0"]
+    path.write_text(json.dumps(value | {"run": made[1].name}))
+    assert back(made).facts["problems"] == {}
+    (case,) = [c for c in version(made)[1]["cases"] if c["outcome"] == "accepted"]
+    assert case["reader"] == "AB"
 
 
 def test_a_crash_while_writing_leaves_no_half_version(made, monkeypatch):
@@ -333,6 +342,16 @@ def test_masks_in_a_folder_of_ones_own_go_by_their_names(made, tmp_path):
     found = find_returned(folder, read_results(made[1]))
     assert "2 files may be meant (C0_seg.nii.gz, c0.nii)" in found.problems["c0"]
     assert set(found.masks) == {"c1"}
+
+
+def test_a_mask_that_was_edited_where_it_lies_is_no_prediction(made, tmp_path):
+    own = made[1] / "c0" / "segmentation.nii.gz"
+    save(own, edited())
+    result = back(made, made[1])
+    assert "was changed where it lies; move your mask" in result.facts["problems"]["c0"]
+    np.testing.assert_array_equal(values_of(own), edited())
+    again = review(made[1], ReviewOptions(export=tmp_path / "new", images=(made[0],)))
+    assert set(again.facts["failed"]) == {"c0"}
 
 
 def test_every_case_rejected_leaves_nothing_to_train_on(made):
