@@ -132,7 +132,8 @@ class ConfidenceTally(LabelTally):
         -------
         dict
             By label name, labels without a voxel left out: `mean_probability` of the label over the
-            mask's core (voxels more than two from its border; the whole mask where none is), the
+            mask's core (voxels more than two from its border; the whole mask where none is), the share of the
+            core that was won with less than 0.8 as `uncertain_core` (left out where there is no core), the
             voxels whose probability lies between 0.2 and 0.8 as `uncertain_share` of the mask, and
             the mean `entropy` of the mask, 0 (one class is certain) to 1 (all are equally likely). Of an ensemble also
             the mean `disagreement` and `variance` of its members over the mask, see `MemberSpread`.
@@ -143,7 +144,7 @@ class ConfidenceTally(LabelTally):
                 continue
             voxels = int(self._voxels[index])
             found[name] = {
-                "mean_probability": self._core_probability(index),
+                **self._core(index),
                 "uncertain_share": float(self._undecided[index] / voxels),
                 "entropy": float(self._entropy[index] / voxels),
             }
@@ -178,14 +179,17 @@ class ConfidenceTally(LabelTally):
         for row, channel in zip(self._spread_sums, spread, strict=True):
             row += _sums_by_class(winner, channel, classes)
 
-    def _core_probability(self, index: int) -> float:
+    def _core(self, index: int) -> dict[str, float]:
         box = bounding_box(self.label_map, (index,))
         if box is None:
             raise ValueError(f"class {index} has voxels but no box")
         mask = self.label_map[box] == index
         core = mask_core(mask, CORE_DEPTH)
         values = self.winning[box][core if core.any() else mask]
-        return float(values.mean(dtype=np.float64) / STEPS)
+        found = {"mean_probability": float(values.mean(dtype=np.float64) / STEPS)}
+        if core.any():
+            found["uncertain_core"] = float(np.mean(values < UNCERTAIN[1] * STEPS))
+        return found
 
 
 def mask_core(mask: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:

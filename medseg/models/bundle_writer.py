@@ -129,8 +129,18 @@ def update_bundle(
     metrics: Sequence[MetricRecord] | None = None,
     postprocess: Sequence[Mapping[str, Any]] | None = None,
     calibration: CalibrationRecord | None = None,
+    gate_limits: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Write other results, clean-up steps or a calibration into a bundle; its weights stay, byte for byte."""
+    """Write other results, clean-up steps, a calibration or numbers of the gate into a bundle; its weights stay, byte for byte.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    metrics, postprocess, calibration : optional
+        Take the place of those that are there.
+    gate_limits : mapping, optional
+        Added to the numbers of the gate; those of the same names are replaced.
+    """
     value = bundle.record.to_json()
     if metrics is not None:
         value["metrics"] = [metric.model_dump(mode="json") for metric in metrics]
@@ -138,6 +148,9 @@ def update_bundle(
         value["postprocess"] = [dict(step) for step in postprocess]
     if calibration is not None:
         value["calibration"] = calibration.model_dump(mode="json")
+    if gate_limits is not None:
+        gate = value.get("gate") or GateRecord().model_dump(mode="json")
+        value["gate"] = {**gate, "limits": {**gate["limits"], **gate_limits}}
     record = BundleRecord.model_validate(value)
     with whole_folder(bundle.folder) as part:
         for name in record.files:

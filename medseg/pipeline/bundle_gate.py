@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from medseg.models.bundle import Bundle
 from medseg.quality.gate import GateStatistics
+from medseg.quality.profile import InputProfile, profile_from_json
 
 RANGE = "range "
 """What the names of ranges begin with among the numbers of a gate."""
+
+PROFILE = "profile "
+"""What the names of the numbers of training images begin with."""
 
 
 def read_gate(bundle: Bundle) -> GateStatistics | None:
@@ -25,3 +29,8 @@ def read_ranges(bundle: Bundle) -> dict[str, dict[str, float]]:
         for name, value in limits.items()
         if name.startswith(RANGE) and isinstance(value, dict)
     }
+
+
+def read_profile(bundle: Bundle) -> InputProfile | None:
+    """What the training images of a bundle were like; None where it does not tell."""
+    return None if bundle.record.gate is None else profile_from_json(bundle.record.gate.limits, PROFILE)

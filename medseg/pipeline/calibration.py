@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 
 from medseg.data.manifest import Case
 from medseg.errors import InputError
+from medseg.evaluation.measure import measure_case
 from medseg.inference.answer import Prediction
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
 from medseg.memory import return_free_memory
 from medseg.pipeline import bundling
-from medseg.pipeline.bundle_gate import RANGE
+from medseg.pipeline.bundle_gate import PROFILE, RANGE
 from medseg.pipeline.readers import image_reader
 from medseg.provenance import sha256_json
+from medseg.quality.cohort import cohort_record
 from medseg.quality.gate import fit_gate
+from medseg.quality.input_facts import InputFacts, input_facts
+from medseg.quality.profile import fit_profile, profile_to_json
 from medseg.quality.ranges import fit_ranges, plausibility_record
 from medseg.transforms.augment import compile_augment
+from medseg.transforms.options import PreprocessStep
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +53,8 @@ class Calibration:
 class _Seen:
     features: list[NDArray[np.float32]] = field(default_factory=list)
     patients: list[str] = field(default_factory=list)
+    images: list[InputFacts] = field(default_factory=list)
+    image_patients: list[str] = field(default_factory=list)
 
     def add(self, features: NDArray[np.float32] | None, patient_id: str) -> None:
         if features is not None:
@@ -85,14 +92,17 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
     records: list[dict[str, float]] = []
     seen = {"train": _Seen(), "validation": _Seen()}
     for done, case in enumerate([*training, *validation], start=1):
-        found, record = _one(context, predictor, case)
+        found, record, facts = _one(context, predictor, case)
         records.append(record)
         part = seen["validation" if case.split == "validation" else "train"]
+        part.images.append(facts)
+        part.image_patients.append(case.patient_id)
         for variant in range(VARIANTS[dims] if case.split == "train" else 1):
             part.add(_features(context, predictor, found.whole.array, variant), case.patient_id)
         return_free_memory()
         context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
     limits: dict[str, Any] = {RANGE + name: values for name, values in fit_ranges(records).items()}
+    limits |= _profile(context, seen["train"], seen["validation"])
     if not seen["train"].features:
         return Calibration(limits=limits)
     held_out = (
@@ -100,6 +110,25 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
     )
     gate = fit_gate(np.array(seen["train"].features), held_out, groups=seen["train"].patients)
     return Calibration(arrays=gate.arrays(), limits=limits | gate.to_json())
+
+
+def _profile(context: Context, training: _Seen, validation: _Seen) -> dict[str, Any]:
+    """What the images themselves are like, as numbers of the gate."""
+    profile = fit_profile(
+        training.images,
+        validation.images,
+        groups=training.image_patients,
+        modalities=context.config.data.modality,
+        unit_matters=keeps_unit(context.config.preprocess),
+        negatives=any(step.use == "invert" for step in context.config.augment),
+    )
+    return {} if profile is None else dict(profile_to_json(profile, PROFILE))
+
+
+def keeps_unit(steps: Sequence[PreprocessStep]) -> bool:
+    """Whether values reach the network in their unit: no step scales each image by itself."""
+    by_image = {"percentile", "range", "zscore", "masked", "nonzero", "histogram", "clahe", "otsu"}
+    return not any(getattr(step, "method", None) in by_image and step.use != "crop" for step in steps)
 
 
 def _sample(cases: Sequence[Case], most: int) -> tuple[Case, ...]:
@@ -122,7 +151,9 @@ def _features(
     return predictor.features(image)
 
 
-def _one(context: Context, predictor: Predictor, case: Case) -> tuple[Prediction, dict[str, float]]:
+def _one(
+    context: Context, predictor: Predictor, case: Case
+) -> tuple[Prediction, dict[str, float], InputFacts]:
     volume = image_reader(context.config)(case.images)
     found = predictor.predict(volume)
     try:
@@ -139,4 +170,20 @@ def _one(context: Context, predictor: Predictor, case: Case) -> tuple[Prediction
         affine=volume.affine,
         confidence=found.confidence,
     )
-    return found, record
+    measures = measure_case(
+        label_map,
+        table=context.table,
+        measures=(),
+        case_id=case.case_id,
+        spacing_mm=volume.spacing_mm,
+        patient_orientation=volume.patient_orientation,
+        affine=volume.affine,
+    )
+    record |= cohort_record(
+        label_map,
+        table=context.table,
+        measures=measures,
+        affine=volume.affine,
+        patient_orientation=volume.patient_orientation,
+    )
+    return found, record, input_facts(volume)

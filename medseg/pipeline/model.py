@@ -32,16 +32,19 @@ from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
-from medseg.pipeline.bundle_gate import read_gate, read_ranges
+from medseg.pipeline.bundle_gate import read_gate, read_profile, read_ranges
 from medseg.provenance import sha256_json
-from medseg.quality.finding import Finding
+from medseg.quality.finding import Finding, GateCheck
 from medseg.quality.flag import CaseFlags, ResultFacts
 from medseg.quality.flags import judge_result
 from medseg.quality.gate import GateStatistics
 from medseg.quality.image_checks import check_image
+from medseg.quality.input_facts import input_facts
 from medseg.quality.options import FlagOptions, GateOptions
+from medseg.quality.profile_checks import check_profile
 from medseg.quality.ranges import plausibility_record
-from medseg.quality.spacing_check import check_spacing
+from medseg.quality.slice_steps import doubled_slices, slice_axis
+from medseg.quality.spacing_check import spacing_checks
 from medseg.quality.verdict import GateVerdict, judge_input
 from medseg.transforms.options import Gray, PreprocessStep
 from medseg.volume import Volume
@@ -174,6 +177,7 @@ class LoadedModel:
             temperature=bundle.record.temperature,
         )
         self.ranges = read_ranges(bundle)
+        self.profile = read_profile(bundle)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -207,7 +211,8 @@ class LoadedModel:
             it has other axes or channels, which no setting accepts.
         """
         self._require_axes(volume)
-        self._refuse(judge_input(image=self._look(volume), options=self.gate_options))
+        image, checks = self._look(volume)
+        self._refuse(judge_input(image=image, checks=checks, options=self.gate_options))
         self._require_channels(volume)
         return self.predictor.predict(volume)
 
@@ -219,7 +224,7 @@ class LoadedModel:
         InputRefusedError
             The image is not of the kind that the model was trained on, and the settings refuse those.
         """
-        image = self._look(volume)
+        image, checks = self._look(volume)
         label_map = prediction.label_map
         if self.cleaning:
             label_map = postprocess(label_map, self.cleaning, table=self.table, spacing_mm=volume.spacing_mm)
@@ -232,7 +237,7 @@ class LoadedModel:
             affine=volume.affine,
             confidence=prediction.confidence,
         )
-        verdict = self._judge(image, prediction, record)
+        verdict = self._judge(image, checks, prediction, record)
         self._refuse(verdict)
         measures = measure_case(
             label_map,
@@ -254,6 +259,11 @@ class LoadedModel:
             ranges=self.ranges or None,
             record=record,
             gate=verdict.findings if self.gate is not None or verdict.findings else None,
+            gate_checks=verdict.checks,
+            doubled=_doubled(volume),
+            even_slices=volume.source.format == "dicom" or None,
+            affine=volume.affine,
+            patient_orientation=volume.patient_orientation,
         )
         targets = self._targets(label_map, volume, prediction, case_id=case_id)
         return CaseResult(
@@ -285,13 +295,18 @@ class LoadedModel:
             certainty=prediction.certainty,
         )
 
-    def _look(self, volume: Volume) -> Sequence[Finding]:
-        options, ranges = self.gate_options, self.bundle.record.training.input_ranges
+    def _look(self, volume: Volume) -> tuple[Sequence[Finding], Sequence[GateCheck]]:
+        """What speaks against the image by itself, and all that it was compared in with the training images."""
+        options = self.gate_options
         found = check_image(volume.array, in_channels=self.bundle.in_channels, options=options)
+        if volume.array.size == 0:
+            return found, ()
+        checks = check_profile(input_facts(volume), self.profile, options)
         if self.bundle.spatial_dims == 2:
             # Pictures are brought to one size, whatever their spacing is.
-            return found
-        return (*found, *check_spacing(volume.spacing_mm, ranges, options))
+            return found, checks
+        ranges = self.bundle.record.training.input_ranges
+        return found, (*spacing_checks(volume.spacing_mm, ranges, options), *checks)
 
     def _require_axes(self, volume: Volume) -> None:
         """Refuse what has too few or too many axes for the network, whatever the settings accept."""
@@ -315,13 +330,18 @@ class LoadedModel:
             )
 
     def _judge(
-        self, image: Sequence[Finding], prediction: Answer, record: Mapping[str, float]
+        self,
+        image: Sequence[Finding],
+        checks: Sequence[GateCheck],
+        prediction: Answer,
+        record: Mapping[str, float],
     ) -> GateVerdict:
         distance = None
         if self.gate is not None and prediction.features is not None:
             distance = self.gate.distance(prediction.features)
         return judge_input(
             image=image,
+            checks=checks,
             distance=distance,
             statistics=self.gate,
             record=record,
@@ -335,6 +355,13 @@ class LoadedModel:
                 f"{verdict.sentence}; model {self.bundle.name} is not used on it "
                 "(--accept-unlike, or gate.refuse: false, segments it all the same)"
             )
+
+
+def _doubled(volume: Volume) -> tuple[int, ...]:
+    """Slices of a volume that are there twice; none of a picture."""
+    if volume.spatial_dims == 2:
+        return ()
+    return doubled_slices(volume.array, slice_axis(volume.spacing_mm, 3))
 
 
 def _channels(count: int) -> str:

@@ -39,3 +39,40 @@ class Finding:
 def worst_level(levels: Iterable[GateLevel]) -> GateLevel:
     """The most severe of some levels; "pass" of none."""
     return max(levels, key=_ORDER.index, default="pass")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateCheck:
+    """One thing that the gate looked at, and how it ended.
+
+    Parameters
+    ----------
+    name : str
+        Stable name for people, such as "modality" or "field of view".
+    finding : Finding or None
+        What speaks against the image; None where it passed or was not judged.
+    reason : str
+        Why it was not judged; "" otherwise.
+    measured, limit : float or None
+    """
+
+    name: str
+    finding: Finding | None = None
+    reason: str = ""
+    measured: float | None = None
+    limit: float | None = None
+
+    @property
+    def outcome(self) -> Literal["passed", "flagged", "not judged"]:
+        """How it ended."""
+        return "flagged" if self.finding else "not judged" if self.reason else "passed"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without the finding, which stands among the findings."""
+        return {
+            "name": self.name,
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "measured": self.measured,
+            "limit": self.limit,
+        }

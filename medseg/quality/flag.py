@@ -6,28 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from medseg.evaluation.cases import CaseEvaluation
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.labels import LabelTable
-from medseg.quality.finding import Finding
-from medseg.quality.options import FlagCode
+from medseg.quality.finding import Finding, GateCheck
+from medseg.quality.options import FlagCode, FlagLevel
+from medseg.quality.place import MaskOf, Place
 from medseg.quality.ranges import Range
 
-FlagLevel = Literal["note", "review", "fail"]
 Verdict = Literal["pass", "note", "review", "fail"]
 LEVELS: tuple[Verdict, ...] = ("pass", "note", "review", "fail")
 
 CHECKS: dict[FlagCode, str] = {
     "Q101": "cut off at the edge of the field of view",
+    "Q102": "slice gap or doubled slice",
     "Q201": "disconnected parts",
     "Q202": "closed holes",
+    "Q203": "step between slices",
     "Q301": "unlikely size",
     "Q302": "left/right ratio",
     "Q303": "left and right swapped",
+    "Q304": "position of structures to each other",
     "Q401": "low confidence in the core",
     "Q402": "input unlike the training data",
+    "Q403": "disagreement of folds",
     "Q501": "expected structure absent",
     "Q601": "agreement with the reference",
 }
@@ -48,9 +53,13 @@ class Flag:
     text : str
         One sentence without identifiers.
     measured, limit : float or None
-        In the unit that the text names.
+        In `unit`.
     advice : str
         What to do.
+    unit : str
+        Such as "ml", "mm" or "1" for a share; "" where nothing was measured.
+    place : Place or None
+        Where to look; None for the whole image, and for what is absent.
     """
 
     code: FlagCode
@@ -60,16 +69,25 @@ class Flag:
     measured: float | None
     limit: float | None
     advice: str
+    unit: str = ""
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """That a check was made of a structure, and how it ended; `reason` where it was not judged."""
+    """That a check was made of a structure, and how it ended; `reason` where it was not judged.
+
+    `part` tells checks of one code apart, such as those of the input; `measured` and `limit` are in `unit`.
+    """
 
     code: FlagCode
     structure: str
     outcome: Literal["passed", "flagged", "not judged"]
     reason: str = ""
+    part: str = ""
+    measured: float | None = None
+    limit: float | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +125,18 @@ class ResultFacts:
         From `plausibility_record`.
     gate : sequence of Finding, optional
         What the input gate found; empty where it passed, None where the model has no gate.
+    gate_checks : sequence of GateCheck, optional
+        All that the input gate looked at; takes the place of `gate`.
+    doubled : sequence of int, optional
+        Slices of the image that equal the next one, from `doubled_slices`.
+    even_slices : bool, optional
+        Whether the places of all slices are known and even; None where the file does not tell them.
+    overlaps : mapping, optional
+        (structure, structure) -> voxels that lie in both, for masks that are not a label map.
+    affine : (4, 4) array, optional
+        As in `Volume`.
+    patient_orientation : (str, str), optional
+        As in `Volume`.
     evaluation : CaseEvaluation, optional
         Where there is a reference.
     """
@@ -118,7 +148,18 @@ class ResultFacts:
     ranges: Mapping[str, Range] | None = None
     record: Mapping[str, float] | None = None
     gate: Sequence[Finding] | None = None
+    gate_checks: Sequence[GateCheck] | None = None
+    doubled: Sequence[int] | None = None
+    even_slices: bool | None = None
+    overlaps: Mapping[tuple[str, str], int] | None = None
+    affine: NDArray[np.float64] | None = None
+    patient_orientation: tuple[str, str] | None = None
     evaluation: CaseEvaluation | None = None
+
+    def mask(self, structure: str) -> MaskOf:
+        """The mask of a label, box by box."""
+        index = self.table.class_index(structure)
+        return lambda box: np.asarray(self.label_map[box] == index, dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +170,24 @@ class Outcome:
     structure: str
     flag: Flag | None = None
     reason: str = ""
+    part: str = ""
+    measured: float | None = None
+    limit: float | None = None
+    unit: str = ""
 
     def check(self) -> Check:
         """For the list of all checks."""
         outcome: Literal["passed", "flagged", "not judged"] = (
             "flagged" if self.flag else "not judged" if self.reason else "passed"
         )
-        return Check(code=self.code, structure=self.structure, outcome=outcome, reason=self.reason)
+        number = self.flag or self
+        return Check(
+            code=self.code,
+            structure=self.structure,
+            outcome=outcome,
+            reason=self.reason,
+            part=self.part,
+            measured=number.measured,
+            limit=number.limit,
+            unit=number.unit,
+        )

@@ -1,7 +1,7 @@
 """How unlike its training data an image looks to a model: a distance between feature vectors.
 
 Features are numbers that describe an image; the pipeline takes the network's averaged feature maps.
-`appearance` of the prepared image can stand beside them, for networks without features. The distance
+`profile` uses the same distance for what an image looks like at a glance. The distance
 is Mahalanobis' with a covariance shrunk towards a multiple of the identity, so that it is well behaved
 with fewer images than features. The limits come from images that were left out of the fit, since
 images of the fit always look nearer than new ones.
@@ -73,7 +73,7 @@ class GateStatistics:
                 f"the input gate expects {self.feature_count} features, found {rows.shape[1]}; "
                 "the statistics belong to another network"
             )
-        return _distances(rows, self.mean, self.scale, self.whitening)
+        return whitened_distances(rows, self.mean, self.scale, self.whitening)
 
     def distance(self, features: NDArray[Any]) -> float:
         """Distance of one (F,) feature vector; infinite where a feature is not finite."""
@@ -137,7 +137,8 @@ def fit_gate(
     validation: NDArray[Any] | None = None,
     *,
     groups: Sequence[str] | None = None,
-    review_quantile: float = 0.95,
+    review_quantile: float = 0.99,
+    usual_quantile: float = 0.95,
     doubt_factor: float = 1.7,
     refuse_factor: float = 2.25,
 ) -> GateStatistics:
@@ -153,10 +154,12 @@ def fit_gate(
     groups : sequence of str, optional
         Patient of each training image; images of one patient are left out together.
     review_quantile : float
-        Share of left-out images that pass without a flag.
+        Share of left-out images that pass without a flag; other checks flag some more.
+    usual_quantile : float
+        Share of left-out images whose distance counts as usual.
     doubt_factor, refuse_factor : float
-        The other two limits, in units of the first; never below the 99th percentile of the
-        left-out distances, and never below each other.
+        The other two limits, in units of the largest usual distance; never below the first, and never below each
+        other.
 
     Returns
     -------
@@ -176,17 +179,18 @@ def fit_gate(
     rows = np.asarray(training, dtype=np.float64)
     others = np.empty((0, rows.shape[-1])) if validation is None else np.asarray(validation, dtype=np.float64)
     _check_features(rows, others, groups)
-    mean, scale, whitening = _fit(rows)
-    held_out = np.concatenate([_left_out(rows, groups), _distances(others, mean, scale, whitening)])
+    mean, scale, whitening = fit_whitening(rows)
+    held_out = np.concatenate([_left_out(rows, groups), whitened_distances(others, mean, scale, whitening)])
     review = float(np.quantile(held_out, review_quantile))
-    doubt = max(doubt_factor * review, float(np.quantile(held_out, 0.99)))
+    usual = float(np.quantile(held_out, usual_quantile))
+    doubt = max(doubt_factor * usual, review)
     return GateStatistics(
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
         whitening=whitening.astype(np.float32),
         review=review,
         doubt=doubt,
-        refuse=max(refuse_factor * review, doubt),
+        refuse=max(refuse_factor * usual, doubt),
         quantiles={q: float(np.quantile(held_out, q)) for q in _QUANTILES},
         training=len(rows),
         validation=len(others),
@@ -206,7 +210,7 @@ def _check_features(
         raise ValueError(f"{len(rows)} images need {len(rows)} groups, found {len(groups)}")
 
 
-def _fit(
+def fit_whitening(
     rows: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Mean, scale and whitening of (N, F) features."""
@@ -233,7 +237,7 @@ def shrunk_covariance(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((1 - weight) * sample + weight * mu * np.eye(size), dtype=np.float64)
 
 
-def _distances(
+def whitened_distances(
     rows: NDArray[np.float64], mean: NDArray[Any], scale: NDArray[Any], whitening: NDArray[Any]
 ) -> NDArray[np.float64]:
     standard = (rows - mean) / scale
@@ -242,13 +246,18 @@ def _distances(
 
 
 def _left_out(rows: NDArray[np.float64], groups: Sequence[str] | None) -> NDArray[np.float64]:
-    """Distance of each row from a fit without its fold; folds by group, in order of appearance."""
-    names = list(range(len(rows))) if groups is None else list(groups)
-    place = {name: index for index, name in enumerate(dict.fromkeys(names))}
-    fold = np.array([place[name] % _FOLDS for name in names])
+    """Distance of each row from a fit without its fold."""
+    fold = folds_of(len(rows), groups)
     found = np.empty(len(rows))
     for index in range(_FOLDS):
         out = fold == index
         if out.any():
-            found[out] = _distances(rows[out], *_fit(rows[~out]))
+            found[out] = whitened_distances(rows[out], *fit_whitening(rows[~out]))
     return found
+
+
+def folds_of(count: int, groups: Sequence[str] | None) -> NDArray[np.intp]:
+    """(count,) fold of each row, 0 to 4: by group, in order of their first rows."""
+    names: list[str | int] = list(range(count)) if groups is None else list(groups)
+    place = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] % _FOLDS for name in names], dtype=np.intp)

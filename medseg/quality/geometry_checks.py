@@ -1,12 +1,18 @@
-"""Checks of where a result lies and what form it has: Q101, Q201, Q202, Q301, Q302, Q303."""
+"""Checks of what form a mask has and which side it lies on: Q101, Q201, Q202, Q203, Q303."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from medseg.evaluation.quantities import StructureMeasures
-from medseg.quality.flag import Flag, FlagLevel, Outcome, ResultFacts
-from medseg.quality.options import FlagOptions
+from medseg.evaluation.shape import ObjectShape
+from medseg.quality.cohort import at_percentile, cell_mm
+from medseg.quality.flag import Flag, Outcome, ResultFacts
+from medseg.quality.options import FlagLevel, FlagOptions
+from medseg.quality.place import place_at, place_of_face, place_of_hole, place_of_shape, place_of_stray
+from medseg.quality.slice_steps import SliceStep, largest_step, slice_axis
 
 _FACES_2D = {"i first": "left", "i last": "right", "j first": "upper", "j last": "lower"}
 
@@ -16,7 +22,7 @@ def check_cut_off(s: StructureMeasures, facts: ResultFacts) -> Outcome:
     if s.shape is None:
         return Outcome("Q101", s.structure, reason="absent")
     if not s.cut_off:
-        return Outcome("Q101", s.structure)
+        return Outcome("Q101", s.structure, measured=0.0, limit=0.0, unit="edges")
     faces = [_FACES_2D[f] if len(facts.measures.image_shape) == 2 else f for f in s.shape.touches]
     flag = Flag(
         code="Q101",
@@ -26,17 +32,19 @@ def check_cut_off(s: StructureMeasures, facts: ResultFacts) -> Outcome:
         measured=float(len(faces)),
         limit=0.0,
         advice="do not compare its size with whole structures",
+        unit="edges",
+        place=place_of_face(s.shape, facts.mask(s.structure), facts.affine),
     )
     return Outcome("Q101", s.structure, flag)
 
 
-def check_stray_parts(s: StructureMeasures, options: FlagOptions) -> Outcome:
+def check_stray_parts(s: StructureMeasures, facts: ResultFacts, options: FlagOptions) -> Outcome:
     """Q201: does it lie in one piece?"""
     if s.shape is None:
         return Outcome("Q201", s.structure, reason="absent")
     stray = 1.0 - s.shape.largest_share
     if stray <= options.stray_share:
-        return Outcome("Q201", s.structure)
+        return Outcome("Q201", s.structure, measured=stray, limit=options.stray_share, unit="1")
     flag = Flag(
         code="Q201",
         level="review",
@@ -45,24 +53,25 @@ def check_stray_parts(s: StructureMeasures, options: FlagOptions) -> Outcome:
         measured=stray,
         limit=options.stray_share,
         advice="look at the smaller parts; remove them or keep the largest in postprocess",
+        unit="1",
+        place=place_of_stray(s.shape, facts.mask(s.structure), facts.affine),
     )
     return Outcome("Q201", s.structure, flag)
 
 
 def check_holes(s: StructureMeasures, facts: ResultFacts, options: FlagOptions) -> Outcome:
-    """Q202: does it have closed holes?"""
+    """Q202: does it have closed holes, by volume or by share?"""
     if s.shape is None:
         return Outcome("Q202", s.structure, reason="absent")
-    if len(facts.measures.image_shape) == 2:
-        measured, limit = s.shape.hole_voxels / s.shape.voxels, options.hole_share
-        size = f"{measured:.1%} of its area"
-    elif facts.measures.spacing_mm is None:
-        return Outcome("Q202", s.structure, reason="the spacing of the image is unknown")
-    else:
-        measured = s.shape.hole_voxels * float(np.prod(facts.measures.spacing_mm)) / 1000.0
-        limit, size = options.hole_ml, f"{measured:.2f} ml"
+    share = s.shape.hole_voxels / s.shape.voxels
+    flat = len(facts.measures.image_shape) == 2
+    measured, limit, unit = share, options.hole_share, "1"
+    cell = cell_mm(facts.measures, facts.affine)
+    if not flat and share <= limit and cell is not None:
+        measured, limit, unit = s.shape.hole_voxels * cell / 1000.0, options.hole_ml, "ml"
     if measured <= limit:
-        return Outcome("Q202", s.structure)
+        return Outcome("Q202", s.structure, measured=measured, limit=limit, unit=unit)
+    size = f"{measured:.2f} ml" if unit == "ml" else f"{share:.1%} of its {'area' if flat else 'volume'}"
     flag = Flag(
         code="Q202",
         level="review",
@@ -71,60 +80,54 @@ def check_holes(s: StructureMeasures, facts: ResultFacts, options: FlagOptions) 
         measured=measured,
         limit=limit,
         advice="look whether the holes are real; fill them in postprocess if not",
+        unit=unit,
+        place=place_of_hole(s.shape, facts.mask(s.structure), facts.affine),
     )
     return Outcome("Q202", s.structure, flag)
 
 
-def check_size(s: StructureMeasures, facts: ResultFacts) -> Outcome:
-    """Q301: does it have a size that training results have?"""
-    name = f"fraction {s.structure}"
+def check_slices(s: StructureMeasures, facts: ResultFacts, options: FlagOptions) -> Outcome:
+    """Q203: do neighbouring slices of it overlap as much as those around them?"""
+    if len(facts.measures.image_shape) == 2:
+        return Outcome("Q203", s.structure, reason="a picture has no slices")
     if s.shape is None:
-        return Outcome("Q301", s.structure, reason="absent")
-    limits = (facts.ranges or {}).get(name)
-    if limits is None:
-        return Outcome("Q301", s.structure, reason="no training range is known")
-    low, high = limits["low"], limits["high"]
-    if low <= s.fraction <= high:
-        return Outcome("Q301", s.structure)
-    if s.cut_off and s.fraction < low:
-        return Outcome("Q301", s.structure, reason="cut off: its size is a lower bound")
-    flag = Flag(
-        code="Q301",
+        return Outcome("Q203", s.structure, reason="absent")
+    axis = slice_axis(facts.measures.spacing_mm, 3)
+    step = largest_step(s.shape.box, facts.mask(s.structure), axis)
+    if step is None:
+        return Outcome("Q203", s.structure, reason="it has too few slices")
+    known = (facts.ranges or {}).get(f"step {s.structure}")
+    limit = options.slice_step
+    if known is not None:
+        limit = max(limit, at_percentile(known, options.percentiles[1]))
+    if step.value <= limit:
+        return Outcome("Q203", s.structure, measured=step.value, limit=limit, unit="1")
+    return Outcome("Q203", s.structure, _step_flag(s, s.shape, facts, step, limit))
+
+
+def _step_flag(
+    s: StructureMeasures, shape: ObjectShape, facts: ResultFacts, step: SliceStep, limit: float
+) -> Flag:
+    letter = "ijk"[step.axis]
+    if step.missing:
+        what = f"is missing in {step.missing} slices after {letter} = {step.index} and goes on behind them"
+    else:
+        what = f"changes abruptly from slice {letter} = {step.index} to {step.index + 1}"
+    voxel = [*shape.centroid]
+    voxel[step.axis] = step.index + 0.5
+    box = [*shape.box]
+    box[step.axis] = (step.index, step.index + 1 + step.missing)
+    return Flag(
+        code="Q203",
         level="review",
         structure=s.structure,
-        text=f"{s.structure} fills {s.fraction:.1%} of the image (in training {low:.1%} to {high:.1%})",
-        measured=s.fraction,
-        limit=low if s.fraction < low else high,
-        advice="check the contour against the image",
+        text=f"{s.structure} {what}",
+        measured=step.value,
+        limit=limit,
+        advice="look at these slices; the mask or the image may have lost or moved some",
+        unit="1",
+        place=place_at(voxel, tuple(box), facts.affine),
     )
-    return Outcome("Q301", s.structure, flag)
-
-
-def check_ratio(left: str, right: str, facts: ResultFacts) -> Outcome:
-    """Q302: do both sides have the sizes that training results have?"""
-    pair = f"{left}/{right}"
-    one, two = facts.measures.structures[left], facts.measures.structures[right]
-    limits = (facts.ranges or {}).get(f"ratio {pair}")
-    if one.shape is None or two.shape is None:
-        return Outcome("Q302", pair, reason="absent")
-    if one.cut_off or two.cut_off:
-        return Outcome("Q302", pair, reason="cut off")
-    if limits is None:
-        return Outcome("Q302", pair, reason="no training range is known")
-    ratio = one.shape.voxels / two.shape.voxels
-    low, high = float(np.exp(limits["low"])), float(np.exp(limits["high"]))
-    if low <= ratio <= high:
-        return Outcome("Q302", pair)
-    flag = Flag(
-        code="Q302",
-        level="review",
-        structure=pair,
-        text=f"{pair} is {ratio:.2f}; training results lie in {low:.2f} to {high:.2f}",
-        measured=ratio,
-        limit=low if ratio < low else high,
-        advice="check whether one side was missed in part, or the disease explains it",
-    )
-    return Outcome("Q302", pair, flag)
 
 
 def check_sides(left: str, right: str, facts: ResultFacts, options: FlagOptions) -> Outcome:
@@ -142,34 +145,82 @@ def check_sides(left: str, right: str, facts: ResultFacts, options: FlagOptions)
         text = f"{left} lies on the right of {right}"
         if lateral.assumed:
             text += ", if the image is displayed in the usual way"
-        return Outcome("Q303", pair, _side_flag(pair, "fail", text, 1.0, 0.0))
-    astray = {
-        left: _beyond(facts, left, lateral.axis, -sign, limit=-centres[right]),
-        right: _beyond(facts, right, lateral.axis, sign, limit=centres[left]),
-    }
+        return Outcome("Q303", pair, _side_flag(facts, pair, one, "fail", text, (1.0, 0.0)))
+    limits = {left: (-sign, -centres[right]), right: (sign, centres[left])}
+    astray = {name: _beyond(facts, name, lateral.axis, *limits[name]) for name in (left, right)}
     name, share = max(astray.items(), key=lambda item: item[1])
-    if share <= options.wrong_side_share:
-        return Outcome("Q303", pair)
+    limit = options.wrong_side_share
+    if share <= limit:
+        return Outcome("Q303", pair, measured=share, limit=limit, unit="1")
     text = f"{share:.1%} of {name} lies beyond the centre of the other side"
-    return Outcome("Q303", pair, _side_flag(pair, "review", text, share, options.wrong_side_share))
+    shape = one if name == left else two
+    return Outcome("Q303", pair, _side_flag(facts, pair, shape, "review", text, (share, limit)))
 
 
-def _beyond(facts: ResultFacts, name: str, axis: int, sign: float, *, limit: float) -> float:
-    """Share of a label whose index times `sign` along `axis` is larger than `limit`."""
-    others = tuple(a for a in range(facts.label_map.ndim) if a != axis)
-    profile = (facts.label_map == facts.table.class_index(name)).sum(axis=others)
-    beyond = sign * np.arange(len(profile)) > limit
-    return float(profile[beyond].sum() / profile.sum())
+def _beyond(facts: ResultFacts, name: str, axis: int, sign: float, limit: float) -> float:
+    """Share of a label whose index times `sign` along `axis` is larger than `limit`, a slab at a time."""
+    shape = facts.measures.structures[name].shape
+    if shape is None:
+        return 0.0
+    beyond = 0
+    mask = facts.mask(name)
+    first, last = shape.box[axis]
+    for index in range(first, last + 1):
+        if sign * index > limit:
+            part = tuple(
+                slice(index, index + 1) if a == axis else slice(s, e + 1)
+                for a, (s, e) in enumerate(shape.box)
+            )
+            beyond += int(np.count_nonzero(mask(part)))
+    return beyond / shape.voxels
 
 
-def _side_flag(pair: str, level: FlagLevel, text: str, measured: float, limit: float) -> Flag:
-    advice = "check the side marker and the orientation of the image; do not use the sides before"
+def _side_flag(
+    facts: ResultFacts,
+    pair: str,
+    shape: ObjectShape,
+    level: FlagLevel,
+    text: str,
+    numbers: tuple[float, float],
+) -> Flag:
     return Flag(
         code="Q303",
         level=level,
         structure=pair,
         text=text,
-        measured=measured,
-        limit=limit,
-        advice=advice,
+        measured=numbers[0],
+        limit=numbers[1],
+        advice="check the side marker and the orientation of the image; do not use the sides before",
+        unit="1",
+        place=place_of_shape(shape, facts.affine),
     )
+
+
+def check_overlaps(facts: ResultFacts, options: FlagOptions) -> Iterator[Outcome]:
+    """Q303: does a voxel belong to two structures?"""
+    if facts.overlaps is None:
+        yield Outcome("Q303", "", reason="each voxel of a label map has one structure", part="overlap")
+        return
+    limit = options.overlap_share
+    for (one, two), voxels in facts.overlaps.items():
+        sizes = [
+            shape.voxels for n in (one, two) if (shape := facts.measures.structures[n].shape) is not None
+        ]
+        share = voxels / min(sizes, default=1) if voxels else 0.0
+        pair = f"{one}/{two}"
+        if share <= limit:
+            yield Outcome("Q303", pair, part="overlap", measured=share, limit=limit, unit="1")
+            continue
+        shape = facts.measures.structures[one].shape
+        flag = Flag(
+            code="Q303",
+            level="fail",
+            structure=pair,
+            text=f"{voxels} voxels belong to {one} and to {two}, {share:.1%} of the smaller",
+            measured=share,
+            limit=limit,
+            advice="decide which of the two the voxels belong to",
+            unit="1",
+            place=None if shape is None else place_of_shape(shape, facts.affine),
+        )
+        yield Outcome("Q303", pair, flag, part="overlap")

@@ -9,7 +9,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medseg.evaluation.options import MetricName
 
-FlagCode = Literal["Q101", "Q201", "Q202", "Q301", "Q302", "Q303", "Q401", "Q402", "Q501", "Q601"]
+FlagCode = Literal[
+    "Q101",
+    "Q102",
+    "Q201",
+    "Q202",
+    "Q203",
+    "Q301",
+    "Q302",
+    "Q303",
+    "Q304",
+    "Q401",
+    "Q402",
+    "Q403",
+    "Q501",
+    "Q601",
+]
+FlagLevel = Literal["note", "review", "fail"]
+GateCheckName = Literal[
+    "modality", "orientation", "field of view", "proportions", "values", "histogram", "appearance"
+]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -55,6 +74,16 @@ class GateOptions(_Options):
         le=100.0,
         description="How far beyond the finest and the coarsest training spacing a volume may lie, as a factor.",
     )
+    extent_factor: float = Field(
+        default=1.25,
+        ge=1.0,
+        le=100.0,
+        description="How far beyond the shortest and the longest training volume along an axis of the body a volume "
+        "may reach, as a factor; beyond it is flagged Q402, level review.",
+    )
+    off: tuple[GateCheckName, ...] = Field(
+        default=(), description="Checks against the training images that are not made."
+    )
     review_distance: float | None = Field(
         default=None,
         gt=0,
@@ -90,6 +119,10 @@ class FlagOptions(_Options):
     """Limits of the checks on a result; each flag has a stable code."""
 
     off: tuple[FlagCode, ...] = Field(default=(), description="Codes of checks that are not made.")
+    levels: dict[FlagCode, FlagLevel] = Field(
+        default_factory=dict,
+        description="Level of every flag of a code, in place of its own: note, review or fail.",
+    )
     expected: Literal["all"] | tuple[str, ...] = Field(
         default="all", description="Labels that must be found (Q501); all: every label of the table."
     )
@@ -97,10 +130,34 @@ class FlagOptions(_Options):
         default=0.01, description="Q201: share of a structure that may lie outside its largest part."
     )
     hole_share: Share = Field(
-        default=0.005, description="Q202: share of a structure that closed holes may have, for radiographs."
+        default=0.005, description="Q202: share of a structure that closed holes may have."
     )
     hole_ml: float = Field(
-        default=0.5, ge=0, description="Q202: volume of closed holes that is let pass, ml, for volumes."
+        default=0.5,
+        ge=0,
+        description="Q202: volume of closed holes that is let pass in volumes, ml, however small a share it is.",
+    )
+    slice_step: float = Field(
+        default=0.35,
+        ge=0,
+        le=1,
+        description="Q203: how much less two neighbouring slices of a structure may overlap (1 - Dice) than those "
+        "around them; where the model knows its training cohort, the larger of this and the cohort's upper percentile.",
+    )
+    percentiles: tuple[float, float] = Field(
+        default=(0.5, 99.5),
+        description="Q301, Q302, Q304: percentiles of the training cohort, 0 to 100, outside of which a size, a ratio "
+        "or a position is unlikely.",
+    )
+    cohort_margin: float = Field(
+        default=0.1,
+        ge=0,
+        le=10,
+        description="Q301, Q302, Q304: how far beyond those percentiles a number may lie, as a share of the way to the "
+        "median: the ends of a cohort are not known exactly.",
+    )
+    overlap_share: Share = Field(
+        default=0.0, description="Q303: share of the smaller of two structures that may lie in both."
     )
     wrong_side_share: Share = Field(
         default=0.02,
@@ -114,8 +171,19 @@ class FlagOptions(_Options):
         default=0.85,
         description="Q401, where that share is not known: least mean probability of a structure's core.",
     )
+    disagreement: Share = Field(
+        default=0.15,
+        description="Q403: share of pairs of networks of an ensemble that may differ, averaged over a structure.",
+    )
     agreement: dict[MetricName, float] = Field(
         default_factory=dict,
         description="Q601: metric -> limit for each case that has a reference: the least where more is "
         "better, the most otherwise.",
     )
+
+    @model_validator(mode="after")
+    def _percentiles_ascend(self) -> Self:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"percentiles must ascend between 0 and 100, found {low:g} and {high:g}")
+        return self

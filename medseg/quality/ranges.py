@@ -18,6 +18,7 @@ from medseg.evaluation.measure import lateral_pairs
 from medseg.evaluation.orientation import LateralAxis, lateral_axis
 from medseg.evaluation.shape import ObjectShape, object_shape
 from medseg.labels import LabelTable
+from medseg.quality.canonical import axis_order, canonical, directions_of
 from medseg.quality.finding import Finding
 
 Range = dict[str, float]
@@ -25,6 +26,14 @@ _LONGEST = 256
 _TAIL = 0.005
 _FAR = 2.0
 """Implausible: this many times as far from the median as the end of the range."""
+
+PERCENTILES = (0.0, 0.5, 1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.5, 100.0)
+"""Percentiles of a cohort that are kept of the numbers in `COHORT`, as "p0", "p0.5" and so on."""
+
+COHORT = ("volume_ml", "area_cm2", "step", "offset")
+"""What `cohort.cohort_record` tells; the flags judge it one by one, the gate does not."""
+
+_UNSURE_ENDS = 2.0
 
 _SIZE_AND_FORM = ("found", "fraction", "largest_share", "compactness", "extent", "aspect_")
 _PLACE = ("place_", "ratio", "apart", "order", "level")
@@ -69,25 +78,42 @@ def plausibility_record(
     -------
     dict
         Per label that was found: fraction of the image, largest_share, compactness, extent, aspect,
-        place along each axis; per pair: log size ratio, distance of the centroids along and across
+        place along each axis of the image in canonical order (see `canonical`: i towards the right of the patient,
+        j to the front, k to the head; of a picture i to the left and j to the foot); per pair: log size ratio,
+        distance of the centroids along and across
         the left-right axis (in units of the image), and their order (1: left lies on the left);
         `found` is the share of the labels that were found. Names are "<what> <label>".
     """
     step = max(1, -(-max(label_map.shape) // _LONGEST))
     small = label_map[tuple(slice(step // 2 if n > step else 0, None, step) for n in label_map.shape)]
+    dims = label_map.ndim
+    directions = directions_of(spatial_dims=dims, patient_orientation=patient_orientation, affine=affine)
+    order = axis_order(directions, dims)
+    small = canonical(small, order)
     shapes = {name: object_shape(small == table.class_index(name)) for name in table.names[1:]}
     found = {name: shape for name, shape in shapes.items() if shape is not None}
     record = {"found": len(found) / max(1, len(shapes))}
     for name, shape in found.items():
         record |= _of_one(name, shape, small.shape)
         record |= {f"{what} {name}": float(v) for what, v in (confidence or {}).get(name, {}).items()}
-    lateral = lateral_axis(
-        spatial_dims=label_map.ndim, patient_orientation=patient_orientation, affine=affine
-    )
+    lateral = _lateral(dims, patient_orientation, affine, turned=order is not None and directions is not None)
     for left, right in lateral_pairs(table):
         if left in found and right in found:
             record |= _of_pair(f"{left}/{right}", found[left], found[right], small.shape, lateral)
     return record
+
+
+def _lateral(
+    dims: int,
+    patient_orientation: tuple[str, str] | None,
+    affine: NDArray[np.float64] | None,
+    *,
+    turned: bool,
+) -> LateralAxis | None:
+    """The left-right axis of the array as it is looked at: of canonical order, or as it was stored."""
+    if turned:
+        return LateralAxis(axis=0, towards_left=dims == 2)
+    return lateral_axis(spatial_dims=dims, patient_orientation=patient_orientation, affine=affine)
 
 
 def _of_one(name: str, shape: ObjectShape, image: tuple[int, ...]) -> dict[str, float]:
@@ -130,7 +156,8 @@ def fit_ranges(records: Sequence[Mapping[str, float]]) -> dict[str, Range]:
     -------
     dict
         Name -> {"low", "median", "high", "count"}: the 0.5th and 99.5th percentile and the median.
-        Plain JSON values. Names that fewer than 20 records have are left out.
+        Plain JSON values. Names that fewer than 20 records have are left out. Numbers of `COHORT` have `PERCENTILES`,
+        too.
     """
     names = sorted({name for record in records for name in record})
     ranges = {}
@@ -145,6 +172,9 @@ def fit_ranges(records: Sequence[Mapping[str, float]]) -> dict[str, Range]:
                 "high": float(high),
                 "count": float(len(values)),
             }
+            if name.startswith(COHORT):
+                kept = np.percentile(values, PERCENTILES).tolist()
+                ranges[name] |= {f"p{p:g}": value for p, value in zip(PERCENTILES, kept, strict=True)}
     return ranges
 
 
@@ -172,8 +202,11 @@ def judge_ranges(record: Mapping[str, float], ranges: Mapping[str, Range]) -> tu
         return (Finding(check="found", level="refuse", text=text, measured=0.0),)
     outside = []
     for name, limits in ranges.items():
-        if name in record and (far := excess(record[name], limits)) > 1:
-            outside.append((far, name))
+        if name in record and not name.startswith(COHORT):
+            far = excess(record[name], limits)
+            # The ends of a range are known the less, the fewer results made it.
+            if far > 1 + _UNSURE_ENDS / np.sqrt(limits["count"]):
+                outside.append((far, name))
     return tuple(
         _finding(name, far, record[name], ranges[name]) for far, name in sorted(outside, reverse=True)
     )

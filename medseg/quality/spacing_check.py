@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from medseg.quality.finding import Finding
+from medseg.quality.finding import Finding, GateCheck
 from medseg.quality.input_ranges import COARSEST, FINEST
 from medseg.quality.options import GateOptions
 
@@ -52,3 +52,22 @@ def check_spacing(
         limit = high if value > high else low
         found.append(Finding(check="spacing", level=level, text=text, measured=value, limit=limit))
     return tuple(found)
+
+
+def spacing_checks(
+    spacing_mm: Sequence[float] | None,
+    ranges: Mapping[str, tuple[float, float]],
+    options: GateOptions | None = None,
+) -> tuple[GateCheck, ...]:
+    """`check_spacing` with what passed and what could not be judged; nothing where it is turned off."""
+    options = options or GateOptions()
+    if options.spacing == "off":
+        return ()
+    if not set(ranges) & set(_NAMES):
+        return (
+            GateCheck(name="spacing", reason="the model does not tell the spacing of its training images"),
+        )
+    found = check_spacing(spacing_mm, ranges, options)
+    if found:
+        return tuple(GateCheck(name="spacing", finding=f, measured=f.measured, limit=f.limit) for f in found)
+    return (GateCheck(name="spacing", measured=None if spacing_mm is None else float(max(spacing_mm))),)

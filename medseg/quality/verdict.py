@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.quality.finding import Finding, GateLevel, worst_level
+from medseg.quality.finding import Finding, GateCheck, GateLevel, worst_level
 from medseg.quality.gate import GateStatistics
 from medseg.quality.options import GateOptions
 from medseg.quality.ranges import Range, is_geometry, judge_ranges
@@ -29,12 +29,15 @@ class GateVerdict:
         Most severe first.
     distance, percentile : float or None
         Feature distance, and the share of left-out training images that lie nearer, in percent.
+    checks : tuple of GateCheck
+        All that was looked at, in order; those that passed and those that could not be judged, too.
     """
 
     level: GateLevel
     findings: tuple[Finding, ...]
     distance: float | None = None
     percentile: float | None = None
+    checks: tuple[GateCheck, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -50,12 +53,14 @@ class GateVerdict:
             "distance": self.distance if finite else None,
             "percentile": self.percentile,
             "findings": [finding.to_json() for finding in self.findings],
+            "checks": [check.to_json() for check in self.checks],
         }
 
 
 def judge_input(
     *,
     image: Sequence[Finding] = (),
+    checks: Sequence[GateCheck] = (),
     distance: float | None = None,
     statistics: GateStatistics | None = None,
     record: Mapping[str, float] | None = None,
@@ -73,6 +78,8 @@ def judge_input(
     ----------
     image : sequence of Finding
         From `check_image`.
+    checks : sequence of GateCheck
+        From `check_profile` and others that tell what passed, too.
     distance : float, optional
         `GateStatistics.distance` of the features that the statistics were fitted on.
     statistics : GateStatistics, optional
@@ -94,19 +101,52 @@ def judge_input(
     if distance is not None and statistics is None:
         raise ValueError("a feature distance can be judged only with the statistics it was made with")
     options = options or GateOptions()
-    found = list(image)
     result = judge_ranges(record, ranges or {}) if record is not None else ()
     implausible = _implausible(result)
+    far = []
     if distance is not None and statistics is not None:
-        found += _judge_distance(distance, statistics, options, implausible=bool(implausible))
-    found += implausible
+        far = _judge_distance(distance, statistics, options, implausible=bool(implausible))
+    made = [*_image_checks(image), *checks]
+    if record is not None or distance is not None:
+        made.append(_distance_check(distance, statistics, far))
+        made.append(_result_check(record, ranges, implausible))
+    found = [*image, *(check.finding for check in checks if check.finding), *far, *implausible]
     found.sort(key=lambda finding: finding.level != "refuse")
     return GateVerdict(
         level=worst_level(finding.level for finding in found),
         findings=tuple(found),
         distance=distance,
         percentile=None if distance is None or statistics is None else statistics.percentile(distance),
+        checks=tuple(made),
     )
+
+
+def _image_checks(image: Sequence[Finding]) -> list[GateCheck]:
+    """What the checks of the bare image found; one that passed where they found nothing."""
+    flagged = [GateCheck(name=f.check, finding=f, measured=f.measured, limit=f.limit) for f in image]
+    return flagged or [GateCheck(name="image")]
+
+
+def _distance_check(
+    distance: float | None, statistics: GateStatistics | None, far: Sequence[Finding]
+) -> GateCheck:
+    name = "feature distance"
+    if distance is None or statistics is None:
+        return GateCheck(name=name, reason="the model has no statistics of its features")
+    return GateCheck(
+        name=name,
+        finding=far[0] if far else None,
+        measured=distance if np.isfinite(distance) else None,
+        limit=far[0].limit if far else statistics.review,
+    )
+
+
+def _result_check(
+    record: Mapping[str, float] | None, ranges: Mapping[str, Range] | None, implausible: Sequence[Finding]
+) -> GateCheck:
+    if record is None or not ranges:
+        return GateCheck(name="result", reason="no ranges of training results are known")
+    return GateCheck(name="result", finding=implausible[0] if implausible else None)
 
 
 def _implausible(result: Sequence[Finding]) -> list[Finding]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from medseg.report.cohort_figures import Bar, forest, unit_curve
 from medseg.report.cohort_series import decimals, shown_unit
-from medseg.report.cohort_text import Words, measure_title, named
+from medseg.report.cohort_text import Words, measure_title, named, pixel_words
 from medseg.report.language import Language
 from medseg.report.page import Json
 
@@ -148,7 +148,7 @@ def _difference(d: Json, level: float, words: Words, language: Language) -> dict
     scale = 0.01 if d["unit"] == "mm2" else 1.0
     sure = d["wilcoxon_holm"] is not None and d["wilcoxon_holm"] < 1 - level
     better = (d.get("share_better") or 0.0) > 0.5
-    unit = shown_unit(d["unit"])
+    unit = pixel_words(shown_unit(d["unit"]), language)
     title = measure_title(d["metric"], language)
     interval = (
         "" if d["interval"] is None else " … ".join(decimals(v * scale, d["unit"]) for v in d["interval"])
@@ -186,7 +186,7 @@ def _differences(own: Sequence[Json], words: Words, language: Language) -> Marku
         )
         for d in own
     ]
-    unit = shown_unit(own[0]["unit"])
+    unit = pixel_words(shown_unit(own[0]["unit"]), language)
     return forest(
         bars,
         said=words["comparison_said"].format(metric=title),

@@ -44,6 +44,7 @@ def test_confidence_of_a_mask_of_known_probabilities():
     found = label_confidence(probabilities)
     assert set(found) == {"lung_right"}
     assert found["lung_right"]["mean_probability"] == pytest.approx(0.9, abs=1e-5)
+    assert found["lung_right"]["uncertain_core"] == 0.0
     # 10 voxels in the mask and 10 outside of it lie between 0.2 and 0.8; the mask has 100.
     assert found["lung_right"]["uncertain_share"] == pytest.approx(0.2)
     entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1)) / np.log(3)
@@ -60,7 +61,22 @@ def test_confidence_of_thin_and_absent_masks():
     assert label_confidence(probabilities) == {}
     assert image_entropy(probabilities) == {"image": 0.0}
     probabilities[:, 4, 2:6] = np.array([0.0, 0.2, 0.8])[:, None]
-    assert label_confidence(probabilities)["lung_left"]["mean_probability"] == pytest.approx(0.8, abs=1e-5)
+    thin = label_confidence(probabilities)["lung_left"]
+    assert thin["mean_probability"] == pytest.approx(0.8, abs=1e-5)
+    assert "uncertain_core" not in thin
+
+
+def test_the_share_of_an_undecided_core_leaves_the_border_out():
+    probabilities = np.zeros((2, 14, 12), np.float32)
+    probabilities[0] = 1
+    # Border band of two and a core of 6 x 4, of which one row of four is undecided.
+    probabilities[:, 2:12, 2:10] = np.array([0.4, 0.6])[:, None, None]
+    probabilities[:, 4:10, 4:8] = np.array([0.1, 0.9])[:, None, None]
+    probabilities[:, 6, 4:8] = np.array([0.3, 0.7])[:, None]
+    table = LabelTable(labels=(Label(name="a", value=1, colour="#ffffff"),))
+    found = ConfidenceTally(probabilities.shape[1:], table)
+    found.add((slice(None), slice(None)), torch.from_numpy(probabilities))
+    assert found.labels()["a"]["uncertain_core"] == pytest.approx(4 / 24)
 
 
 def test_blocks_give_the_same_as_the_whole():

@@ -103,9 +103,15 @@ def test_holes_of_a_volume_in_ml():
     label_map = np.zeros((20, 20, 20), dtype=np.uint8)
     label_map[2:18, 2:18, 2:18] = 1
     label_map[8:12, 8:12, 8:12] = 0
-    for spacing, flagged in (((3.0, 3.0, 3.0), True), ((1.0, 1.0, 1.0), False)):
+    for spacing, share, flagged in (
+        ((3.0, 3.0, 3.0), 1.0, True),
+        ((1.0, 1.0, 1.0), 1.0, False),
+        ((1.0, 1.0, 1.0), 0.01, True),
+    ):
         measures = measure_case(label_map, table=table, measures=("volume",), case_id="c", spacing_mm=spacing)
-        found = judge_result(ResultFacts(label_map=label_map, table=table, measures=measures))
+        found = judge_result(
+            ResultFacts(label_map=label_map, table=table, measures=measures), FlagOptions(hole_share=share)
+        )
         assert [f.code for f in found.flags] == (["Q202"] if flagged else [])
     assert outcome(found, "Q402").reason == "the model has no statistics of its training images"
     assert outcome(found, "Q401", "liver").reason == "the model gives no confidence"
@@ -119,7 +125,7 @@ def test_unlikely_size_and_ratio():
         ("Q301", "review", "lung_left"),
         ("Q302", "review", "lung_left/lung_right"),
     ]
-    assert found.flags[0].limit == 0.1
+    assert found.flags[0].limit == pytest.approx(0.1 - 0.1 * 0.08)
     assert found.flags[1].measured == pytest.approx(12 / 34)
 
 

@@ -1,0 +1,343 @@
+"""How many images of the wrong kind the shipped models refuse or flag, and how many right ones.
+
+    MEDSEG_DATA=../shared/data python benchmarks/gate.py measure [--model NAME] [--split validation|test] [--cases 20]
+    MEDSEG_DATA=../shared/data python benchmarks/gate.py profile        writes the profiles into the shipped bundles
+
+Profiles are made of training images; limits come from training images left out of the fit and from validation images.
+`measure` prints, per kind: images, refused before and after the network, flagged, passed. Right images are the test
+split of the radiographs, and fold 0 of the hippocampus, whose images neither the first network nor the profile saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gate_images as made
+import numpy as np
+from mask_flags import lungs
+from numpy.typing import NDArray
+
+from medseg.errors import InputRefusedError, MedsegError
+from medseg.evaluation.measure import measure_case
+from medseg.io.nifti import read_nifti
+from medseg.io.picture import read_picture
+from medseg.io.read import read_image
+from medseg.labels import LabelTable
+from medseg.models.bundle import read_bundle
+from medseg.models.bundle_writer import update_bundle
+from medseg.pipeline.bundle_gate import PROFILE, RANGE
+from medseg.pipeline.model import LoadedModel
+from medseg.quality.cohort import cohort_record
+from medseg.quality.input_facts import InputFacts, input_facts
+from medseg.quality.profile import fit_profile, profile_to_json
+from medseg.quality.profile_checks import check_profile
+from medseg.quality.ranges import Range, fit_ranges
+from medseg.volume import Volume
+
+PROJECT = Path(__file__).resolve().parent.parent
+Kinds = dict[str, Callable[[], Iterable[Volume]]]
+CHEST, HIPPOCAMPUS = "chest-xray-lungs", "mr-hippocampus"
+
+
+def data() -> Path:
+    """Folder of the development data."""
+    return Path(os.environ["MEDSEG_DATA"])
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """A manifest of the project."""
+    with (PROJECT / "data_manifests" / name).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def films(*splits: str) -> Iterator[tuple[str, Volume]]:
+    """Patient and radiograph."""
+    for row in rows("chest_xray_lungs.csv"):
+        if row["split"] in splits:
+            yield row["patient_id"], read_picture(data() / "cxr" / row["image"])
+
+
+def heads(*folds: int) -> Iterator[tuple[str, Volume]]:
+    """Patient and image around a hippocampus."""
+    for row in rows("hippocampus.csv"):
+        if int(row["fold"]) in folds:
+            yield row["patient_id"], read_nifti(data() / "hippocampus" / row["image"])
+
+
+def clean_images(model: str, split: str) -> list[Volume]:
+    """Right images of a split, in an order of their own."""
+    if model == CHEST:
+        found = [volume for _, volume in films(split)]
+    else:
+        found = [volume for _, volume in heads(0 if split == "test" else 1)]
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+
+
+def write_profiles() -> None:
+    """Fit the profiles of the shipped bundles and write them into bundle.json."""
+    chest, validation = list(films("train")), [volume for _, volume in films("validation")]
+    heads_of_training = list(heads(1, 2, 3, 4))
+    for name, training, others, modalities in (
+        (CHEST, chest, validation, ("CR", "DX", "RG")),
+        (HIPPOCAMPUS, heads_of_training, [], ("MR",)),
+    ):
+        profile = fit_profile(
+            [input_facts(volume) for _, volume in training],
+            [input_facts(volume) for volume in others],
+            groups=[patient for patient, _ in training],
+            modalities=modalities,
+            negatives=name == CHEST,
+        )
+        if profile is None:
+            sys.exit(f"{name}: too few images")
+        bundle = read_bundle(name)
+        limits: dict[str, Any] = dict(profile_to_json(profile, PROFILE))
+        cohort = chest_cohort() if name == CHEST else hippocampus_cohort()
+        for what, values in cohort.items():
+            limits[RANGE + what] = {key: float(f"{value:.6g}") for key, value in values.items()}
+        if bundle.record.gate is not None:
+            # What `fit_gate` takes from the same left-out images today.
+            limits["review"] = bundle.record.gate.limits["quantiles"]["0.99"]
+        update_bundle(bundle, gate_limits=limits)
+        print(f"{name}: profile of {len(training)} training and {len(others)} validation images")
+
+
+def hippocampus_cohort() -> dict[str, Range]:
+    """Sizes, steps and positions in the reference masks of folds 1 to 4."""
+    table, records = read_bundle(HIPPOCAMPUS).table, []
+    for row in rows("hippocampus.csv"):
+        if row["fold"] != "0":
+            mask = read_nifti(data() / "hippocampus" / row["label"])
+            labels = np.asarray(mask.array[0], dtype=np.uint8)
+            records.append(record_of(labels, table, affine=mask.affine, spacing_mm=mask.spacing_mm))
+    return fit_ranges(records)
+
+
+def chest_cohort() -> dict[str, Range]:
+    """Positions in the reference masks of the training split that tell the visible lung."""
+    table, records = read_bundle(CHEST).table, []
+    for row in rows("chest_xray_lungs.csv"):
+        if row["split"] == "train" and row["source"] == "shenzhen":
+            records.append(record_of(lungs(data() / "cxr" / row["label"]), table))
+    return fit_ranges(records)
+
+
+def record_of(
+    labels: NDArray[np.uint8],
+    table: LabelTable,
+    *,
+    affine: NDArray[np.float64] | None = None,
+    spacing_mm: tuple[float, ...] | None = None,
+) -> dict[str, float]:
+    """The numbers of one mask that a cohort bounds."""
+    measures = measure_case(
+        labels, table=table, measures=(), case_id="c", spacing_mm=spacing_mm, affine=affine
+    )
+    return cohort_record(labels, table=table, measures=measures, affine=affine)
+
+
+def changed(images: Sequence[Volume], change: made.Change, count: int) -> Callable[[], Iterator[Volume]]:
+    """The first images, changed."""
+    rng = np.random.default_rng(0)
+    return lambda: (change(volume, rng) for volume in images[:count])
+
+
+def chest_kinds(clean: Sequence[Volume], count: int) -> Kinds:
+    """Wrong images for the radiograph model."""
+    ct = ("ct_small/images/ct_torso.nii.gz", "ct_small/images/ct_heart.nii.gz")
+    brain = ("mr_brats/images_ch0/brats_pat0003.nii.gz", "mr_brats/images_ch1/brats_pat0005.nii.gz")
+    spine = ("mr_spine/images/sct_t2.nii.gz", "mr_spine/images/unf01_T1w.nii.gz")
+    body = ("mr_abdomen/images/mr_abdomen_crop.nii.gz",)
+    other = ("cr_monochrome2_j2k", "cr_monochrome1_j2k", "dx_monochrome1_small")
+    one = lambda change: changed(clean, change, count)  # noqa: E731
+    return {
+        "street photograph, colour": lambda: made.street(data(), count, grey=False),
+        "street photograph, grey": lambda: made.street(data(), count, grey=True),
+        "CT slice, axial": lambda: made.slices(data(), ct, 2, count),
+        "CT slice, coronal": lambda: made.slices(data(), ct, 1, count),
+        "CT slice, sagittal": lambda: made.slices(data(), ct, 0, count),
+        "MR slice of the brain": lambda: made.slices(data(), brain, 2, count),
+        "MR slice of the spine": lambda: made.slices(data(), spine, 0, count),
+        "MR slice of the abdomen": lambda: made.slices(data(), body, 2, count),
+        "radiograph of hip, limb, animal": lambda: [
+            replace(read_image([next((data() / "dicom" / name).iterdir())]), modality="") for name in other
+        ],
+        "film upside down": one(made.flipped(1)),
+        "film mirrored": one(made.flipped(0)),
+        "film turned by 180 degrees": one(lambda v, _: made.with_array(v, v.array[:, ::-1, ::-1])),
+        "film turned by 90 degrees": one(lambda v, _: made.with_array(v, np.rot90(v.array, axes=(1, 2)))),
+        "rows and columns exchanged": one(made.permuted(1, 0)),
+        "part of a film, 40 % a side": one(made.corner(0.4)),
+        "two films in one picture": one(made.two_in_one),
+        "mask instead of a film": one(made.mask_of),
+        "noise": one(made.noise),
+        "blank": one(made.blank),
+        "thumbnail of 40 pixels": one(lambda v, rng: made.zoomed(40 / max(v.spatial_shape))(v, rng)),
+        "header says CT": one(made.modality("CT")),
+        "a volume": one(made.as_volume),
+    }
+
+
+def hippocampus_kinds(clean: Sequence[Volume], count: int) -> Kinds:
+    """Wrong images for the hippocampus model."""
+    size, rng = (36.0, 50.0, 36.0), np.random.default_rng(0)
+    one = lambda change: changed(clean, change, count)  # noqa: E731
+
+    def crops(*names: str) -> Callable[[], list[Volume]]:
+        each = max(1, count // len(names))
+        return lambda: [c for v in made.volumes(data(), *names) for c in made.crops(v, size, each, rng)]
+
+    def ct(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[], list[Volume]]:
+        torso = crops("ct_small/images/ct_torso.nii.gz", "ct_small/images/ct_heart.nii.gz")
+        return lambda: [made.with_array(v, change(v.array)) for v in torso()]
+
+    return {
+        "CT in HU": ct(lambda hu: hu),
+        "CT of 0 to 255": ct(lambda hu: (np.clip((hu + 160) / 400, 0, 1) * 255).astype(np.uint8)),
+        "CT without rescale": ct(lambda hu: hu + 1024),
+        "MR of the abdomen": crops("mr_abdomen/images/mr_abdomen_crop.nii.gz"),
+        "MR of the spine": crops("mr_spine/images/sct_t1.nii.gz", "mr_spine/images/sct_t2.nii.gz"),
+        "MR of the breast": crops("mr_tumour_nrrd/images/breast1.nrrd"),
+        "another part of the brain": crops(
+            "mr_brats/images_ch1/brats_pat0003.nii.gz", "mr_brats/images_ch1/brats_pat0006.nii.gz"
+        ),
+        "whole head": lambda: list(
+            made.volumes(
+                data(),
+                "orientations/RAS.nii.gz",
+                "mr_brats/images_ch0/brats_pat0003.nii.gz",
+                "mr_tumour_nrrd/images/brain1.nrrd",
+            )
+        ),
+        "spacing in cm": one(made.scaled_spacing(0.1)),
+        "spacing in m": one(made.scaled_spacing(0.001)),
+        "spacing three times too large": one(made.scaled_spacing(3.0)),
+        "half as many voxels, same spacing": one(made.zoomed(0.5)),
+        "front and back exchanged": one(made.flipped(1)),
+        "head and foot exchanged": one(made.flipped(2)),
+        "axes i and j exchanged": one(made.permuted(1, 0, 2)),
+        "axes j and k exchanged": one(made.permuted(0, 2, 1)),
+        "axes in reversed order": one(made.permuted(2, 1, 0)),
+        "front half only": one(made.part(0.5, 1.0, 1)),
+        "lower half only": one(made.part(0.0, 0.5, 2)),
+        "mask instead of an image": one(made.mask_of),
+        "noise": one(made.noise),
+        "blank": one(made.blank),
+        "header says CT": one(made.modality("CT")),
+        "two channels": one(made.doubled),
+        "a single slice": one(made.middle_slice),
+    }
+
+
+def outcome(model: LoadedModel, volume: Volume) -> tuple[str, str]:
+    """How an image ended: refused before or after the network, flagged by the gate, by a mask flag, passed; and why."""
+    try:
+        answer = model.answer(volume)
+    except InputRefusedError as err:
+        return "before", str(err).split(";")[0]
+    try:
+        result = model.judge(volume, answer, case_id="c")
+    except InputRefusedError as err:
+        return "after", str(err).split(";")[0]
+    if result.gate.level != "pass":
+        return "flagged", result.gate.sentence
+    if result.flags.verdict in ("review", "fail"):
+        return "mask flag", result.flags.flags[0].text
+    return "passed", ""
+
+
+COLUMNS = ("before", "after", "flagged", "mask flag", "passed")
+
+
+def measure(name: str, split: str, count: int, *, verbose: bool) -> dict[str, dict[str, int]]:
+    """Counts of outcomes per kind; the first line is that of the right images."""
+    model = LoadedModel(read_bundle(name))
+    clean = clean_images(name, split)
+    kinds: Kinds = {f"right images ({split})": lambda: clean}
+    kinds |= (chest_kinds if name == CHEST else hippocampus_kinds)(clean, count)
+    print(f"\n{name}\n{'kind':<36}{'images':>8}" + "".join(f"{column:>11}" for column in COLUMNS), flush=True)
+    table = {}
+    for kind, images in kinds.items():
+        found = [outcome(model, volume) for volume in images()]
+        counts = Counter(how for how, _ in found)
+        table[kind] = {column: counts[column] for column in COLUMNS}
+        line = "".join(f"{counts[column]:>11}" for column in COLUMNS)
+        print(f"{kind:<36}{len(found):>8}{line}", flush=True)
+        if verbose:
+            for text, times in Counter(why for _, why in found).most_common(4):
+                print(f"    {times:>3} {text}", flush=True)
+    return table
+
+
+def measure_units(count: int) -> None:
+    """CT in wrong units against a profile of slabs of two CT volumes; right are slabs of a third one."""
+
+    def slabs(*names: str) -> list[Volume]:
+        return [
+            made.block(v.array[..., start : start + 16], v.spacing_mm or (1.0, 1.0, 1.0))
+            for v in made.volumes(data(), *names)
+            for start in range(0, v.array.shape[3] - 16, 4)
+        ]
+
+    def facts(volumes: Iterable[Volume]) -> list[InputFacts]:
+        return [input_facts(volume) for volume in volumes]
+
+    profile = fit_profile(facts(slabs("ct_small/images/ct_torso.nii.gz")), unit_matters=True)
+    other = slabs("ct_small/images/ct_heart.nii.gz")[:count]
+    changes: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+        "right: HU": lambda hu: hu,
+        "without rescale": lambda hu: hu + 1024,
+        "0 to 255": lambda hu: (np.clip((hu + 160) / 400, 0, 1) * 255).astype(np.uint8),
+        "0 to 1": lambda hu: np.clip((hu + 1000) / 3000, 0, 1),
+        "attenuation per cm": lambda hu: 0.19 * (1 + hu / 1000),
+        "HU times ten": lambda hu: hu * 10.0,
+    }
+    print("\nvalues of CT slabs (a model that takes HU)")
+    for kind, change in changes.items():
+        checks = [
+            check
+            for v in other
+            for check in check_profile(input_facts(made.with_array(v, change(v.array))), profile)
+            if check.name == "values"
+        ]
+        refused = sum(c.finding is not None and c.finding.level == "refuse" for c in checks)
+        flagged = sum(c.outcome == "flagged" for c in checks) - refused
+        print(f"{kind:<36}{len(checks):>8} refused {refused} flagged {flagged}")
+
+
+def main() -> None:
+    """Write profiles, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=["measure", "profile", "units"])
+    parser.add_argument("--model", choices=[CHEST, HIPPOCAMPUS])
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument("--cases", type=int, default=20, help="images per kind")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--verbose", action="store_true")
+    given = parser.parse_args()
+    if given.task == "profile":
+        write_profiles()
+        return
+    if given.task == "units":
+        measure_units(given.cases)
+        return
+    names = [given.model] if given.model else [CHEST, HIPPOCAMPUS]
+    tables = {n: measure(n, given.split, given.cases, verbose=given.verbose) for n in names}
+    if given.json is not None:
+        given.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MedsegError as err:
+        sys.exit(str(err))
