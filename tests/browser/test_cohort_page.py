@@ -118,5 +118,5 @@ def test_saved_numbers_are_those_of_the_page(page):
 
 def test_every_control_is_reached_by_the_keyboard(page):
     controls = page.controls()
-    missed = {number: name for number, name in controls.items() if number not in page.reached_by_tab()}
-    assert missed == {}
+    reached = page.reached_by_tab()
+    assert {number: name for number, name in controls.items() if number not in reached} == {}
