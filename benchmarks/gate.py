@@ -37,9 +37,8 @@ from medseg.models.bundle_writer import update_bundle
 from medseg.pipeline.bundle_gate import PROFILE, RANGE
 from medseg.pipeline.model import LoadedModel
 from medseg.quality.cohort import cohort_record
-from medseg.quality.input_facts import InputFacts, input_facts
+from medseg.quality.input_facts import input_facts
 from medseg.quality.profile import fit_profile, profile_to_json
-from medseg.quality.profile_checks import check_profile
 from medseg.quality.ranges import Range, fit_ranges
 from medseg.volume import Volume
 
@@ -278,46 +277,10 @@ def measure(name: str, split: str, count: int, *, verbose: bool) -> dict[str, di
     return table
 
 
-def measure_units(count: int) -> None:
-    """CT in wrong units against a profile of slabs of two CT volumes; right are slabs of a third one."""
-
-    def slabs(*names: str) -> list[Volume]:
-        return [
-            made.block(v.array[..., start : start + 16], v.spacing_mm or (1.0, 1.0, 1.0))
-            for v in made.volumes(data(), *names)
-            for start in range(0, v.array.shape[3] - 16, 4)
-        ]
-
-    def facts(volumes: Iterable[Volume]) -> list[InputFacts]:
-        return [input_facts(volume) for volume in volumes]
-
-    profile = fit_profile(facts(slabs("ct_small/images/ct_torso.nii.gz")), unit_matters=True)
-    other = slabs("ct_small/images/ct_heart.nii.gz")[:count]
-    changes: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-        "right: HU": lambda hu: hu,
-        "without rescale": lambda hu: hu + 1024,
-        "0 to 255": lambda hu: (np.clip((hu + 160) / 400, 0, 1) * 255).astype(np.uint8),
-        "0 to 1": lambda hu: np.clip((hu + 1000) / 3000, 0, 1),
-        "attenuation per cm": lambda hu: 0.19 * (1 + hu / 1000),
-        "HU times ten": lambda hu: hu * 10.0,
-    }
-    print("\nvalues of CT slabs (a model that takes HU)")
-    for kind, change in changes.items():
-        checks = [
-            check
-            for v in other
-            for check in check_profile(input_facts(made.with_array(v, change(v.array))), profile)
-            if check.name == "values"
-        ]
-        refused = sum(c.finding is not None and c.finding.level == "refuse" for c in checks)
-        flagged = sum(c.outcome == "flagged" for c in checks) - refused
-        print(f"{kind:<36}{len(checks):>8} refused {refused} flagged {flagged}")
-
-
 def main() -> None:
     """Write profiles, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=["measure", "profile", "units"])
+    parser.add_argument("task", choices=["measure", "profile"])
     parser.add_argument("--model", choices=[CHEST, HIPPOCAMPUS])
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--cases", type=int, default=20, help="images per kind")
@@ -326,9 +289,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.task == "profile":
         write_profiles()
-        return
-    if given.task == "units":
-        measure_units(given.cases)
         return
     names = [given.model] if given.model else [CHEST, HIPPOCAMPUS]
     tables = {n: measure(n, given.split, given.cases, verbose=given.verbose) for n in names}

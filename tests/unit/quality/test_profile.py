@@ -137,6 +137,18 @@ def test_modalities_that_say_nothing_and_kinds_of_radiographs():
         assert (check.name, check.outcome) == ("modality", wanted)
 
 
+def test_a_negative_counts_as_usual_only_where_training_showed_negatives():
+    facts = [input_facts(volume(seed)) for seed in range(40)]
+    negative = input_facts(volume(100, array=-body(100)[None]))
+    for shown, wanted in ((False, "flagged"), (True, "passed")):
+        found = fit_profile(facts, negatives=shown)
+        assert found is not None
+        again = profile_from_json(profile_to_json(found))
+        for known in (found, again):
+            outcomes = {c.name: c.outcome for c in check_profile(negative, known)}
+            assert (outcomes["histogram"], outcomes["appearance"]) == (wanted, wanted)
+
+
 def test_a_lateral_film_has_no_sides():
     film = Volume(array=np.random.default_rng(0).random((1, 50, 60)), patient_orientation=("A", "F"))
     facts = input_facts(film)
