@@ -113,7 +113,7 @@ class AdversarialOptions(BaseModel):
     model_config = _FROZEN
 
     use: Literal["fgsm", "pgd"] = Field(
-        "fgsm", description="fgsm: one step from a random start; pgd: several, each costs a pass more."
+        description="fgsm: one step from a random start; pgd: several, each costs a pass more."
     )
     probability: float = Field(0.5, gt=0, le=1, description="Share of the batches that are attacked.")
     epsilon: float = Field(

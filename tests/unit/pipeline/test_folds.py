@@ -82,7 +82,7 @@ def test_the_bundle_is_the_ensemble_with_out_of_fold_results_and_tuned_clean_up(
 def test_the_report_shows_folds_curves_and_clean_up(whole):
     page = (whole / "report.html").read_text()
     for text in (
-        "By fold",
+        "Subgroups by fold",
         "fold 2",
         "Clean-up tuned on out-of-fold predictions",
         "3 networks, one for each fold",
