@@ -104,6 +104,7 @@ def test_a_second_run_does_nothing_and_predict_takes_the_ensemble_or_one_member(
         assert record["model"]["weights_sha256"] == expected.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_folds_goes_on_and_ends_in_the_same_hash(whole, cohort, tmp_path, monkeypatch):
     def killed(context, fold, _train=folds.train_fold):
         if fold == 1:
@@ -140,6 +141,7 @@ def test_a_failing_fold_is_told_and_the_others_finish(cohort, tmp_path, monkeypa
     assert not (folder / "model").exists()
 
 
+@pytest.mark.slow
 def test_folds_on_several_machines_share_a_run_and_a_plain_run_gathers(whole, cohort, tmp_path):
     found = {run_fold(cohort, fold, output=tmp_path).facts["run"] for fold in (2, 0)}
     assert len(found) == 1
@@ -160,6 +162,7 @@ def test_folds_on_several_machines_share_a_run_and_a_plain_run_gathers(whole, co
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_one_case_per_fold_and_a_class_absent_from_a_fold(tmp_path):
     pipeline = write_cohort(tmp_path / "few", cases=3, per_patient=1, without_back=(1,))
     overrides = ("training.epochs=1", "data.split.validation=none", "evaluation.metrics=[dice]")
@@ -171,6 +174,7 @@ def test_one_case_per_fold_and_a_class_absent_from_a_fold(tmp_path):
     assert fold["count"] == 1 or fold["undefined"] == {"empty in the prediction and in the reference": 1}
 
 
+@pytest.mark.slow
 def test_a_single_fold_watched_while_it_is_tested_chooses_nothing(cohort, tmp_path):
     notes = Notes()
     overrides = ("data.split.fold=1", "training.epochs=1", "evaluation.metrics=[dice]")
@@ -184,6 +188,7 @@ def test_a_single_fold_watched_while_it_is_tested_chooses_nothing(cohort, tmp_pa
     assert {row["case_id"] for row in rows(folder / "evaluation" / "cases.csv")} == {"c2", "c3"}
 
 
+@pytest.mark.slow
 def test_a_holdout_tunes_on_its_validation_cases_alone(cohort, tmp_path, monkeypatch):
     from medseg.pipeline import cleaning
 
@@ -205,6 +210,7 @@ def test_a_holdout_tunes_on_its_validation_cases_alone(cohort, tmp_path, monkeyp
     )
 
 
+@pytest.mark.slow
 def test_watching_the_tested_fold_does_not_change_the_weights(whole, cohort, tmp_path):
     _, folder = run(cohort, tmp_path, "data.split.validation=none", until="train")
     assert read_bundle(folder / "model").weights_sha256 == read_bundle(whole / "model").weights_sha256

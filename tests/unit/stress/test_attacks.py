@@ -118,11 +118,12 @@ def test_batches_are_attacked_by_chance_within_their_own_range():
     torch.testing.assert_close(network[1].running_mean, mean)
     torch.manual_seed(0)
     kept = [
-        attacked_batch(loss, image, network, AdversarialOptions(probability=0.3)) is image for _ in range(60)
+        attacked_batch(loss, image, network, AdversarialOptions(use="fgsm", probability=0.3)) is image
+        for _ in range(60)
     ]
     assert 0.5 < np.mean(kept) < 0.9
 
 
 def test_it_is_off_unless_asked_for():
     assert TrainingOptions().adversarial is None
-    assert TrainingOptions.model_validate({"adversarial": {}}).adversarial.use == "fgsm"
+    assert TrainingOptions.model_validate({"adversarial": {"use": "fgsm"}}).adversarial.probability == 0.5
