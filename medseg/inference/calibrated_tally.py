@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.inference.certainty import STEPS
+from medseg.inference.confidence import sums_by_class
 from medseg.labels import LabelTable
 from medseg.transforms.block_restore import Box
 
@@ -27,13 +29,21 @@ class CalibratedTally:
     table : LabelTable
     keep : bool
         Whether the probability of each voxel is kept, two bytes a voxel.
+    device : torch.device or str, optional
+        Of the blocks; see `LabelTally`.
     """
 
-    def __init__(self, size: Sequence[int], table: LabelTable, *, keep: bool) -> None:
+    def __init__(
+        self, size: Sequence[int], table: LabelTable, *, keep: bool, device: torch.device | str = "cpu"
+    ) -> None:
         self._table = table
-        self._sums = np.zeros((2, table.class_count))
-        self.winning: NDArray[np.uint16] | None = np.zeros(tuple(size), np.uint16) if keep else None
+        self._sums = torch.zeros((2, table.class_count), dtype=torch.float64, device=device)
+        self._winning = torch.from_numpy(np.zeros(tuple(size), np.int16)).to(device) if keep else None
+
+    @cached_property
+    def winning(self) -> NDArray[np.uint16] | None:
         """(*size) calibrated probability of the winning class in steps of 1 / 65535, where it is kept."""
+        return None if self._winning is None else self._winning.cpu().numpy().view(np.uint16)
 
     def add(self, place: Box, probabilities: Tensor, calibrated: Tensor) -> None:
         """Take a block, each voxel once.
@@ -48,18 +58,18 @@ class CalibratedTally:
         winner = probabilities.argmax(dim=0)
         best = calibrated.gather(0, winner[None])[0].clamp(0, 1)
         classes = self._table.class_count
-        flat = winner.flatten().cpu()
-        self._sums[0] += torch.bincount(flat, minlength=classes).numpy()
-        self._sums[1] += torch.bincount(flat, best.flatten().double().cpu(), minlength=classes).numpy()
-        if self.winning is not None:
-            self.winning[place] = (best * STEPS).round_().to(torch.int32).cpu().numpy().astype(np.uint16)
+        self._sums[0] += sums_by_class(winner, None, classes)
+        self._sums[1] += sums_by_class(winner, best, classes)
+        if self._winning is not None:
+            self._winning[place] = (best * STEPS).round_().to(torch.int32).to(torch.int16)
 
     def labels(self) -> dict[str, float]:
         """Mean calibrated probability of each label over its mask, labels without a voxel left out."""
+        counts, sums = self._sums.tolist()
         return {
-            name: float(self._sums[1, index] / self._sums[0, index])
+            name: sums[index] / counts[index]
             for index, name in enumerate(self._table.names[1:], start=1)
-            if self._sums[0, index]
+            if counts[index]
         }
 
 

@@ -115,8 +115,8 @@ class ConfidenceTally(LabelTally):
         self._labels[place] = winner
         # To int32 first: a float beyond the range of int16 becomes anything.
         self._winning[place] = (best.clamp(0, 1) * STEPS).round_().to(torch.int32).to(torch.int16)
-        self._voxel_sums += _sums_by_class(winner, None, len(values))
-        self._entropy_sums += _sums_by_class(winner, normalised_entropy(values), len(values))
+        self._voxel_sums += sums_by_class(winner, None, len(values))
+        self._entropy_sums += sums_by_class(winner, normalised_entropy(values), len(values))
         if spread is not None:
             self._add_spread(winner, spread)
         for index in _above(values, UNCERTAIN[0]):
@@ -177,7 +177,7 @@ class ConfidenceTally(LabelTally):
         if self._spread_sums is None:
             self._spread_sums = self._entropy_sums.new_zeros((len(SPREAD), classes))
         for row, channel in zip(self._spread_sums, spread, strict=True):
-            row += _sums_by_class(winner, channel, classes)
+            row += sums_by_class(winner, channel, classes)
 
     def _core(self, index: int) -> dict[str, float]:
         box = bounding_box(self.label_map, (index,))
@@ -239,8 +239,15 @@ def _above(values: Tensor, limit: float) -> list[int]:
     return found
 
 
-def _sums_by_class(winner: Tensor, values: Tensor | None, classes: int) -> Tensor:
-    """(classes,) float64 sums of values over the voxels of each class, or their int64 number."""
+def sums_by_class(winner: Tensor, values: Tensor | None, classes: int) -> Tensor:
+    """(classes,) float64 sums of values over the voxels of each class, or the int64 number of these voxels.
+
+    Parameters
+    ----------
+    winner : (...) integer tensor
+    values : (...) float tensor or None
+    classes : int
+    """
     if winner.device.type == "cpu":
         weights = None if values is None else values.flatten().double()
         return torch.bincount(winner.flatten(), weights, minlength=classes)

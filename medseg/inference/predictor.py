@@ -293,12 +293,12 @@ class Predictor:
                 reuse=found.reuse and self.options.empty_windows == "reuse",
                 tally=windows,
             )
-            device = self._gathering_device(sweep, grid)
+            device = self._gathering_device(sweep, grid, watched=watch is not None)
             tally = kind(sweep.size, self.table, device=device)
             watched = None if watch is None else watch(grid)
             calibrated = None
             if self.scaling.changes and issubclass(kind, ConfidenceTally):
-                calibrated = CalibratedTally(sweep.size, self.table, keep=self.keep_certainty)
+                calibrated = CalibratedTally(sweep.size, self.table, keep=self.keep_certainty, device=device)
 
             def looked_at() -> Iterator[tuple[Box, Tensor]]:
                 for block in self.blended.blocks(
@@ -340,16 +340,16 @@ class Predictor:
             watch=watched,
         )
 
-    def _gathering_device(self, sweep: Sweep, grid: GridMap) -> torch.device:
-        """Where masks are gathered; maps lie in the machine's memory, and values rounded as nnU-Net's need float64."""
-        if self.maps or sweep.ordered:
+    def _gathering_device(self, sweep: Sweep, grid: GridMap, *, watched: bool) -> torch.device:
+        """Where masks are gathered: what is watched, put into maps or rounded as nnU-Net's values are, on the processor."""
+        if self.maps or watched or sweep.ordered:
             return torch.device("cpu")
         prepared, source = math.prod(sweep.size), math.prod(grid.source_shape)
         return gathering_device(
             self.device,
             sums_bytes=sweep.sums_bytes(self.blended.ensemble.channels),
-            # Two bytes of a class at most, and two of its probability.
-            gathered_bytes=4 * prepared + 2 * source,
+            # Two bytes of a class at most, two of its probability, and two of its calibrated one.
+            gathered_bytes=6 * prepared + 2 * source,
         )
 
     def _narrowed(self, volume: Volume, prepared: Prepared) -> Narrowed:

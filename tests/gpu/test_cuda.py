@@ -189,7 +189,8 @@ def test_the_loop_over_windows_does_not_wait_for_the_device():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_confidence_gathered_on_the_device_is_that_of_the_cpu():
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_confidence_gathered_on_the_device_is_that_of_the_cpu(temperature):
     network3d = build_network(
         SmallUNetOptions(channels=(16, 24, 32)), spatial_dims=3, in_channels=1, class_count=2, seed=0
     )
@@ -201,6 +202,7 @@ def test_confidence_gathered_on_the_device_is_that_of_the_cpu():
             options=InferenceOptions(window=(32, 32, 16), overlap=0.5),
             device=device,
             keep_certainty=True,
+            temperature=temperature,
         ).predict(volume_of_discs())
         for device in ("cpu", "cuda")
     ]
