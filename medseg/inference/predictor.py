@@ -341,7 +341,7 @@ class Predictor:
         )
 
     def _gathering_device(self, sweep: Sweep, grid: GridMap, *, watched: bool) -> torch.device:
-        """Where masks are gathered: what is watched, put into maps or rounded as nnU-Net's values are, on the processor."""
+        """Where masks are gathered: on the processor what is watched, put into maps or rounded as nnU-Net does."""
         if self.maps or watched or sweep.ordered:
             return torch.device("cpu")
         prepared, source = math.prod(sweep.size), math.prod(grid.source_shape)
