@@ -132,6 +132,8 @@ def measurement_rows(record: Json) -> list[dict[str, Cell]]:
         rows.append({**about, "measure": measure, **{key: quantity[key] for key in _CSV}})
         for end in ("low", "high") if quantity.get("interval") else ():
             rows.append({**about, "measure": f"{measure}_{quantity['unit']}_{end}", **_end(quantity, end)})
+        if quantity.get("interval"):
+            rows.append({**about, "measure": "interval", **_level(quantity["interval"])})
     return rows
 
 
@@ -149,6 +151,12 @@ def _end(quantity: Json, end: str) -> dict[str, Cell]:
         }
     note = f"{100 * interval['level']:g} % interval"
     return {"value": value, "unit": unit, "bound": "exact", "reason": "", "note": note}
+
+
+def _level(interval: Json) -> dict[str, Cell]:
+    """The level of an interval, as a row of measurements.csv has it."""
+    about = {"unit": "1", "bound": "exact", "reason": interval.get("reason", ""), "note": ""}
+    return {"value": interval["level"], **about}
 
 
 def json_block(value: Any) -> Markup:

@@ -175,7 +175,9 @@ def test_an_environment_without_nnunet_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", list(SECTIONS))
-def test_every_section_runs_without_its_peers(section):
+def test_every_section_runs_without_its_peers(section, monkeypatch):
+    # Compiling takes a minute and a half; engines have tests of their own.
+    monkeypatch.setattr("medseg.bench.inference.ENGINES", ("torch", "openvino"))
     jobs = measure_inference(bench(), [section])
     assert jobs
     for job in jobs:
