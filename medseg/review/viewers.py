@@ -15,7 +15,7 @@ Viewer = Literal["slicer", "itksnap"]
 PROGRAMS: dict[Viewer, tuple[str, ...]] = {"slicer": ("Slicer",), "itksnap": ("itksnap", "ITK-SNAP")}
 TITLES: dict[Viewer, str] = {"slicer": "3D Slicer", "itksnap": "ITK-SNAP"}
 MASK, SEGMENTATION = "mask.nii.gz", "mask.seg.nrrd"
-COLOURS, DESCRIPTIONS = "labels.ctbl", "labels-itksnap.txt"
+COLOURS, DESCRIPTIONS = "labels.ctbl", "labels.itksnap.txt"
 
 
 def viewer_command(viewer: Viewer, folder: Path, *, images: Sequence[str], program: str = "") -> list[str]:

@@ -45,7 +45,7 @@ def test_image_mask_and_segmentation_lie_on_the_source_grid(made, tmp_path):
     result = out(results, tmp_path / "out", images=(images,), first=2)
     assert result.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "HOWTO.txt", "c0", "c1", "labels-itksnap.txt", "labels.ctbl", "review-export.json",
+        "HOWTO.txt", "c0", "c1", "labels.ctbl", "labels.itksnap.txt", "review-export.json",
     ]  # fmt: skip
     home = tmp_path / "out" / "c1"
     for name in ("image.nii.gz", "mask.nii.gz"):
@@ -67,7 +67,7 @@ def test_the_record_has_the_digest_of_every_file(made, tmp_path):
     for name, digest in entry["files"].items():
         assert sha256_file(tmp_path / "out" / "c2" / name) == digest
     howto = (tmp_path / "out" / "HOWTO.txt").read_text()
-    assert "itksnap -g c2/image.nii.gz -s c2/mask.nii.gz -l labels-itksnap.txt" in howto
+    assert "itksnap -g c2/image.nii.gz -s c2/mask.nii.gz -l labels.itksnap.txt" in howto
     assert "slicer.util.loadSegmentation" in howto
 
 
@@ -153,4 +153,4 @@ def test_a_viewer_opens_one_case_after_the_other(made, tmp_path, monkeypatch):
     calls = (tmp_path / "calls").read_text().splitlines()
     assert len(calls) == 2
     home = (tmp_path / "out").resolve()
-    assert calls[0] == (f"-g {home}/c1/image.nii.gz -s {home}/c1/mask.nii.gz -l {home}/labels-itksnap.txt")
+    assert calls[0] == (f"-g {home}/c1/image.nii.gz -s {home}/c1/mask.nii.gz -l {home}/labels.itksnap.txt")
