@@ -106,11 +106,17 @@ def write_sidecar(
 
 
 def write_itksnap_labels(path: Path, table: LabelTable) -> None:
-    """Write ITK-SNAP's label description file: value, colour and name of each label, opaque and visible."""
+    """Write ITK-SNAP's label description file: value, colour and name of each label, opaque and visible.
+
+    References
+    ----------
+    ITK-SNAP, Label Description File: IDX R G B A VIS MSH LABEL; a name has no quotation marks.
+    """
     lines = ['    0     0    0    0        0  0  0    "Clear Label"']
     for label in table.labels:
         red, green, blue = (int(label.colour[k : k + 2], 16) for k in (1, 3, 5))
-        lines.append(f'{label.value:5d} {red:5d}{green:5d}{blue:5d}        1  1  1    "{label.name}"')
+        name = label.name.replace('"', "'")
+        lines.append(f'{label.value:5d} {red:5d}{green:5d}{blue:5d}        1  1  1    "{name}"')
     write_text(path, "\n".join(lines) + "\n")
 
 

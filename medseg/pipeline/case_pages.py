@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medseg.data.manifest import Case
 from medseg.errors import MedsegError, StorageError
+from medseg.export.nifti import write_itksnap_labels
 from medseg.pipeline import case_files, earlier
 from medseg.pipeline.context import Context
 from medseg.pipeline.lone_page import codes_of, images_of, model_facts, study_facts
@@ -23,7 +24,7 @@ from medseg.provenance import whole_file, write_json, write_text
 from medseg.report.case_data import CasePage, Cohort, LogLine
 from medseg.report.case_pictures import case_pictures, geometry_facts
 from medseg.report.case_report import render_case
-from medseg.report.hand_off import ITK_LABELS, itk_label_text
+from medseg.report.hand_off import ITK_LABELS
 from medseg.report.language import structure_name, text
 from medseg.report.mosaic import Masks
 from medseg.report.page import CaseReport, CohortReport
@@ -123,7 +124,7 @@ class _Work:
         folder = self.context.run.case_folder(case.case_id)
         page = self.page(case)
         write_text(folder / PAGE, render_case(page))
-        write_text(folder / ITK_LABELS, itk_label_text(self.context.table))
+        write_itksnap_labels(folder / ITK_LABELS, self.context.table)
         write_json(
             folder / earlier.FACTS,
             {

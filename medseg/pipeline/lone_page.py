@@ -10,12 +10,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medseg.export.display import window_of
+from medseg.export.nifti import write_itksnap_labels
 from medseg.labels import LabelTable
 from medseg.provenance import sha256_file, versions, write_text
 from medseg.report.case_data import CasePage, LogLine
 from medseg.report.case_pictures import CaseImages, case_pictures, geometry_facts
 from medseg.report.case_report import render_case
-from medseg.report.hand_off import ITK_LABELS, itk_label_text
+from medseg.report.hand_off import ITK_LABELS
 from medseg.report.language import Language
 from medseg.report.mosaic import Masks
 from medseg.report.options import ReportOptions
@@ -57,7 +58,7 @@ def write_lone_page(
         page, images_of(volume, predicted=masks), option=options.viewer, max_bytes=options.viewer_size
     )
     write_text(path, render_case(replace(page, viewer=viewer)))
-    write_text(path.parent / ITK_LABELS, itk_label_text(table))
+    write_itksnap_labels(path.parent / ITK_LABELS, table)
 
 
 def lone_page(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from medseg.labels import LabelTable
 from medseg.report.case_data import CasePage
 
 ITK_LABELS = "labels.itksnap.txt"
@@ -32,18 +31,3 @@ def hand_off(page: CasePage) -> Sequence[tuple[str, str]]:
 
 def _has_seg(files: Mapping[str, str]) -> bool:
     return any(name.startswith("segmentation") and name.endswith(".dcm") for name in files)
-
-
-def itk_label_text(table: LabelTable) -> str:
-    """Description of the labels that ITK-SNAP reads: value, colour, opacity, visible, in meshes, name.
-
-    References
-    ----------
-    ITK-SNAP, Label Description File: IDX R G B A VIS MSH LABEL.
-    """
-    lines = ['    0     0    0    0        0  0  0    "background"']
-    for label in table.labels:
-        red, green, blue = (int(label.colour[k : k + 2], 16) for k in (1, 3, 5))
-        name = label.name.replace('"', "'")
-        lines.append(f'{label.value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{name}"')
-    return "\n".join(lines) + "\n"
