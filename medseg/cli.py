@@ -21,6 +21,7 @@ from medseg.cli_data import data_commands
 from medseg.cli_evaluate import add_evaluate
 from medseg.cli_explain import add_explain_commands
 from medseg.cli_models import add_model_commands
+from medseg.cli_options import AsJson, Quiet
 from medseg.cli_review import add_review
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
@@ -41,8 +42,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder that runs are kept in.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @app.command()
@@ -74,8 +73,8 @@ def run(
     parallel_folds: Annotated[
         int | None, typer.Option(min=1, help="Folds trained at the same time, in a process each.")
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run all stages of a pipeline: check, plan, search, train, predict, evaluate, export, report.
 
@@ -127,8 +126,8 @@ def _stage_command(stage: str, text: str) -> None:
         pipeline: PipelineArgument,
         output: OutputOption = Path("runs"),
         overrides: SetOption = None,
-        as_json: JsonOption = False,
-        quiet: QuietOption = False,
+        as_json: AsJson = False,
+        quiet: Quiet = False,
     ) -> None:
         from medseg.pipeline.api import run_pipeline
 
@@ -153,8 +152,8 @@ def plan(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print the decided settings, a pipeline that runs as it is.")
     ] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look at the data and say what will be trained, why, and what that takes; train nothing.
 
@@ -253,8 +252,8 @@ def predict(
     accept_unlike: Annotated[
         bool, typer.Option("--accept-unlike", help="Segment images that the model's input gate refuses.")
     ] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Segment images with a trained model; needs no YAML.
 
@@ -289,7 +288,7 @@ def predict(
 def inspect(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders, in any mess.")],
     identify: Annotated[bool, typer.Option("--identify", help="Tell UIDs, too (with --json).")] = False,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a folder holds: series, grid, spacing, orientation, tilt, gaps, transfer syntax, problems."""
     from medseg.console import print_table
@@ -343,7 +342,7 @@ def convert(
     suv: Annotated[bool, typer.Option("--suv", help="PET in body-weight SUV instead of Bq/ml.")] = False,
     algorithm: Annotated[str, typer.Option(help="What made the mask, for DICOM objects.")] = "medseg convert",
     algorithm_version: Annotated[str, typer.Option(help="Its version.")] = __version__,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert images and masks, voxel by voxel; nothing is resampled unless asked for."""
     from medseg.pipeline.convert import ConvertOptions, checked_choices
@@ -365,7 +364,7 @@ def convert(
 
 
 @app.command()
-def models(as_json: JsonOption = False) -> None:
+def models(as_json: AsJson = False) -> None:
     """List the models that come with medseg."""
     from medseg.models.bundle import list_bundles
 
@@ -396,7 +395,7 @@ def schema(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check this machine: packages, codecs, memory, disk; each problem with its fix."""
     from medseg.doctor import examine
 

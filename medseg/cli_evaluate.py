@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from medseg.cli_options import AsJson, Finish, Quiet, Reporting, SetOption
 from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,28 +70,21 @@ Missing = Annotated[
         "--missing", help="A reference without prediction: fail (listed, exit 1), or empty (all missed)."
     ),
 ]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the pipeline.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def add_evaluate(
     app: typer.Typer,
     *,
-    reporting: Callable[[bool], AbstractContextManager[ConsoleReporter]],
-    finish: Callable[..., None],
+    reporting: Reporting,
+    finish: Finish,
 ) -> None:
     """Add the command to the program.
 
     Parameters
     ----------
     app : typer.Typer
-    reporting : callable
-        Gives a reporter for the time of the command; takes whether it is silent.
-    finish : callable
-        Prints a `Result` and exits with its code; takes `as_json`.
+    reporting, finish
+        See `cli_options`.
     """
 
     @app.command()

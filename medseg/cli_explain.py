@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from medseg.cli_options import AsJson, Finish, Quiet, Reporting, SetOption
 from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medseg.console import ConsoleReporter
+    pass
 
 ImageArgument = Annotated[
     Path, typer.Argument(metavar="IMAGE", help="One image: a file, or a folder with a DICOM volume.")
@@ -99,28 +98,21 @@ Quick = Annotated[
 ]
 Language = Annotated[Literal["en", "zh"], typer.Option(help="Language of the page: en or zh.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all unless given.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the pipeline.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def add_explain_commands(
     app: typer.Typer,
     *,
-    reporting: Callable[[bool], AbstractContextManager[ConsoleReporter]],
-    finish: Callable[..., None],
+    reporting: Reporting,
+    finish: Finish,
 ) -> None:
     """Add the commands to the program.
 
     Parameters
     ----------
     app : typer.Typer
-    reporting : callable
-        Gives a reporter for the time of the command; takes whether it is silent.
-    finish : callable
-        Prints a `Result` and exits with its code; takes `as_json`.
+    reporting, finish
+        See `cli_options`.
     """
 
     @app.command()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from medseg.cli_options import AsJson, Finish, Quiet, Reporting
+
 if TYPE_CHECKING:
-    from medseg.console import ConsoleReporter
+    pass
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or output of medseg predict.")]
 First = Annotated[
@@ -55,25 +55,21 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder of review.csv and the new lists; RUN/review unless given."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def add_review(
     app: typer.Typer,
     *,
-    reporting: Callable[[bool], AbstractContextManager[ConsoleReporter]],
-    finish: Callable[..., None],
+    reporting: Reporting,
+    finish: Finish,
 ) -> None:
     """Add the command to the program.
 
     Parameters
     ----------
     app : typer.Typer
-    reporting : callable
-        Gives a reporter for the time of the command; takes whether it is silent.
-    finish : callable
-        Prints a `Result` and exits with its code; takes `as_json`.
+    reporting, finish
+        See `cli_options`.
     """
 
     @app.command()

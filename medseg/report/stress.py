@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medseg import __version__
+from medseg.report.language import Language
 from medseg.report.page import Json
 from medseg.report.stress_figures import STYLE, Curve, panel
-from medseg.report.stress_text import Language, texts, word
+from medseg.report.stress_text import texts, word
 
 __all__ = ["Language", "render_stress_page"]
 

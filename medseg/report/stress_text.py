@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
-from typing import Literal
 
-Language = Literal["en", "zh"]
+from medseg.report.language import Language, text
+
 _KEY = "stress."
 _NAME = "stress.name."
 
@@ -16,9 +14,7 @@ _NAME = "stress.name."
 @cache
 def texts(language: Language) -> Mapping[str, str]:
     """Texts by key, without its beginning."""
-    path = resources.files("medseg.report") / "language" / language / "stress.json"
-    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return {key.removeprefix(_KEY): text for key, text in found.items()}
+    return {key.removeprefix(_KEY): words for key, words in text(language).items() if key.startswith(_KEY)}
 
 
 def word(language: Language, name: str) -> str:
