@@ -15,6 +15,7 @@ from typing import Any
 
 _TICK_S = 0.02
 _KIB = 1024
+_LONGEST_TEXT = 280
 PROJECT = Path(__file__).resolve().parents[2]
 """Folder that holds the package, for peers' environments, which have not installed it."""
 
@@ -87,7 +88,7 @@ def run_program(
         output, said = _text(out), _text(errors).strip().splitlines()
     failed = f"took longer than {longest_s:.0f} s" if late else ""
     if status and not late:
-        failed = (said[-1] if said else f"ended with status {status}")[:160]
+        failed = (said[-1] if said else f"ended with status {status}")[:_LONGEST_TEXT]
     return Ended(seconds=seconds, peak_mb=usage.ru_maxrss * _KIB / 1e6, output=output, failed=failed)
 
 
