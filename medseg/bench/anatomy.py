@@ -12,7 +12,7 @@ CLASSES = 5
 """Background, a large organ, a pair of smaller ones, a bony rod, a vessel."""
 
 # Mean of body, then of the classes 1..4; standard deviations of texture and noise, in the same unit.
-_GRAYS = (1.0, 2.0, 3.0, 4.5, 3.6)
+_GRAYS = (1.0, 2.2, 3.4, 6.0, 4.7)
 _TEXTURE, _NOISE = 0.25, 0.4
 # Sizes as a part of half the volume: how far shapes are bent, and how coarse the bends are, in voxels a step.
 _BEND, _BEND_STEP = 0.08, 32

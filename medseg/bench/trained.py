@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from medseg.models.network import SegmentationNetwork
 
 CHECKPOINT = "checkpoint_final.pth"
-_PATCH = (64, 64, 64)
+_PATCH = (32, 64, 64)
 _VOLUMES = (1, 2, 3)
-_RATE, _WARM_UP = 2e-3, 10
+_RATE, _WARM_UP = 3e-3, 5
+# Chances for a place anywhere, beside one for each class of an organ.
+_ANYWHERE = 1
 _VERSION = 1
 _DECODER_LEVEL = r"decoder\.(\d+)\.(\d+)\.(0|1)\.(weight|bias)"
 
@@ -107,6 +109,7 @@ def _weights(folder: Path, shape: Sequence[int], steps: int) -> tuple[dict[str, 
 
     torch.manual_seed(0)
     network = network_of(folder).train()
+    _silence_deep_levels(network)
     table = segment_table(network.class_count - 1)
     loss = build_loss(DiceCrossEntropyOptions(), set_matrix=table.set_matrix, regions={})
     optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE)
@@ -123,13 +126,22 @@ def _weights(folder: Path, shape: Sequence[int], steps: int) -> tuple[dict[str, 
     return nnunet_names(network), float(np.mean(losses[-10:]))
 
 
+def _silence_deep_levels(network: SegmentationNetwork) -> None:
+    """Let the finest level begin alone, which it learns from in a few updates, and the deeper ones join as they help."""
+    import torch
+
+    weight = network.get_parameter("decoder.0.0.0.weight")
+    with torch.no_grad():
+        weight[:, weight.shape[1] // 2 :] = 0
+
+
 def _share(step: int, steps: int) -> float:
     """Of the learning rate: up at first, then down like half a cosine."""
     return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _patches(shape: Sequence[int], steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Patches of several volumes, each about a voxel of a class that is drawn first, so that all classes come."""
+    """Patches of several volumes: a third from anywhere, else about a voxel of a class that is drawn first."""
     import torch
 
     rng = np.random.default_rng(0)
@@ -137,8 +149,9 @@ def _patches(shape: Sequence[int], steps: int) -> Iterator[tuple[Tensor, Tensor]
     size = [min(p, n) for p, n in zip(_PATCH, shape, strict=True)]
     for step in range(steps):
         image, labels = drawn[step % len(drawn)]
-        places = np.flatnonzero(labels == rng.integers(0, int(labels.max()) + 1))
-        place = int(rng.choice(places)) if len(places) else 0
+        wanted = rng.integers(-_ANYWHERE, int(labels.max()) + 1)
+        places = np.flatnonzero(labels == wanted) if wanted > 0 else np.arange(0)
+        place = int(rng.choice(places)) if len(places) else int(rng.integers(labels.size))
         middle = [int(n) for n in np.unravel_index(place, labels.shape)]
         corner = [
             int(np.clip(m - p // 2 + rng.integers(-p // 4, p // 4 + 1), 0, n - p))
