@@ -127,7 +127,7 @@ def _weights(folder: Path, shape: Sequence[int], steps: int) -> tuple[dict[str, 
 
 
 def _silence_deep_levels(network: SegmentationNetwork) -> None:
-    """Let the finest level begin alone, which it learns from in a few updates, and the deeper ones join as they help."""
+    """Let the finest level begin alone, which a few updates teach much, and the deeper ones join as they help."""
     import torch
 
     weight = network.get_parameter("decoder.0.0.0.weight")
