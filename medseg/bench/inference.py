@@ -51,7 +51,7 @@ class Sizes:
     prepared: tuple[int, ...] = (200, 266, 266)
     classes: int = 10
     case: tuple[int, ...] = (36, 50, 35)
-    training_steps: int = 100
+    training_steps: int = 300
 
 
 QUICK = Sizes(
@@ -60,7 +60,7 @@ QUICK = Sizes(
     volume=(80, 128, 128),
     source=(100, 256, 256),
     prepared=(66, 133, 133),
-    training_steps=60,
+    training_steps=200,
 )
 
 

@@ -1,7 +1,8 @@
 """The trained network of `medseg bench inference`: one that tells the organs of `anatomy` apart, kept for this user.
 
-Its weights lie in a folder as nnU-Net leaves them, so that every tool runs the same; they are made by a short training
-on small patches, once per machine and version of what decides them.
+Its weights lie in a folder as nnU-Net leaves them, so that every tool runs the same. They are made once per user and
+version of what decides them: a network with a quarter of the channels learns on small patches and is set into the one
+that is measured, whose other channels are computed all the same and change no mask.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ CHECKPOINT = "checkpoint_final.pth"
 _PATCH = (32, 64, 64)
 _VOLUMES = (1, 2, 3)
 _RATE, _WARM_UP = 3e-3, 5
+# Training all channels of the network would take a processor half an hour.
+_SHARE_OF_CHANNELS = 4
 # Chances for a place anywhere, beside one for each class of an organ.
 _ANYWHERE = 1
 _VERSION = 1
@@ -93,6 +96,7 @@ def _key(folder: Path, shape: Sequence[int], steps: int) -> dict[str, Any]:
         "steps": steps,
         "patch": list(_PATCH),
         "rate": _RATE,
+        "part": _SHARE_OF_CHANNELS,
         "version": _VERSION,
         "medseg": versions()["medseg"],
     }
@@ -104,35 +108,61 @@ def _weights(folder: Path, shape: Sequence[int], steps: int) -> tuple[dict[str, 
 
     from medseg.bench.inference_tasks import network_of
     from medseg.bench.io_tasks import segment_table
+    from medseg.models.registry import build_network
     from medseg.training.loss_options import DiceCrossEntropyOptions
     from medseg.training.losses import build_loss
 
     torch.manual_seed(0)
-    network = network_of(folder).train()
-    _silence_deep_levels(network)
-    table = segment_table(network.class_count - 1)
+    whole = network_of(folder)
+    channels = tuple(n // _SHARE_OF_CHANNELS for n in whole.options.channels)
+    options = whole.options.model_copy(update={"channels": channels})
+    part = build_network(options, spatial_dims=3, in_channels=1, class_count=whole.class_count, seed=0)
+    table = segment_table(part.class_count - 1)
     loss = build_loss(DiceCrossEntropyOptions(), set_matrix=table.set_matrix, regions={})
-    optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE)
+    optimiser = torch.optim.AdamW(part.train().parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, steps))
     losses = []
     for image, label in _patches(shape, steps):
         optimiser.zero_grad()
-        value = loss(network(image), label)
+        value = loss(part(image), label)
         value.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         losses.append(float(value.detach()))
-    return nnunet_names(network), float(np.mean(losses[-10:]))
+    return nnunet_names(set_into(whole, part)), float(np.mean(losses[-10:]))
 
 
-def _silence_deep_levels(network: SegmentationNetwork) -> None:
-    """Let the finest level begin alone, which a few updates teach much, and the deeper ones join as they help."""
+def set_into(whole: SegmentationNetwork, part: SegmentationNetwork) -> SegmentationNetwork:
+    """A network that computes what one of fewer channels does, in the first channels of each level.
+
+    Its other channels go on with the weights that they have, and nothing reads them: the work is that of the whole.
+
+    Parameters
+    ----------
+    whole, part : SegmentationNetwork
+        U-Nets alike but for their channels, of which `whole` has as many or more; norms look at one channel each.
+        `whole` is changed.
+    """
     import torch
 
-    weight = network.get_parameter("decoder.0.0.0.weight")
+    state, small = whole.state_dict(), part.state_dict()
     with torch.no_grad():
-        weight[:, weight.shape[1] // 2 :] = 0
+        for name, value in small.items():
+            target = state[name]
+            if value.ndim == 1:
+                target[: len(value)] = value
+                continue
+            # Of a transposed convolution the output channels come second.
+            out, into = (1, 0) if name.startswith("up.") else (0, 1)
+            target.narrow(out, 0, value.shape[out]).zero_()
+            joined = re.fullmatch(r"decoder\.\d+\.0\.0\.weight", name) is not None
+            halves = 2 if joined else 1
+            for half in range(halves):
+                count, wide = value.shape[into] // halves, target.shape[into] // halves
+                place = target.narrow(out, 0, value.shape[out]).narrow(into, half * wide, count)
+                place.copy_(value.narrow(into, half * count, count))
+    return whole
 
 
 def _share(step: int, steps: int) -> float:
