@@ -238,6 +238,14 @@ def predict(
             "torch's masks, measured once), openvino, onnxruntime, compile, openvino_int8."
         ),
     ] = "torch",
+    fit_windows: Annotated[
+        bool,
+        typer.Option(
+            "--fit-windows",
+            help="Larger windows where fewer of them cover an image with less work; masks differ a little. Not below "
+            "--max-ram.",
+        ),
+    ] = False,
     recognise: Annotated[
         list[str] | None,
         typer.Option(
@@ -277,6 +285,7 @@ def predict(
             parallel=parallel,
             cluster=cluster,
             engine=engine,
+            fit_windows=fit_windows,
             recognise=None if recognise is None else ",".join(recognise),
             language=language,
             reporter=reporter,
