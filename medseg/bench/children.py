@@ -83,7 +83,13 @@ def run_program(
             env={**os.environ, **(environment or {})},
             preexec_fn=limited,
         )
-        status, usage, late = _waited(process, begin + longest_s)
+        try:
+            status, usage, late = _waited(process, begin + longest_s)
+        except BaseException:
+            # Where this process is stopped, the child would go on alone.
+            process.kill()
+            process.wait()
+            raise
         seconds = time.perf_counter() - begin
         output, said = _text(out), _text(errors).strip().splitlines()
     failed = f"took longer than {longest_s:.0f} s" if late else ""

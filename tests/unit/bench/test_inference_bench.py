@@ -49,6 +49,19 @@ def test_a_program_is_watched_and_its_end_is_told():
     assert late.failed == "took longer than 0 s"
 
 
+def test_a_child_does_not_outlive_a_run_that_is_stopped(monkeypatch):
+    seen = []
+
+    def stopped(process, until):
+        seen.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medseg.bench.children._waited", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_program([sys.executable, "-c", "import time; time.sleep(60)"], longest_s=60)
+    assert seen[0].returncode == -signal.SIGKILL
+
+
 def test_a_program_that_asks_for_more_than_it_may_fails_by_itself():
     ended = run_program([sys.executable, "-c", "bytearray(2 << 30)"], longest_s=30, limit_bytes=1 << 30)
     assert ended.failed == "MemoryError"
