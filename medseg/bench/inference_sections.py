@@ -80,7 +80,7 @@ def volume(bench: InferenceBench, root: Path) -> list[Job]:
     found = bench.in_turns(
         [
             ours("medseg", {}),
-            ours(SAME_WINDOWS, {"overlap": 0.5}),
+            ours(SAME_WINDOWS, {"overlap": 0.5, "average": "logits"}),
             ours("medseg, engine auto", {}, "auto"),
             ours("medseg, windows fitted", {"windows": "fitted"}),
             ours(FASTEST, {"windows": "fitted"}, "auto"),

@@ -13,8 +13,8 @@ VOLUME, CASE, START_S = 0.5, 0.4, 5.0
 RESAMPLING, RESAMPLING_DIFFERENCE = 8.0, 1e-5
 LABELS, LABELS_MEMORY, LABELS_EQUAL = 8.0, 0.25, 0.99999
 DICE_DIFFERENCE = 0.001
-SAME_WINDOWS, FASTEST = "medseg, overlap 0.5", "medseg, windows fitted, engine auto"
-"""Of the section volume: with the windows of the peers, and as fast as it gets."""
+SAME_WINDOWS, FASTEST = "medseg, overlap 0.5, logits", "medseg, windows fitted, engine auto"
+"""Of the section volume: with windows and averages of the peers, and as fast as it gets."""
 
 
 def to_json(jobs: Sequence[Job]) -> list[dict[str, Any]]:
