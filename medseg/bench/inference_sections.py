@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medseg.bench.anatomy import CLASSES, draw_anatomy
 from medseg.bench.children import run_program
 from medseg.bench.inference import InferenceBench, Job, agreement, engine_tools, network_folder, truth_dice
-from medseg.bench.inference_table import FASTEST, SAME_WINDOWS
+from medseg.bench.inference_table import AS_NNUNET, FASTEST, MONAI, NNUNET, SAME_WINDOWS
 from medseg.errors import ConfigError, EnvironmentFailure
 
 _LONGEST_S = 900.0
@@ -77,23 +77,29 @@ def volume(bench: InferenceBench, root: Path) -> list[Job]:
     def peer(name: str, task: Callable[..., Mapping[str, Any]], job: str, **more: Any) -> Any:
         return name, lambda: task(job, **shared, out=str(root / f"{name}.npy"), **more)
 
+    # nnU-Net adds in float16, and counts the rims of windows for less than MONAI does.
+    half = {"overlap": 0.5, "average": "logits", "sums": "float16", "steps": "even"}
     found = bench.in_turns(
         [
             ours("medseg", {}),
             ours(SAME_WINDOWS, {"overlap": 0.5, "average": "logits"}),
+            ours(AS_NNUNET, half),
             ours("medseg, engine auto", {}, "auto"),
             ours("medseg, windows fitted", {"windows": "fitted"}),
             ours(FASTEST, {"windows": "fitted"}, "auto"),
             ours("medseg, windows fitted, int8", {"windows": "fitted"}, "openvino_int8"),
-            peer("MONAI, overlap 0.5", bench.task, "volume MONAI", window=window, overlap=0.5),
-            peer("nnU-Net, step 0.5", bench.peer, "volume", step=0.5),
+            peer(MONAI, bench.task, "volume MONAI", window=window, overlap=0.5),
+            peer(NNUNET, bench.peer, "volume", step=0.5),
         ]
     )
-    same = next(tool for tool in found if tool.tool == SAME_WINDOWS)
+    named = {tool.tool: tool for tool in found}
     for tool in found:
         tool.facts |= {"with_truth": truth_dice(tool, truth)}
-        if tool.tool.startswith(("MONAI", "nnU-Net")):
-            tool.facts |= {"with_same_windows": agreement(same, tool)}
+    for peer_name, like in ((MONAI, SAME_WINDOWS), (NNUNET, AS_NNUNET)):
+        named[peer_name].facts |= {
+            "with_same_windows": agreement(named[like], named[peer_name]),
+            "like": like,
+        }
     name = f"{_text(sizes.volume)}, windows {_text(sizes.window)}"
     facts = {"training": trained["training"], "air": float((image == 0).mean())}
     return [Job(section="volume", name=name, tools=found, facts=facts)]

@@ -14,7 +14,9 @@ RESAMPLING, RESAMPLING_DIFFERENCE = 8.0, 1e-5
 LABELS, LABELS_MEMORY, LABELS_EQUAL = 8.0, 0.25, 0.99999
 DICE_DIFFERENCE = 0.001
 SAME_WINDOWS, FASTEST = "medseg, overlap 0.5, logits", "medseg, windows fitted, engine auto"
-"""Of the section volume: with windows and averages of the peers, and as fast as it gets."""
+AS_NNUNET = "medseg, sums as nnU-Net"
+MONAI, NNUNET = "MONAI, overlap 0.5", "nnU-Net, step 0.5"
+"""Of the section volume: with windows and averages of MONAI and of nnU-Net, as fast as it gets, and these two."""
 
 
 def to_json(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def _more(tool: Measured) -> str:
     if tool.facts.get("with_truth") is not None:
         said.append(f"Dice with what was drawn {tool.facts['with_truth']:.4f}")
     if tool.facts.get("with_same_windows"):
-        said.append(f"with {SAME_WINDOWS} {tool.facts['with_same_windows']['dice']:.5f}")
+        said.append(f"with {tool.facts['like']} {tool.facts['with_same_windows']['dice']:.5f}")
     return f"  ({'; '.join(said)})" if said else ""
 
 
@@ -135,7 +137,7 @@ def _volume(job: Job) -> Iterator[str]:
     yield f"  network: {job.facts['training']}; {job.facts['air']:.0%} of the volume are air"
     for tool in job.tools:
         yield from (f"  {tool.tool}: {trial}" for trial in tool.facts.get("tried", ()))
-    for peer in ("MONAI, overlap 0.5", "nnU-Net, step 0.5"):
+    for peer in (MONAI, NNUNET):
         found = _ratio(job, FASTEST, peer)
         yield _target(
             f"{FASTEST} in at most {VOLUME:g} x the time of {peer}",
