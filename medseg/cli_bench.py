@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medseg.bench.inference import Job
 
 
 def bench(
@@ -75,13 +82,38 @@ def _bench_inference(
 ) -> None:
     from medseg.bench.inference import QUICK, InferenceBench, Sizes
     from medseg.bench.inference_sections import measure_inference
-    from medseg.bench.inference_table import to_json, to_lines
+    from medseg.bench.inference_table import head, job_lines, to_json, tool_lines
 
     found = InferenceBench(
         sizes=QUICK if quick else Sizes(),
         repeats=repeats,
         threads=threads or len(os.sched_getaffinity(0)),
         nnunet_python=python,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    jobs = measure_inference(found, only)
-    print(json.dumps(to_json(jobs), indent=2) if as_json else "\n".join(to_lines(found, jobs)))
+    jobs: list[Job] = []
+    with _ended_by_signals():
+        try:
+            if not as_json:
+                print(head(found), flush=True)
+            for job in measure_inference(found, only):
+                jobs.append(job)
+                if not as_json:
+                    print("\n".join(job_lines(job)), flush=True)
+        finally:
+            # Of a run that is stopped or fails, what was measured before.
+            if as_json:
+                print(json.dumps(to_json(jobs), indent=2))
+            if found.begun:
+                lines = ["", "not finished:", *tool_lines(found.begun)]
+                print("\n".join(lines), file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that it can tell what it has."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -15,6 +15,7 @@ from typing import Any
 
 _TICK_S = 0.02
 _KIB = 1024
+_LONGEST_TEXT = 280
 PROJECT = Path(__file__).resolve().parents[2]
 """Folder that holds the package, for peers' environments, which have not installed it."""
 
@@ -82,12 +83,18 @@ def run_program(
             env={**os.environ, **(environment or {})},
             preexec_fn=limited,
         )
-        status, usage, late = _waited(process, begin + longest_s)
+        try:
+            status, usage, late = _waited(process, begin + longest_s)
+        except BaseException:
+            # Where this process is stopped, the child would go on alone.
+            process.kill()
+            process.wait()
+            raise
         seconds = time.perf_counter() - begin
         output, said = _text(out), _text(errors).strip().splitlines()
     failed = f"took longer than {longest_s:.0f} s" if late else ""
     if status and not late:
-        failed = (said[-1] if said else f"ended with status {status}")[:160]
+        failed = (said[-1] if said else f"ended with status {status}")[:_LONGEST_TEXT]
     return Ended(seconds=seconds, peak_mb=usage.ru_maxrss * _KIB / 1e6, output=output, failed=failed)
 
 

@@ -40,6 +40,8 @@ class Sizes:
         Of the logits that go back to the scan's grid.
     case : tuple of int
         Of the one image that is predicted from file to file.
+    training_steps : int
+        Updates of the network that goes over the volume.
     """
 
     window: tuple[int, ...] = (128, 128, 128)
@@ -49,6 +51,7 @@ class Sizes:
     prepared: tuple[int, ...] = (200, 266, 266)
     classes: int = 10
     case: tuple[int, ...] = (36, 50, 35)
+    training_steps: int = 300
 
 
 QUICK = Sizes(
@@ -57,6 +60,7 @@ QUICK = Sizes(
     volume=(80, 128, 128),
     source=(100, 256, 256),
     prepared=(66, 133, 133),
+    training_steps=200,
 )
 
 
@@ -125,6 +129,10 @@ class Job:
         return next((tool for tool in self.tools if tool.tool == name), None)
 
 
+def _silent(line: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceBench:
     """A run of the benchmark.
@@ -135,20 +143,30 @@ class InferenceBench:
     repeats, threads : int
     nnunet_python : Path or None
         Python of an environment with nnunetv2; None leaves nnU-Net out.
+    tell : callable, optional
+        Given a line for each measurement, as soon as it is made.
+    begun : list of Measured
+        What was measured of the section in work, for a run that is stopped.
     """
 
     sizes: Sizes
     repeats: int
     threads: int
     nnunet_python: Path | None = None
+    tell: Callable[[str], None] = _silent
+    begun: list[Measured] = field(default_factory=list)
 
     def in_turns(self, tools: Sequence[tuple[str, Callable[[], Mapping[str, Any]]]]) -> tuple[Measured, ...]:
         """Every tool in its turn, `repeats` times, so that a slow minute of the machine hits all of them."""
         measured = tuple(Measured(tool=name) for name, _ in tools)
-        for _ in range(self.repeats):
+        self.begun[:] = measured
+        for repeat in range(self.repeats):
             for tool, (_, ask) in zip(measured, tools, strict=True):
                 if not tool.failed:
                     tool.add(ask())
+                    self.tell(
+                        f"{tool.tool}: {tool.failed or f'{tool.seconds[-1]:.3f} s'} ({repeat + 1} of {self.repeats})"
+                    )
         return measured
 
     def task(self, name: str, **arguments: Any) -> Mapping[str, Any]:
@@ -212,6 +230,13 @@ def agreement(one: Measured, other: Measured) -> dict[str, float] | None:
     with contextlib.suppress(KeyError, OSError):
         a, b = (np.load(tool.facts["labels"]) for tool in (one, other))
         return {"equal": float((a == b).mean()), "dice": mean_dice(a, b)}
+    return None
+
+
+def truth_dice(tool: Measured, truth: NDArray[Any]) -> float | None:
+    """Mean Dice of a label map that was kept with what was drawn; None where it is missing."""
+    with contextlib.suppress(KeyError, OSError):
+        return mean_dice(np.load(tool.facts["labels"]), truth)
     return None
 
 

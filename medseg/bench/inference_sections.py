@@ -5,21 +5,22 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.bench.anatomy import CLASSES, draw_anatomy
 from medseg.bench.children import run_program
-from medseg.bench.inference import InferenceBench, Job, agreement, engine_tools, network_folder
-from medseg.errors import ConfigError
+from medseg.bench.inference import InferenceBench, Job, agreement, engine_tools, network_folder, truth_dice
+from medseg.bench.inference_table import AS_NNUNET, FASTEST, MONAI, NNUNET, SAME_WINDOWS
+from medseg.errors import ConfigError, EnvironmentFailure
 
 _LONGEST_S = 900.0
 _CLASSES = 3
 _FILM_MODEL = "chest-xray-lungs"
-_SAME_OVERLAP, _AUTO = "medseg, overlap 0.5", "medseg, engine auto"
 
 
 def network(bench: InferenceBench, root: Path) -> list[Job]:
@@ -53,50 +54,55 @@ def _limit(found: Any) -> dict[str, Any]:
 
 
 def volume(bench: InferenceBench, root: Path) -> list[Job]:
-    """A whole prepared volume, a body in air, to its label map."""
+    """A whole prepared volume, a body with organs in clipped air, to its label map, by one trained network."""
     sizes = bench.sizes
-    folder = network_folder(root, "volume", patch=sizes.window, classes=_CLASSES)
-    bench.peer("make", folder=str(folder))
-    image = root / "volume.npy"
-    np.save(image, body_in_air(sizes.volume)[None])
-    shared: dict[str, Any] = {"folder": str(folder), "image": str(image)}
+    folder = network_folder(root, "volume", patch=sizes.window, classes=CLASSES)
+    made = bench.task("train", folder=str(folder), shape=list(sizes.volume), steps=sizes.training_steps)
+    trained = made.get("check", {})
+    bench.tell(f"training: {made.get('failed') or trained.get('training')}")
+    if not trained:
+        raise EnvironmentFailure(f"the network of the section volume could not be trained: {made}")
+    image, truth = draw_anatomy(sizes.volume, seed=0)
+    np.save(root / "volume.npy", image[None])
+    shared: dict[str, Any] = {"folder": str(folder), "image": str(root / "volume.npy")}
     window = list(sizes.window)
 
     def ours(
         name: str, options: Mapping[str, Any], engine: str = "torch"
     ) -> tuple[str, Callable[[], Mapping[str, Any]]]:
         more = {"out": str(root / f"{name}.npy"), "window": window, "options": dict(options)}
-        return name, lambda: bench.task("volume", **shared, **more, engine=engine)
+        keeps = {"weights": trained["weights"], "kept": str(root / "engines")}
+        return name, lambda: bench.task("volume", **shared, **more, **keeps, engine=engine)
 
     def peer(name: str, task: Callable[..., Mapping[str, Any]], job: str, **more: Any) -> Any:
         return name, lambda: task(job, **shared, out=str(root / f"{name}.npy"), **more)
 
+    # nnU-Net adds in float16, and counts the rims of windows for less than MONAI does.
+    half = {"overlap": 0.5, "average": "logits", "sums": "float16", "steps": "even"}
     found = bench.in_turns(
         [
             ours("medseg", {}),
-            ours(_SAME_OVERLAP, {"overlap": 0.5}),
-            ours(_AUTO, {}, "auto"),
-            ours("medseg, body", {"body": {}}),
-            peer("MONAI, overlap 0.5", bench.task, "volume MONAI", window=window, overlap=0.5),
-            peer("nnU-Net, step 0.5", bench.peer, "volume", step=0.5),
+            ours(SAME_WINDOWS, {"overlap": 0.5, "average": "logits"}),
+            ours(AS_NNUNET, half),
+            ours("medseg, engine auto", {}, "auto"),
+            ours("medseg, windows fitted", {"windows": "fitted"}),
+            ours(FASTEST, {"windows": "fitted"}, "auto"),
+            ours("medseg, windows fitted, int8", {"windows": "fitted"}, "openvino_int8"),
+            peer(MONAI, bench.task, "volume MONAI", window=window, overlap=0.5),
+            peer(NNUNET, bench.peer, "volume", step=0.5),
         ]
     )
-    for tool in found[1:]:
-        tool.facts |= {"with_first": agreement(found[0], tool)}
-    exact = next(tool for tool in found if tool.tool == _SAME_OVERLAP)
+    named = {tool.tool: tool for tool in found}
     for tool in found:
-        if tool.tool.startswith(("MONAI", "nnU-Net")):
-            tool.facts |= {"with_same_overlap": agreement(exact, tool)}
-    return [Job(section="volume", name=f"{_text(sizes.volume)}, windows {_text(sizes.window)}", tools=found)]
-
-
-def body_in_air(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A noisy ellipsoid that fills most of a volume, with a plain 0 around it."""
-    axes = np.ogrid[tuple(slice(0, n) for n in shape)]
-    distance = sum(((x - (n - 1) / 2) / (0.42 * n)) ** 2 for x, n in zip(axes, shape, strict=True))
-    rng = np.random.default_rng(0)
-    image = np.where(np.asarray(distance) < 1, 1.0 + rng.normal(0, 0.5, shape), 0.0)
-    return np.asarray(image, dtype=np.float32)
+        tool.facts |= {"with_truth": truth_dice(tool, truth)}
+    for peer_name, like in ((MONAI, SAME_WINDOWS), (NNUNET, AS_NNUNET)):
+        named[peer_name].facts |= {
+            "with_same_windows": agreement(named[like], named[peer_name]),
+            "like": like,
+        }
+    name = f"{_text(sizes.volume)}, windows {_text(sizes.window)}"
+    facts = {"training": trained["training"], "air": float((image == 0).mean())}
+    return [Job(section="volume", name=name, tools=found, facts=facts)]
 
 
 def resampling(bench: InferenceBench, root: Path) -> list[Job]:
@@ -243,8 +249,8 @@ SECTIONS: dict[str, Callable[[InferenceBench, Path], list[Job]]] = {
 }
 
 
-def measure_inference(bench: InferenceBench, only: Sequence[str] = ()) -> list[Job]:
-    """Run the sections in a temporary folder.
+def measure_inference(bench: InferenceBench, only: Sequence[str] = ()) -> Iterator[Job]:
+    """Run the sections in a temporary folder; each job as soon as it is done.
 
     Parameters
     ----------
@@ -264,4 +270,8 @@ def measure_inference(bench: InferenceBench, only: Sequence[str] = ()) -> list[J
         raise ConfigError(f"--only {unknown[0]}: expected one of {', '.join(SECTIONS)}")
     bench.require_nnunet()
     with tempfile.TemporaryDirectory(prefix="medseg-bench-") as name:
-        return [job for section in (only or SECTIONS) for job in SECTIONS[section](bench, Path(name))]
+        for section in only or SECTIONS:
+            bench.tell(f"section {section}")
+            bench.begun.clear()
+            yield from SECTIONS[section](bench, Path(name))
+            bench.begun.clear()

@@ -13,6 +13,10 @@ VOLUME, CASE, START_S = 0.5, 0.4, 5.0
 RESAMPLING, RESAMPLING_DIFFERENCE = 8.0, 1e-5
 LABELS, LABELS_MEMORY, LABELS_EQUAL = 8.0, 0.25, 0.99999
 DICE_DIFFERENCE = 0.001
+SAME_WINDOWS, FASTEST = "medseg, overlap 0.5, logits", "medseg, windows fitted, engine auto"
+AS_NNUNET = "medseg, sums as nnU-Net"
+MONAI, NNUNET = "MONAI, overlap 0.5", "nnU-Net, step 0.5"
+"""Of the section volume: with windows and averages of MONAI and of nnU-Net, as fast as it gets, and these two."""
 
 
 def to_json(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -31,17 +35,32 @@ def to_json(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def to_lines(bench: InferenceBench, jobs: Sequence[Job]) -> Iterator[str]:
     """The table to print."""
-    yield (
+    yield head(bench)
+    for job in jobs:
+        yield from job_lines(job)
+
+
+def head(bench: InferenceBench) -> str:
+    """What holds for all figures."""
+    return (
         f"{bench.threads} threads; medians of {bench.repeats}, each in a process of its own; imports not counted but "
         "where the whole program is; MB are 10^6 bytes"
     )
-    for job in jobs:
-        yield ""
-        yield f"{job.section}: {job.name}"
-        yield f"  {'':<38} {'seconds':>9} {'low':>8} {'high':>8} {'peak MB':>8}  this / first"
-        for tool in job.tools:
-            yield _line(tool, job.tools[0])
-        yield from _targets(job)
+
+
+def job_lines(job: Job) -> Iterator[str]:
+    """The tools of a job and its targets."""
+    yield ""
+    yield f"{job.section}: {job.name}"
+    yield from tool_lines(job.tools)
+    yield from _targets(job)
+
+
+def tool_lines(tools: Sequence[Measured]) -> Iterator[str]:
+    """A line for each tool."""
+    yield f"  {'':<38} {'seconds':>9} {'low':>8} {'high':>8} {'n':>3} {'peak MB':>8}  this / first"
+    for tool in tools:
+        yield _line(tool, tools[0])
 
 
 def _line(tool: Measured, first: Measured) -> str:
@@ -49,10 +68,9 @@ def _line(tool: Measured, first: Measured) -> str:
         return f"  {tool.tool:<38} {tool.failed or 'no figure'}"
     peak = f"{median(tool.peak_mb):8.0f}" if tool.peak_mb else f"{'?':>8}"
     ratio = f"{tool.median_s / first.median_s:6.2f} x" if first.median_s else ""
-    return (
-        f"  {tool.tool:<38} {tool.median_s:9.3f} {min(tool.seconds):8.3f} {max(tool.seconds):8.3f} {peak}  {ratio}"
-        f"{_more(tool)}"
-    )
+    low, high, count = min(tool.seconds), max(tool.seconds), len(tool.seconds)
+    figures = f"{tool.median_s:9.3f} {low:8.3f} {high:8.3f} {count:3d} {peak}  {ratio}"
+    return f"  {tool.tool:<38} {figures}{_more(tool)}"
 
 
 def _more(tool: Measured) -> str:
@@ -61,14 +79,15 @@ def _more(tool: Measured) -> str:
     if "share_of_limit" in tool.facts:
         said.append(f"{tool.facts['gflops']:.0f} GFLOP/s, {tool.facts['share_of_limit']:.0%} of the limit")
     if tool.facts.get("engine"):
-        said.append(f"engine {tool.facts['engine']}")
+        said.append(f"engine {tool.facts['engine']}, settled in {tool.facts['settled_s']:.0f} s")
     if tool.facts.get("windows"):
         shown = tool.facts["windows"]
-        said.append(f"{shown['shown']} windows shown, {shown['reused'] + shown['outside']} not")
-    if tool.facts.get("with_first"):
-        said.append(f"Dice with the first {tool.facts['with_first']['dice']:.4f}")
-    if tool.facts.get("with_same_overlap"):
-        said.append(f"with medseg at this overlap {tool.facts['with_same_overlap']['dice']:.4f}")
+        size = " x ".join(map(str, tool.facts["window"]))
+        said.append(f"{shown['shown']} windows of {size} shown, {shown['reused'] + shown['outside']} not")
+    if tool.facts.get("with_truth") is not None:
+        said.append(f"Dice with what was drawn {tool.facts['with_truth']:.4f}")
+    if tool.facts.get("with_same_windows"):
+        said.append(f"with {tool.facts['like']} {tool.facts['with_same_windows']['dice']:.5f}")
     return f"  ({'; '.join(said)})" if said else ""
 
 
@@ -115,20 +134,35 @@ def _network(job: Job) -> Iterator[str]:
 
 
 def _volume(job: Job) -> Iterator[str]:
-    for peer in ("MONAI, overlap 0.5", "nnU-Net, step 0.5"):
-        found = _ratio(job, "medseg, engine auto", peer)
+    yield f"  network: {job.facts['training']}; {job.facts['air']:.0%} of the volume are air"
+    for tool in job.tools:
+        yield from (f"  {tool.tool}: {trial}" for trial in tool.facts.get("tried", ()))
+    for peer in (MONAI, NNUNET):
+        found = _ratio(job, FASTEST, peer)
         yield _target(
-            f"engine auto in at most {VOLUME:g} x the time of {peer}",
+            f"{FASTEST} in at most {VOLUME:g} x the time of {peer}",
             found,
             found is not None and found <= VOLUME,
         )
-        tool = job.tool(peer)
-        same = None if tool is None else tool.facts.get("with_first")
-        if same:
-            apart = 1 - same["dice"]
-            yield _target(
-                f"Dice within {DICE_DIFFERENCE:g} of {peer}", apart, apart <= DICE_DIFFERENCE, "{:.4f} apart"
-            )
+        ours, theirs = (
+            tool.facts.get("with_truth") if tool else None for tool in map(job.tool, (FASTEST, peer))
+        )
+        gain = None if ours is None or theirs is None else ours - theirs
+        yield _target(
+            f"its Dice with what was drawn not more than {DICE_DIFFERENCE:g} below that of {peer}",
+            gain,
+            gain is not None and gain >= -DICE_DIFFERENCE,
+            "{:+.4f}",
+        )
+        found_by = job.tool(peer)
+        same = None if found_by is None else found_by.facts.get("with_same_windows")
+        apart = None if not same else 1 - same["dice"]
+        yield _target(
+            f"masks of the same windows within {DICE_DIFFERENCE:g} Dice of {peer}",
+            apart,
+            apart is not None and apart <= DICE_DIFFERENCE,
+            "{:.5f} apart",
+        )
 
 
 def _resampling(job: Job) -> Iterator[str]:

@@ -28,6 +28,8 @@ ENGINES: tuple[EngineName, ...] = ("torch", "openvino", "onnxruntime", "compile"
 """What can run a network here, medseg's default first."""
 
 _SLICES = 8
+# What `engine: auto` is told of the work ahead: a folder, for which measuring engines pays.
+_FOLDER_IMAGES = 20
 
 
 def network_of(folder: Path) -> SegmentationNetwork:
@@ -168,8 +170,16 @@ def _volume(
     window: Sequence[int],
     options: dict[str, Any],
     engine: EngineSetting = "torch",
+    weights: str = "",
+    kept: str | None = None,
 ) -> Task:
-    """medseg's windows over a prepared volume (1, *shape), to a label map; what an engine needs to start is in it."""
+    """medseg's windows over a prepared volume (1, *shape), to a label map.
+
+    Which engine runs is settled before the measurement, as for any image but the first of a folder; the seconds of
+    that are told beside it.
+    """
+    import time
+
     import torch
 
     from medseg.bench.io_tasks import segment_table
@@ -177,22 +187,35 @@ def _volume(
     from medseg.inference.members import SingleNetwork
     from medseg.inference.options import InferenceOptions
     from medseg.inference.predictor import Predictor
+    from medseg.transforms.image_view import ArrayView
     from medseg.volume import Volume
 
     torch.set_num_threads(threads)
-    network, array = network_of(Path(folder)), _turned(np.load(image))
+    # The kernels stand by nnU-Net's axes, and so does the image.
+    network, array = network_of(Path(folder)), np.load(image)
     members = SingleNetwork(network, torch.device("cpu"))
-    engines = Engines(members, setting=engine, weights="", in_channels=1, threads=threads)
+    engines = Engines(
+        members,
+        setting=engine,
+        weights=weights,
+        in_channels=1,
+        threads=threads,
+        images=_FOLDER_IMAGES,
+        folder=None if kept is None else Path(kept),
+    )
     predictor = Predictor(
         members,
         steps=(),
         table=segment_table(network.class_count - 1),
-        options=InferenceOptions.model_validate({"window": tuple(window)[::-1], "batch_size": 1} | options),
+        options=InferenceOptions.model_validate({"window": tuple(window), "batch_size": 1} | options),
         features=False,
         engines=engines,
     )
-    volume = Volume(array=array)
-    shown: dict[str, Any] = {}
+    volume, view, shown = Volume(array=array), ArrayView(array), dict[str, Any]()
+    begin = time.perf_counter()
+    sweep = predictor.blended.sweep(view.shape)
+    predictor.blended.settle(view, sweep)
+    settled_s = time.perf_counter() - begin
 
     def run() -> NDArray[Any]:
         found = predictor.predict(volume)
@@ -200,8 +223,16 @@ def _volume(
         return found.label_map
 
     def facts(labels: NDArray[Any]) -> dict[str, Any]:
-        used = [choice["engine"] for choice in engines.to_json()["choices"]]
-        return {"labels": _kept(labels.T, out), "windows": shown, "engine": used[0]}
+        (choice,) = engines.to_json()["choices"]
+        return {
+            "labels": _kept(labels, out),
+            "windows": shown,
+            "window": list(sweep.window),
+            "engine": choice["engine"],
+            "because": choice["because"],
+            "tried": [f"{trial['engine']}: {trial['because']}" for trial in choice["tried"]],
+            "settled_s": settled_s,
+        }
 
     return Task(run, facts)
 
@@ -215,22 +246,17 @@ def _monai_volume(
 
     torch.set_num_threads(threads)
     network = stock(network_of(Path(folder)))
-    data = torch.from_numpy(_turned(np.load(image)))[None]
+    data = torch.from_numpy(np.load(image))[None]
 
     def run() -> NDArray[Any]:
         with torch.inference_mode():
             logits = sliding_window_inference(
-                data, tuple(window)[::-1], 1, network, overlap=overlap, mode="gaussian"
+                data, tuple(window), 1, network, overlap=overlap, mode="gaussian"
             )
             labels: NDArray[Any] = logits[0].argmax(0).to(torch.uint8).numpy()
         return labels
 
-    return Task(run, lambda labels: {"labels": _kept(labels.T, out)})
-
-
-def _turned(array: NDArray[Any]) -> NDArray[Any]:
-    """(1, k, j, i), as nnU-Net has it, to (1, i, j, k), by which axes its kernels were turned."""
-    return np.ascontiguousarray(array.transpose(0, 3, 2, 1))
+    return Task(run, lambda labels: {"labels": _kept(labels, out)})
 
 
 def _resample(image: str, out: str, shape: Sequence[int], threads: int) -> Task:
@@ -288,7 +314,14 @@ def _kept(array: NDArray[Any], out: str) -> str:
     return out
 
 
+def _train(**arguments: Any) -> Task:
+    from medseg.bench.trained import train
+
+    return train(**arguments)
+
+
 _TASKS: dict[str, Callable[..., Task]] = {
+    "train": _train,
     "convolution": _convolution,
     "forward": _forward,
     "volume": _volume,

@@ -20,6 +20,7 @@ from medseg.inference.options import InferenceOptions
 from medseg.inference.sliding_window import Copy, Sweep, copies, joined
 from medseg.inference.window_batches import Choice
 from medseg.inference.window_blend import Block, Box, TileStore
+from medseg.inference.window_fit import fitted_window
 from medseg.labels import LabelTable
 from medseg.transforms.class_choice import ClassChoice, index_dtype, largest_of
 from medseg.transforms.image_view import ImageView, channel_maxima, channel_minima
@@ -86,12 +87,22 @@ class BlendedEnsemble:
     options : InferenceOptions
     choice : ClassChoice
         Of what is averaged.
+    fits_windows : bool, optional
+        Whether `windows: fitted` is followed; not where a ceiling of memory was planned for windows as set.
     """
 
     def __init__(
-        self, ensemble: Ensemble, *, table: LabelTable, options: InferenceOptions, choice: ClassChoice
+        self,
+        ensemble: Ensemble,
+        *,
+        table: LabelTable,
+        options: InferenceOptions,
+        choice: ClassChoice,
+        fits_windows: bool = True,
     ) -> None:
         self.ensemble, self.table, self.options, self._choice = ensemble, table, options, choice
+        self._fits_windows = fits_windows
+        self._stride: tuple[int, ...] | None = None
         self._network_bytes: dict[tuple[int, ...], int] = {}
 
     def sweep(self, shape: tuple[int, ...]) -> Sweep:
@@ -99,13 +110,24 @@ class BlendedEnsemble:
         options = self.options
         return Sweep.over(
             shape,
-            options.window,
+            self._window(shape),
             overlap=options.overlap,
             batch_size=options.batch_size,
             blend=options.blend,
             even=options.steps == "even",
             ordered=options.sums == "float16",
         )
+
+    def _window(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Voxels of a window over an image of a shape."""
+        options = self.options
+        fits = self._fits_windows and options.windows == "fitted"
+        if options.window is None or not fits or len(options.window) != len(shape):
+            return options.window
+        if self._stride is None:
+            with self.ensemble.members.network(0) as network:
+                self._stride = tuple(getattr(network, "stride", (1,) * len(shape)))
+        return fitted_window(shape, options.window, overlap=options.overlap, stride=self._stride)
 
     def settle(self, image: ImageView, sweep: Sweep) -> None:
         """Decide on what runs the networks, where that is to be measured on an image.

@@ -127,6 +127,12 @@ class InferenceSettings(_Options):
     }
 
     window: Literal["auto"] | Window | None = Field(default=None, description=_WINDOW)
+    windows: Literal["set", "fitted"] = Field(
+        default="set",
+        description="How large windows are. set: as `window` says. fitted: up to half as long again along an axis and "
+        "at most twice the voxels, where fewer of them then cover an image with less work; below `max_ram` as set. "
+        "Norms that look at the whole window make masks differ a little.",
+    )
     overlap: float = Field(
         default=0.25,
         ge=0,
@@ -206,6 +212,10 @@ class InferenceSettings(_Options):
             self.average != "logits" or self.restore != "averaged" or self.window is None
         ):
             raise ValueError("sums: float16 needs average: logits, restore: averaged and a window")
+        if self.windows == "fitted" and self.sums == "float16":
+            raise ValueError(
+                "windows: fitted needs sums: float32; float16 is for windows as nnU-Net has them"
+            )
         for name, values in (("tta", self.tta_names), ("flip_axes", self.flip_axes)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {list(values)}; each may stand there once")

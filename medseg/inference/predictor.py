@@ -154,7 +154,9 @@ class Predictor:
             dtype=dtype,
             engines=engines,
         )
-        self.blended = BlendedEnsemble(ensemble, table=table, options=options, choice=averaged)
+        self.blended = BlendedEnsemble(
+            ensemble, table=table, options=options, choice=averaged, fits_windows=max_bytes is None
+        )
         """Answers to prepared images."""
 
     def predict(self, volume: Volume, *, watch: StartWatch | None = None) -> Prediction:

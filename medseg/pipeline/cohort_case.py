@@ -128,6 +128,7 @@ class CaseWork:
             sorted(self.settings.kinds),
             self.settings.accept_unlike,
             self.settings.engine,
+            *(["windows fitted"] if self.settings.fit_windows else []),
             *([] if recognise is None else [recognise.model_dump(mode="json")]),
         ]
 

@@ -12,7 +12,7 @@ from medseg.errors import ConfigError
 from medseg.evaluation.instance_options import RecogniseOptions
 from medseg.evaluation.options import MeasureName
 from medseg.export.options import ExportName
-from medseg.inference.options import EngineSetting
+from medseg.inference.options import EngineSetting, InferenceOptions
 from medseg.models.bundle import Bundle, shipped_folder
 from medseg.pipeline.case_files import maps_of
 from medseg.pipeline.model_source import read_model
@@ -72,6 +72,8 @@ class CohortSettings:
         Ceiling of the memory of the process that does the cases.
     engine : EngineSetting
         What runs the network on a CPU.
+    fit_windows : bool
+        Whether windows grow where fewer of them then cover an image; see `InferenceSettings.windows`.
     images : int
         Cases that a process does, for `auto`.
     recognise : RecogniseOptions or None
@@ -90,6 +92,7 @@ class CohortSettings:
     accept_unlike: bool = False
     max_bytes: int | None = None
     engine: EngineSetting = "torch"
+    fit_windows: bool = False
     images: int = 1
     recognise: RecogniseOptions | None = None
     workers: int = 1
@@ -168,6 +171,7 @@ class CohortSettings:
             engine=self.engine,
             images=self.images,
             recognise=self.recognise,
+            inference=with_fitted_windows(bundle) if self.fit_windows else None,
         )
 
 
@@ -256,6 +260,22 @@ def known_engine(name: str) -> EngineSetting:
     if found is None:
         raise ConfigError(f"--engine {name!r}: expected one of {', '.join(known)}")
     return found
+
+
+def with_fitted_windows(bundle: Bundle) -> InferenceOptions:
+    """How a bundle shows images to its network, with windows that grow where that saves work.
+
+    Raises
+    ------
+    ConfigError
+        Its sums need the windows of nnU-Net.
+    """
+    if bundle.inference.get("sums") == "float16":
+        raise ConfigError(
+            "--fit-windows does not go with a model of nnU-Net, whose windows and float16 sums are followed to the "
+            "bit; leave it out"
+        )
+    return InferenceOptions.model_validate({**bundle.inference, "windows": "fitted"})
 
 
 def ceiling_bytes(text: str | None) -> int | None:

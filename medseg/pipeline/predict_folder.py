@@ -58,6 +58,7 @@ def predict_folder(
     fold: int | None = None,
     max_ram: str | None = None,
     engine: str = "torch",
+    fit_windows: bool = False,
     parallel: int = 1,
     cluster: str | None = None,
     recognise: str | None = None,
@@ -95,6 +96,8 @@ def predict_folder(
         Ceiling of memory of a machine, such as 2GB; its workers share it.
     engine : str
         What runs the network on a CPU; see `PredictOptions.engine`.
+    fit_windows : bool
+        Whether windows grow where fewer of them then cover an image; see `InferenceSettings.windows`.
     parallel : int
         Worker processes; on a cluster, of each machine.
     cluster : str or None
@@ -128,7 +131,10 @@ def predict_folder(
         accept_unlike=accept_unlike,
         max_bytes=ceiling_bytes(max_ram),
         engine=known_engine(engine),
+        fit_windows=fit_windows,
     )
+    if fit_windows and max_ram is not None:
+        raise ConfigError("--fit-windows takes memory that --max-ram may not hold; leave one of them out")
     if parallel < 1:
         raise ConfigError(f"--parallel {parallel}: expected at least 1")
     if cluster is not None:

@@ -215,7 +215,12 @@ def _weighed(values: Tensor, weighing: slice | Tensor, dim: int) -> Tensor:
         return values.narrow(dim, weighing.start, weighing.stop - weighing.start)
     if weighing.ndim == 1:
         return values.index_select(dim, weighing)
-    return torch.movedim(torch.tensordot(weighing, values, dims=([1], [dim])), 0, dim)
+    if dim == values.ndim - 1:
+        return values @ weighing.T
+    # As products of matrices that lie in memory: other forms would copy the values first.
+    rows = values.shape[dim]
+    flat = values.reshape(*values.shape[:dim], rows, -1)
+    return (weighing @ flat).reshape(*values.shape[:dim], len(weighing), *values.shape[dim + 1 :])
 
 
 class BlockRestorer:

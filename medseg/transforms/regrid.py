@@ -9,6 +9,8 @@ they shrink by `grid_sample`, and cannot write into part of a padded result.
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from medseg.geometry import GridMap
 _DECIMALS = 9
 # Of a product of weights and values; a few hundred thousand stay in the processor's cache.
 _PART_VALUES = 1 << 18
+# Arrays of fewer values are not worth the start of threads.
+_SHARED_VALUES = 1 << 22
 
 
 def coordinates(count: int, scale: float, offset: float) -> NDArray[np.float64]:
@@ -86,17 +90,34 @@ def _centred_on(
 def weigh_axis(array: NDArray[Any], weights: Any, axis: int) -> NDArray[Any]:
     """Replace `axis` of length N by M weighted sums, `weights` being (M, N); of the wider type of the two.
 
-    Part by part: the rows of a product of a whole volume are longer than the processor's cache.
+    Part by part: the rows of a product of a whole volume are longer than the processor's cache. Parts of large arrays
+    are shared among threads, which changes no bit of the result.
     """
     moved = np.moveaxis(array, axis, 0)
     result = np.empty((weights.shape[0], *moved.shape[1:]), dtype=np.result_type(weights.dtype, array.dtype))
     along = next((a for a in range(1, moved.ndim) if moved.shape[a] > 1), moved.ndim - 1)
     rows = max(1, _PART_VALUES * moved.shape[along] // max(1, moved.size))
-    for start in range(0, moved.shape[along], rows):
+
+    def weigh(start: int) -> None:
         part = (slice(None),) * along + (slice(start, start + rows),)
         piece = moved[part]
         result[part] = (weights @ piece.reshape(len(piece), -1)).reshape(-1, *piece.shape[1:])
+
+    starts, threads = range(0, moved.shape[along], rows), _threads(array.size)
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(weigh, starts))
+    else:
+        for start in starts:
+            weigh(start)
     return np.moveaxis(result, 0, axis)
+
+
+def _threads(values: int) -> int:
+    """How many threads work on so many values: one on few, else those of torch, where this process has loaded it."""
+    torch = sys.modules.get("torch") if values >= _SHARED_VALUES else None
+    count: int = 1 if torch is None else torch.get_num_threads()
+    return count
 
 
 def regrid(

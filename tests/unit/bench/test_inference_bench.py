@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medseg.bench import inference_sections
+from medseg.bench import inference_sections, nnunet_plans
+from medseg.bench.anatomy import CLASSES, draw_anatomy
 from medseg.bench.children import run_program
 from medseg.bench.inference import QUICK, InferenceBench, Job, Measured, Sizes, mean_dice, network_folder
-from medseg.bench.inference_sections import SECTIONS, body_in_air, measure_inference
+from medseg.bench.inference_sections import SECTIONS, measure_inference
 from medseg.bench.inference_table import to_json, to_lines
 from medseg.bench.inference_tasks import build, network_of, opened
+from medseg.bench.trained import nnunet_names
 from medseg.errors import ConfigError, MissingPackageError
 
 TINY = Sizes(
@@ -25,6 +30,7 @@ TINY = Sizes(
     prepared=(16, 20, 15),
     classes=4,
     case=(18, 20, 16),
+    training_steps=2,
 )
 
 
@@ -43,6 +49,19 @@ def test_a_program_is_watched_and_its_end_is_told():
     assert late.failed == "took longer than 0 s"
 
 
+def test_a_child_does_not_outlive_a_run_that_is_stopped(monkeypatch):
+    seen = []
+
+    def stopped(process, until):
+        seen.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medseg.bench.children._waited", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_program([sys.executable, "-c", "import time; time.sleep(60)"], longest_s=60)
+    assert seen[0].returncode == -signal.SIGKILL
+
+
 def test_a_program_that_asks_for_more_than_it_may_fails_by_itself():
     ended = run_program([sys.executable, "-c", "bytearray(2 << 30)"], longest_s=30, limit_bytes=1 << 30)
     assert ended.failed == "MemoryError"
@@ -58,13 +77,15 @@ def test_tools_work_in_turns_and_one_that_failed_is_not_asked_again():
 
         return name, ask
 
-    good, bad = bench(repeats=3).in_turns(
+    told = []
+    good, bad = bench(repeats=3, tell=told.append).in_turns(
         [
             tool("good", {"seconds": 1.0, "peak_mb": 5.0, "check": {"gflop": 2}}),
             tool("bad", {"failed": "broke"}),
         ]
     )
     assert calls == ["good", "bad", "good", "good"]
+    assert told[:2] == ["good: 1.000 s (1 of 3)", "bad: broke (1 of 3)"]
     assert (good.median_s, good.facts, bad.median_s, bad.failed) == (1.0, {"gflop": 2}, None, "broke")
 
 
@@ -108,11 +129,53 @@ def test_tasks_without_a_network(tmp_path, name, arguments):
         np.testing.assert_allclose(found[0], wanted, atol=1e-5)
 
 
-def test_the_phantom_is_a_body_in_plain_air():
-    image = body_in_air((40, 30, 20))
-    assert image.shape == (40, 30, 20)
-    assert 0.2 < np.mean(image != 0) < 0.4
-    assert not image[0].any()
+def test_the_anatomy_is_a_body_with_every_class_in_plain_air():
+    image, labels = draw_anatomy((40, 60, 64), seed=0)
+    assert image.shape == labels.shape == (40, 60, 64)
+    assert sorted(np.unique(labels)) == list(range(CLASSES))
+    assert 0.3 < np.mean(image == 0) < 0.7
+    assert not labels[image == 0].any()
+    for axis in range(3):
+        # Layers of five voxels: two steps on, what was bright is dark, along their axis alone.
+        inside = labels == 1 + axis
+        swings = [
+            np.mean((image - np.roll(image, 2, along))[inside & np.roll(inside, 2, along)] ** 2)
+            for along in range(3)
+        ]
+        assert swings[axis] == max(swings)
+        assert swings[axis] > 1.5 * sorted(swings)[1]
+    again, _ = draw_anatomy((40, 60, 64), seed=0)
+    other, _ = draw_anatomy((40, 60, 64), seed=1)
+    assert np.array_equal(image, again)
+    assert not np.array_equal(image, other)
+
+
+def test_weights_by_names_of_nnunet_come_back_the_same(tmp_path):
+    from medseg.models.nnunet import nnunet_network, nnunet_state
+
+    folder = network_folder(tmp_path, "n", patch=(16, 16, 16), classes=3)
+    network = network_of(folder)
+    plans = nnunet_plans.plans(patch=(16, 16, 16), features=(32, 64, 128), spacing_mm=(1.0, 1.0, 1.0))
+    found = nnunet_network(plans["configurations"]["bench"])
+    names = nnunet_names(network)
+    assert "decoder.stages.0.convs.0.conv.weight" in names
+    assert "decoder.seg_layers.1.weight" in names
+    back, state = nnunet_state(names, found), network.state_dict()
+    assert back.keys() == state.keys()
+    assert all(bool((back[name] == state[name]).all()) for name in state)
+
+
+def test_a_training_is_kept_for_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSEG_CACHE", str(tmp_path / "cache"))
+    found = []
+    for name in ("a", "b"):
+        folder = network_folder(tmp_path, name, patch=(16, 16, 16), classes=CLASSES)
+        given = {"folder": str(folder), "shape": [16, 20, 20], "steps": 1, "threads": 1}
+        task = build("train", given)
+        found.append(task.check(task.run()))
+    assert found[0]["training"].startswith("1 updates in")
+    assert found[1]["training"] == "kept from an earlier run"
+    assert found[0]["weights"] == found[1]["weights"]
 
 
 def test_dice_of_label_maps():
@@ -162,23 +225,40 @@ def test_sections_can_be_called_alone_and_an_unknown_one_is_named(monkeypatch):
         monkeypatch.setitem(
             inference_sections.SECTIONS, name, lambda bench, root, name=name: called.append(name) or []
         )
-    measure_inference(bench(), ["labels", "start"])
+    assert list(measure_inference(bench(), ["labels", "start"])) == []
     assert called == ["labels", "start"]
     with pytest.raises(ConfigError, match=r"--only forward: expected one of network, volume"):
-        measure_inference(bench(), ["forward"])
+        next(measure_inference(bench(), ["forward"]))
 
 
 def test_an_environment_without_nnunet_is_refused():
     with pytest.raises(MissingPackageError, match=r"has no nnunetv2 .*pip install nnunetv2"):
-        measure_inference(bench(nnunet_python=Path(sys.executable)), ["start"])
+        next(measure_inference(bench(nnunet_python=Path(sys.executable)), ["start"]))
+
+
+def test_a_run_that_is_stopped_prints_what_it_has(monkeypatch, capsys):
+    from medseg.cli_bench import bench as command
+
+    def stopped(found, root):
+        tools = [("quick", lambda: {"seconds": 1.5}), ("slow", lambda: os.kill(os.getpid(), signal.SIGTERM))]
+        return [Job(section="start", name="never", tools=found.in_turns(tools))]
+
+    monkeypatch.setitem(inference_sections.SECTIONS, "labels", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        command("inference", only=["labels"], repeats=1)
+    out, err = capsys.readouterr()
+    assert "quick: 1.500 s (1 of 1)" in err
+    assert re.search(r"not finished:\n.*\n  quick +1\.500", out)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", list(SECTIONS))
-def test_every_section_runs_without_its_peers(section, monkeypatch):
+def test_every_section_runs_without_its_peers(section, monkeypatch, tmp_path):
     # Compiling takes a minute and a half; engines have tests of their own.
     monkeypatch.setattr("medseg.bench.inference.ENGINES", ("torch", "openvino"))
-    jobs = measure_inference(bench(), [section])
+    monkeypatch.setenv("MEDSEG_CACHE", str(tmp_path))
+    jobs = list(measure_inference(bench(), [section]))
     assert jobs
     for job in jobs:
         assert job.tools[0].median_s, job.tools[0].failed

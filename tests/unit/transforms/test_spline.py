@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from medseg.transforms import regrid
 from medseg.transforms.regrid import weigh_axis
 from medseg.transforms.spline import spline_weights
 
@@ -38,3 +42,27 @@ def test_constants_and_equal_lengths_are_kept():
 def test_far_voxels_have_no_weight():
     weights = spline_weights(200, 333)
     assert np.diff(weights.indptr).max() < 45
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_threads_change_no_bit(axis, monkeypatch):
+    import torch
+
+    image = np.random.default_rng(0).normal(size=(9, 14, 11)).astype(np.float32)
+    weights = spline_weights(image.shape[axis], 7)
+    alone = weigh_axis(image, weights, axis)
+    seen = set()
+
+    class Watched:
+        shape, dtype = weights.shape, weights.dtype
+
+        def __matmul__(self, values):
+            seen.add(threading.get_ident())
+            time.sleep(0.02)
+            return weights @ values
+
+    monkeypatch.setattr(regrid, "_SHARED_VALUES", 1)
+    monkeypatch.setattr(regrid, "_PART_VALUES", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    np.testing.assert_array_equal(weigh_axis(image, Watched(), axis), alone)
+    assert len(seen) == 2
