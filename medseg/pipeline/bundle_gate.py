@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medseg.models.bundle import Bundle
+from medseg.quality.family import LEAST_MARGIN
 from medseg.quality.gate import GateStatistics
 from medseg.quality.profile import InputProfile, profile_from_json
 
@@ -11,6 +12,9 @@ RANGE = "range "
 
 PROFILE = "profile "
 """What the names of the numbers of training images begin with."""
+
+FAMILY = "family"
+"""Numbers that let all checks together flag few left-out results."""
 
 
 def read_gate(bundle: Bundle) -> GateStatistics | None:
@@ -29,6 +33,18 @@ def read_ranges(bundle: Bundle) -> dict[str, dict[str, float]]:
         for name, value in limits.items()
         if name.startswith(RANGE) and isinstance(value, dict)
     }
+
+
+def read_cohort_margin(bundle: Bundle) -> float:
+    """Room beyond the ends of the ranges of results; that of older bundles where the bundle does not tell."""
+    limits = {} if bundle.record.gate is None else bundle.record.gate.limits
+    return float(limits.get(FAMILY, {}).get("cohort_margin", LEAST_MARGIN))
+
+
+def read_result_room(bundle: Bundle) -> float:
+    """Factor by which the gate's ranges of results are wider; 1 where the bundle does not tell."""
+    limits = {} if bundle.record.gate is None else bundle.record.gate.limits
+    return float(limits.get(FAMILY, {}).get("result_room", 1.0))
 
 
 def read_profile(bundle: Bundle) -> InputProfile | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,21 @@ from medseg.evaluation.measure import measure_case
 from medseg.inference.answer import Prediction
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
+from medseg.labels import LabelTable
 from medseg.memory import return_free_memory
 from medseg.pipeline import bundling
-from medseg.pipeline.bundle_gate import PROFILE, RANGE
+from medseg.pipeline.bundle_gate import FAMILY, PROFILE, RANGE
 from medseg.pipeline.readers import image_reader
 from medseg.provenance import sha256_json
 from medseg.quality.cohort import cohort_record
+from medseg.quality.family import cohort_margin, result_room
 from medseg.quality.gate import fit_gate
 from medseg.quality.input_facts import InputFacts, input_facts
 from medseg.quality.profile import fit_profile, profile_to_json
 from medseg.quality.ranges import fit_ranges, plausibility_record
 from medseg.transforms.augment import compile_augment
 from medseg.transforms.options import PreprocessStep
+from medseg.volume import Volume
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,10 +93,12 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
         device=context.device(),
     )
     records: list[dict[str, float]] = []
+    patients: list[str] = []
     seen = {"train": _Seen(), "validation": _Seen()}
     for done, case in enumerate([*training, *validation], start=1):
         found, record, facts = _one(context, predictor, case)
         records.append(record)
+        patients.append(case.patient_id)
         part = seen["validation" if case.split == "validation" else "train"]
         part.images.append(facts)
         part.image_patients.append(case.patient_id)
@@ -102,6 +107,7 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
         return_free_memory()
         context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
     limits: dict[str, Any] = {RANGE + name: values for name, values in fit_ranges(records).items()}
+    limits |= family_limits(records, patients)
     limits |= _profile(context, seen["train"], seen["validation"])
     if not seen["train"].features:
         return Calibration(limits=limits)
@@ -110,6 +116,14 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
     )
     gate = fit_gate(np.array(seen["train"].features), held_out, groups=seen["train"].patients)
     return Calibration(arrays=gate.arrays(), limits=limits | gate.to_json())
+
+
+def family_limits(records: Sequence[Mapping[str, float]], patients: Sequence[str]) -> dict[str, Any]:
+    """Room of the ranges of results, as numbers of the gate; nothing where there are too few results for ranges."""
+    if len(records) < LEAST_IMAGES:
+        return {}
+    room, margin = result_room(records, patients), cohort_margin(records, patients)
+    return {FAMILY: {"result_room": room, "cohort_margin": margin, "results": float(len(records))}}
 
 
 def _profile(context: Context, training: _Seen, validation: _Seen) -> dict[str, Any]:
@@ -163,27 +177,19 @@ def _one(
     except InputError:
         # A step in mm cannot be applied to a picture without spacing; its raw mask still tells what is usual.
         label_map = found.label_map
-    record = plausibility_record(
-        label_map,
-        table=context.table,
-        patient_orientation=volume.patient_orientation,
-        affine=volume.affine,
-        confidence=found.confidence,
-    )
+    return found, result_record(label_map, volume, context.table, found.confidence), input_facts(volume)
+
+
+def result_record(
+    label_map: NDArray[Any],
+    volume: Volume,
+    table: LabelTable,
+    confidence: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, float]:
+    """All numbers of one result that ranges are kept of."""
+    place: Any = {"affine": volume.affine, "patient_orientation": volume.patient_orientation}
     measures = measure_case(
-        label_map,
-        table=context.table,
-        measures=(),
-        case_id=case.case_id,
-        spacing_mm=volume.spacing_mm,
-        patient_orientation=volume.patient_orientation,
-        affine=volume.affine,
+        label_map, table=table, measures=(), case_id="", spacing_mm=volume.spacing_mm, **place
     )
-    record |= cohort_record(
-        label_map,
-        table=context.table,
-        measures=measures,
-        affine=volume.affine,
-        patient_orientation=volume.patient_orientation,
-    )
-    return found, record, input_facts(volume)
+    record = plausibility_record(label_map, table=table, confidence=confidence, **place)
+    return record | cohort_record(label_map, table=table, measures=measures, **place)

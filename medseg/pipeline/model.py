@@ -32,7 +32,13 @@ from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
-from medseg.pipeline.bundle_gate import read_gate, read_profile, read_ranges
+from medseg.pipeline.bundle_gate import (
+    read_cohort_margin,
+    read_gate,
+    read_profile,
+    read_ranges,
+    read_result_room,
+)
 from medseg.provenance import sha256_json
 from medseg.quality.finding import Finding, GateCheck
 from medseg.quality.flag import CaseFlags, ResultFacts
@@ -178,6 +184,8 @@ class LoadedModel:
         )
         self.ranges = read_ranges(bundle)
         self.profile = read_profile(bundle)
+        self.cohort_margin = read_cohort_margin(bundle)
+        self.result_room = read_result_room(bundle)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -257,6 +265,7 @@ class LoadedModel:
             measures=measures,
             confidence=prediction.confidence,
             ranges=self.ranges or None,
+            cohort_margin=self.cohort_margin,
             record=record,
             gate=verdict.findings if self.gate is not None or verdict.findings else None,
             gate_checks=verdict.checks,
@@ -346,6 +355,7 @@ class LoadedModel:
             statistics=self.gate,
             record=record,
             ranges=self.ranges,
+            room=self.result_room,
             options=self.gate_options,
         )
 

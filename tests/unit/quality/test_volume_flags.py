@@ -61,7 +61,6 @@ def test_a_right_mask_passes_and_says_what_was_looked_at():
     assert (size.outcome, size.unit) == ("passed", "ml")
     assert size.measured == pytest.approx(15 * 10 * 18 * 3 / 1000)
     assert row(found, "Q102").outcome == "passed"
-    assert row(found, "Q303", part="overlap").reason == "each voxel of a label map has one structure"
     assert row(found, "Q403", "front").reason == "the model is a single network"
 
 
@@ -145,17 +144,6 @@ def test_networks_that_disagree():
     assert codes(found) == [("Q403", "front")]
     assert row(found, "Q403", "back").measured == 0.05
     assert codes(judge(organ(), FlagOptions(disagreement=0.4), confidence=confidence)) == []
-
-
-def test_masks_that_overlap():
-    found = judge(organ(), overlaps={("front", "back"): 198})
-    flag = next(f for f in found.flags if f.code == "Q303")
-    assert (flag.level, flag.structure) == ("fail", "front/back")
-    assert flag.measured == pytest.approx(198 / (14 * 10 * 18))
-    assert (
-        row(judge(organ(), overlaps={("front", "back"): 0}), "Q303", "front/back", "overlap").outcome
-        == "passed"
-    )
 
 
 def test_each_check_of_the_gate_has_a_row():
