@@ -6,6 +6,7 @@ from medseg.models.bundle import Bundle
 from medseg.quality.family import LEAST_MARGIN
 from medseg.quality.gate import GateStatistics
 from medseg.quality.profile import InputProfile, profile_from_json
+from medseg.quality.sides import SideTest, side_test_from_json
 
 RANGE = "range "
 """What the names of ranges begin with among the numbers of a gate."""
@@ -45,6 +46,11 @@ def read_result_room(bundle: Bundle) -> float:
     """Factor by which the gate's ranges of results are wider; 1 where the bundle does not tell."""
     limits = {} if bundle.record.gate is None else bundle.record.gate.limits
     return float(limits.get(FAMILY, {}).get("result_room", 1.0))
+
+
+def read_sides(bundle: Bundle) -> SideTest | None:
+    """How a bundle tells an image from a mirrored one; None where it does not."""
+    return None if bundle.record.gate is None else side_test_from_json(bundle.record.gate.limits)
 
 
 def read_profile(bundle: Bundle) -> InputProfile | None:

@@ -28,6 +28,7 @@ from medseg.quality.gate import fit_gate
 from medseg.quality.input_facts import InputFacts, input_facts
 from medseg.quality.profile import fit_profile, profile_to_json
 from medseg.quality.ranges import fit_ranges, plausibility_record
+from medseg.quality.sides import fit_sides, side_test_to_json, side_vector
 from medseg.transforms.augment import compile_augment
 from medseg.transforms.options import PreprocessStep
 from medseg.volume import Volume
@@ -58,6 +59,7 @@ class _Seen:
     patients: list[str] = field(default_factory=list)
     images: list[InputFacts] = field(default_factory=list)
     image_patients: list[str] = field(default_factory=list)
+    sides: list[NDArray[np.float64] | None] = field(default_factory=list)
 
     def add(self, features: NDArray[np.float32] | None, patient_id: str) -> None:
         if features is not None:
@@ -96,12 +98,13 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
     patients: list[str] = []
     seen = {"train": _Seen(), "validation": _Seen()}
     for done, case in enumerate([*training, *validation], start=1):
-        found, record, facts = _one(context, predictor, case)
+        found, record, facts, sides = _one(context, predictor, case)
         records.append(record)
         patients.append(case.patient_id)
         part = seen["validation" if case.split == "validation" else "train"]
         part.images.append(facts)
         part.image_patients.append(case.patient_id)
+        part.sides.append(sides)
         for variant in range(VARIANTS[dims] if case.split == "train" else 1):
             part.add(_features(context, predictor, found.whole.array, variant), case.patient_id)
         return_free_memory()
@@ -127,16 +130,23 @@ def family_limits(records: Sequence[Mapping[str, float]], patients: Sequence[str
 
 
 def _profile(context: Context, training: _Seen, validation: _Seen) -> dict[str, Any]:
-    """What the images themselves are like, as numbers of the gate."""
+    """What the images themselves are like, and which side is which, as numbers of the gate."""
     profile = fit_profile(
         training.images,
         validation.images,
         groups=training.image_patients,
         modalities=context.config.data.modality,
         unit_matters=keeps_unit(context.config.preprocess),
-        negatives=any(step.use == "invert" for step in context.config.augment),
+        negatives=shows_negatives(context),
     )
-    return {} if profile is None else dict(profile_to_json(profile, PROFILE))
+    test = fit_sides(training.sides, validation.sides, groups=training.image_patients)
+    found: dict[str, Any] = {} if test is None else dict(side_test_to_json(test))
+    return found if profile is None else found | profile_to_json(profile, PROFILE)
+
+
+def shows_negatives(context: Context) -> bool:
+    """Whether augmentation inverts images."""
+    return any(step.use == "invert" for step in context.config.augment)
 
 
 def keeps_unit(steps: Sequence[PreprocessStep]) -> bool:
@@ -167,7 +177,7 @@ def _features(
 
 def _one(
     context: Context, predictor: Predictor, case: Case
-) -> tuple[Prediction, dict[str, float], InputFacts]:
+) -> tuple[Prediction, dict[str, float], InputFacts, NDArray[np.float64] | None]:
     volume = image_reader(context.config)(case.images)
     found = predictor.predict(volume)
     try:
@@ -177,7 +187,9 @@ def _one(
     except InputError:
         # A step in mm cannot be applied to a picture without spacing; its raw mask still tells what is usual.
         label_map = found.label_map
-    return found, result_record(label_map, volume, context.table, found.confidence), input_facts(volume)
+    record = result_record(label_map, volume, context.table, found.confidence)
+    sides = side_vector(volume, label_map, context.table, negatives=shows_negatives(context))
+    return found, record, input_facts(volume), sides
 
 
 def result_record(

@@ -27,7 +27,7 @@ FlagCode = Literal[
 ]
 FlagLevel = Literal["note", "review", "fail"]
 GateCheckName = Literal[
-    "modality", "orientation", "field of view", "proportions", "values", "histogram", "appearance"
+    "modality", "orientation", "field of view", "proportions", "values", "histogram", "appearance", "sides"
 ]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
