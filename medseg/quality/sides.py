@@ -2,8 +2,8 @@
 
 A whole film is hard to tell from its mirror image, for films are framed in many ways. The organs that were found tell
 where its middle is and how far the body reaches, so that the heart, the larger lung and the higher half of the
-diaphragm come to lie at the same places in all images. What lies on one side minus what lies on the other changes sign when the
-image is mirrored, as in `mirror`, whose discriminant this uses.
+diaphragm come to lie at the same places in all images. What lies on one side minus what lies on the other changes sign
+when the image is mirrored, as in `mirror`, whose discriminant this uses.
 """
 
 from __future__ import annotations
