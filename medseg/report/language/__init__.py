@@ -64,13 +64,11 @@ def phrase(language: Language, sentence: str) -> str | None:
 
 
 def _part(language: Language, part: str) -> str:
-    """A changing part of a sentence: a phrase, a structure or a number."""
-    known = _phrases(language).get(part)
-    return (
-        structure_name(language, part)
-        if known is None and f"structure.{part}" in text(language)
-        else known or part
-    )
+    """A changing part of a sentence: a shorter sentence, a structure or a pair of them, or a number."""
+    names = part.split("/")
+    if part not in _phrases(language) and all(f"structure.{name}" in text(language) for name in names):
+        return structure_name(language, part)
+    return phrase(language, part) or part
 
 
 def structure_name(language: Language, name: str) -> str:
