@@ -29,7 +29,7 @@ from medseg.report.cohort_figures import MAX_LINKED
 from medseg.report.cohort_judged import calibration_part, cleaned_rows, comparison_part, precision_recall
 from medseg.report.cohort_series import Series, all_series
 from medseg.report.cohort_spread import spread_part
-from medseg.report.cohort_text import Words, check_title, named, nice, words
+from medseg.report.cohort_text import Words, check_title, named, nice, told, words
 from medseg.report.page import VERDICTS, CaseReport, CohortReport, Picture, Structure
 from medseg.report.run_tables import long_rows
 from medseg.report.search import search_part
@@ -84,6 +84,7 @@ def render(report: CohortReport, *, paper: bool = False) -> str:
             webp=webp,
             check_title=check_title,
             named=lambda name: named(name, report.language),
+            told=lambda sentence: told(sentence, report.language),
         )
     )
     return _with_own_style(page, report) if paper else page
@@ -93,7 +94,7 @@ def _judged(report: CohortReport, said: Words) -> dict[str, Any]:
     """Parts that a run has only where something was asked for."""
     detection, cleaning = report.detection, report.cleaning
     return {
-        "targets": None if detection is None else targets_part(detection),
+        "targets": None if detection is None else targets_part(detection, said, report.language),
         "precision_recall": [] if detection is None else precision_recall(detection, said, report.language),
         "calibration": calibration_part(report.calibration, said, report.language)
         if report.calibration
