@@ -280,8 +280,8 @@ def outcome(model: LoadedModel, volume: Volume) -> tuple[str, str]:
 COLUMNS = ("before", "after", "flagged", "mask flag", "passed")
 
 
-def measure(name: str, split: str, count: int, *, verbose: bool) -> dict[str, dict[str, int]]:
-    """Counts of outcomes per kind; the first line is that of the right images."""
+def measure(name: str, split: str, count: int, *, only: str, verbose: bool) -> dict[str, dict[str, int]]:
+    """Counts of outcomes per kind with `only` in its name; the first line is that of the right images."""
     model = LoadedModel(read_bundle(name))
     clean = clean_images(name, split)
     kinds: Kinds = {f"right images ({split})": lambda: clean}
@@ -289,6 +289,8 @@ def measure(name: str, split: str, count: int, *, verbose: bool) -> dict[str, di
     print(f"\n{name}\n{'kind':<36}{'images':>8}" + "".join(f"{column:>11}" for column in COLUMNS), flush=True)
     table = {}
     for kind, images in kinds.items():
+        if only not in kind:
+            continue
         found = [outcome(model, volume) for volume in images()]
         counts = Counter(how for how, _ in found)
         table[kind] = {column: counts[column] for column in COLUMNS}
@@ -307,6 +309,7 @@ def main() -> None:
     parser.add_argument("--model", choices=[CHEST, HIPPOCAMPUS])
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--cases", type=int, default=20, help="images per kind")
+    parser.add_argument("--only", default="", help="kinds whose name holds this text")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--verbose", action="store_true")
     given = parser.parse_args()
@@ -314,7 +317,7 @@ def main() -> None:
         write_profiles()
         return
     names = [given.model] if given.model else [CHEST, HIPPOCAMPUS]
-    tables = {n: measure(n, given.split, given.cases, verbose=given.verbose) for n in names}
+    tables = {n: measure(n, given.split, given.cases, only=given.only, verbose=given.verbose) for n in names}
     if given.json is not None:
         given.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
