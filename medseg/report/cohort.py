@@ -273,10 +273,11 @@ def json_block(value: Any) -> Markup:
 
 
 def _curves(report: CohortReport) -> list[Markup]:
-    series = report.fold_curves or {"": report.curve}
+    series, said = report.fold_curves or {"": report.curve}, words(report.language)
+    axes = {"epoch": said["epoch"], "said": said["curve_said"]}
     drawn = (
-        figures.curves(series, column="loss", title="Training loss", style="loss"),
-        figures.curves(series, column="dice", title="Validation Dice", style="dice"),
+        figures.curves(series, column="loss", title=said["curve_loss"], style="loss", **axes),
+        figures.curves(series, column="dice", title=said["curve_dice"], style="dice", **axes),
     )
     return [figure for figure in drawn if figure is not None]
 

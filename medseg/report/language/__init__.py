@@ -68,7 +68,10 @@ def _part(language: Language, part: str) -> str:
     names = part.split("/")
     if part not in _phrases(language) and all(f"structure.{name}" in text(language) for name in names):
         return structure_name(language, part)
-    return phrase(language, part) or part
+    several = [phrase(language, one) for one in part.split(" and ")]
+    return phrase(language, part) or (
+        text(language)["comma"].join(map(str, several)) if all(several) else part
+    )
 
 
 def structure_name(language: Language, name: str) -> str:

@@ -258,10 +258,12 @@ def test_intervals_and_parts_of_the_input_check_are_shown(make_page):
 def test_flags_have_numbers_in_the_unit_that_they_name():
     words = Words("en")
     flag = {"code": "Q301", "measured": 200.0, "limit": 150.0, "text": "", "unit": "ml"}
-    assert words.flag_number(flag, "measured", flat=False) == "200.0 mL"
-    assert words.flag_number(flag, "limit", flat=False) == "≤\N{NO-BREAK SPACE}150.0 mL"
+    assert words.flag_number(flag, "measured", flat=False) == "200.0\N{NO-BREAK SPACE}mL"
+    assert words.flag_number(flag, "limit", flat=False) == "≤\N{NO-BREAK SPACE}150.0\N{NO-BREAK SPACE}mL"
     share = {"code": "Q201", "measured": 0.034, "limit": 0.01, "text": ""}
-    assert words.flag_number(share, "measured", flat=False) == "3.4 %"
+    assert words.flag_number(share, "measured", flat=False) == "3.4\N{NO-BREAK SPACE}%"
+    cut = {"code": "Q101", "measured": 2.0, "limit": 0.0, "text": "", "unit": "edges"}
+    assert words.flag_number(cut, "limit", flat=False) == "–"
     likely = {
         "code": "Q401",
         "measured": 0.8,

@@ -18,7 +18,11 @@ MADE_OF_PARTS = {
     ),
     "is missing in {} slices after {} = {} and goes on behind them": (),
     "changes abruptly from slice {} = {} to {}": (),
-    "{} has closed holes of {}": ("liver has closed holes of 0.7 ml", "liver has closed holes of 2.0 % of its area"),
+    "{} has closed holes of {}": (
+        "liver has closed holes of 0.7 ml",
+        "liver has closed holes of 2.0 % of its area",
+        "liver has closed holes of 2.0 % of its volume",
+    ),
     "{}: {}": ("Dice: not computed", "Dice: empty in the prediction and in the reference"),
     "{} of the slices {} the same as the next one, first at {} = {}": (
         "1 of the slices is the same as the next one, first at k = 3",
@@ -133,3 +137,8 @@ def test_parts_of_a_sentence_are_put_into_words_too():
         phrase("zh", "lung_left/lung_right is 3; training results lie in 1 to 2")
         == "左肺 / 右肺为 3；训练结果介于 1 至 2"
     )
+
+
+def test_several_parts_of_one_place_are_listed():
+    found = phrase("zh", "liver reaches the i first and k last edge of the image; its size is a lower bound")
+    assert found == "肝脏触及图像边缘（i 首端、k 末端），其大小为下限"
