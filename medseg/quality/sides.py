@@ -25,7 +25,7 @@ from medseg.volume import Volume
 FLAGGED_SHARE = 0.01
 """Share of new images that the check may flag."""
 
-_BLOCKS = {2: 8, 3: 4}
+_BLOCKS = {2: 8, 3: 3}
 _SAMPLES = {2: 8, 3: 6}
 """Voxels looked at along each axis of a block."""
 _ROOM = 1.05
