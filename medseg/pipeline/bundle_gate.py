@@ -38,14 +38,17 @@ def read_ranges(bundle: Bundle) -> dict[str, dict[str, float]]:
 
 def read_cohort_margin(bundle: Bundle) -> float:
     """Room beyond the ends of the ranges of results; that of older bundles where the bundle does not tell."""
-    limits = {} if bundle.record.gate is None else bundle.record.gate.limits
-    return float(limits.get(FAMILY, {}).get("cohort_margin", LEAST_MARGIN))
+    return _family(bundle).get("cohort_margin", LEAST_MARGIN)
 
 
 def read_result_room(bundle: Bundle) -> float:
     """Factor by which the gate's ranges of results are wider; 1 where the bundle does not tell."""
-    limits = {} if bundle.record.gate is None else bundle.record.gate.limits
-    return float(limits.get(FAMILY, {}).get("result_room", 1.0))
+    return _family(bundle).get("result_room", 1.0)
+
+
+def _family(bundle: Bundle) -> dict[str, float]:
+    found = {} if bundle.record.gate is None else bundle.record.gate.limits.get(FAMILY)
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def read_sides(bundle: Bundle) -> SideTest | None:
