@@ -203,3 +203,18 @@ def test_json_holds_places_and_numbers():
         "unit",
         "title",
     }
+
+
+def test_the_room_beyond_a_cohort_is_the_bundles_unless_the_settings_say_otherwise():
+    ranges = {name: dict(limits) for name, limits in RANGES.items()}
+    size = ranges["volume_ml front"]
+    size |= {"low": 0.5 * size["low"], "median": 0.6 * size["low"], "high": 0.8 * size["low"]}
+    size |= {f"p{p:g}": size["low"] for p in (0, 0.5)} | {f"p{p:g}": size["high"] for p in (99.5, 100)}
+
+    def sizes(options=None, **known):
+        found = judge(organ(1), options, ranges=ranges, **known)
+        return [flag for flag in found.flags if (flag.code, flag.structure) == ("Q301", "front")]
+
+    assert sizes()
+    assert not sizes(cohort_margin=9.0)
+    assert sizes(FlagOptions(cohort_margin=0.1), cohort_margin=9.0)
