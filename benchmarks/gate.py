@@ -28,18 +28,22 @@ from numpy.typing import NDArray
 
 from medseg.errors import InputRefusedError, MedsegError
 from medseg.evaluation.measure import measure_case
+from medseg.inference.postprocess import postprocess
 from medseg.io.nifti import read_nifti
 from medseg.io.picture import read_picture
 from medseg.io.read import read_image
 from medseg.labels import LabelTable
 from medseg.models.bundle import read_bundle
 from medseg.models.bundle_writer import update_bundle
-from medseg.pipeline.bundle_gate import PROFILE, RANGE
+from medseg.pipeline.bundle_gate import FAMILY, PROFILE, RANGE
+from medseg.pipeline.calibration import result_record
 from medseg.pipeline.model import LoadedModel
 from medseg.quality.cohort import cohort_record
+from medseg.quality.family import cohort_margin, result_room
 from medseg.quality.input_facts import input_facts
 from medseg.quality.profile import fit_profile, profile_to_json
-from medseg.quality.ranges import Range, fit_ranges
+from medseg.quality.ranges import COHORT, fit_ranges
+from medseg.quality.sides import fit_sides, side_test_to_json, side_vector
 from medseg.volume import Volume
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -100,9 +104,7 @@ def write_profiles() -> None:
             sys.exit(f"{name}: too few images")
         bundle = read_bundle(name)
         limits: dict[str, Any] = dict(profile_to_json(profile, PROFILE))
-        cohort = chest_cohort() if name == CHEST else hippocampus_cohort()
-        for what, values in cohort.items():
-            limits[RANGE + what] = {key: float(f"{value:.6g}") for key, value in values.items()}
+        limits |= result_limits(name)
         if bundle.record.gate is not None:
             # What `fit_gate` takes from the same left-out images today.
             limits["review"] = bundle.record.gate.limits["quantiles"]["0.99"]
@@ -110,38 +112,59 @@ def write_profiles() -> None:
         print(f"{name}: profile of {len(training)} training and {len(others)} validation images")
 
 
-def hippocampus_cohort() -> dict[str, Range]:
-    """Sizes, steps and positions in the reference masks of folds 1 to 4."""
-    table, records = read_bundle(HIPPOCAMPUS).table, []
+def result_limits(name: str) -> dict[str, Any]:
+    """Ranges of results and of reference masks, the room that lets few of either be flagged, and the sides."""
+    model, results, patients, sides = LoadedModel(read_bundle(name)), [], [], []
+    images = films("train", "validation") if name == CHEST else heads(1, 2, 3, 4)
+    for patient, volume in images:
+        answer = model.predictor.predict(volume)
+        labels = postprocess(
+            answer.label_map, model.cleaning, table=model.table, spacing_mm=volume.spacing_mm
+        )
+        results.append(result_record(labels, volume, model.table, answer.confidence))
+        patients.append(patient)
+        sides.append(side_vector(volume, labels, model.table, negatives=name == CHEST))
+    count = (
+        sum(row["split"] == "train" for row in rows("chest_xray_lungs.csv")) if name == CHEST else len(sides)
+    )
+    test = fit_sides(sides[:count], sides[count:], groups=patients[:count])
+    masks = chest_masks() if name == CHEST else hippocampus_masks()
+    references = [(patient, record_of(mask, model.table)) for patient, mask in masks]
+    form = [{n: v for n, v in record.items() if not n.startswith(COHORT)} for record in results]
+    cohort = fit_ranges([record for _, record in references])
+    # Shares of a film and ratios are judged against results, sizes in ml and positions against reference masks.
+    margins = (
+        cohort_margin([r for _, r in references], [p for p, _ in references]),
+        cohort_margin(form, patients) if name == CHEST else 0.0,
+    )
+    family = {"result_room": result_room(form, patients), "cohort_margin": max(margins)}
+    found = {RANGE + what: values for what, values in (fit_ranges(form) | cohort).items()}
+    found |= {} if test is None else side_test_to_json(test)
+    found[FAMILY] = family | {"results": float(len(form))}
+    return {what: {k: float(f"{v:.6g}") for k, v in values.items()} for what, values in found.items()}
+
+
+def hippocampus_masks() -> Iterator[tuple[str, Volume]]:
+    """Patient and reference mask of folds 1 to 4."""
     for row in rows("hippocampus.csv"):
         if row["fold"] != "0":
-            mask = read_nifti(data() / "hippocampus" / row["label"])
-            labels = np.asarray(mask.array[0], dtype=np.uint8)
-            records.append(record_of(labels, table, affine=mask.affine, spacing_mm=mask.spacing_mm))
-    return fit_ranges(records)
+            yield row["patient_id"], read_nifti(data() / "hippocampus" / row["label"])
 
 
-def chest_cohort() -> dict[str, Range]:
-    """Positions in the reference masks of the training split that tell the visible lung."""
-    table, records = read_bundle(CHEST).table, []
+def chest_masks() -> Iterator[tuple[str, Volume]]:
+    """Patient and reference mask of the training split, where it tells the visible lung."""
     for row in rows("chest_xray_lungs.csv"):
         if row["split"] == "train" and row["source"] == "shenzhen":
-            records.append(record_of(lungs(data() / "cxr" / row["label"]), table))
-    return fit_ranges(records)
+            yield row["patient_id"], Volume(array=lungs(data() / "cxr" / row["label"])[None])
 
 
-def record_of(
-    labels: NDArray[np.uint8],
-    table: LabelTable,
-    *,
-    affine: NDArray[np.float64] | None = None,
-    spacing_mm: tuple[float, ...] | None = None,
-) -> dict[str, float]:
+def record_of(mask: Volume, table: LabelTable) -> dict[str, float]:
     """The numbers of one mask that a cohort bounds."""
+    labels = np.asarray(mask.array[0], dtype=np.uint8)
     measures = measure_case(
-        labels, table=table, measures=(), case_id="c", spacing_mm=spacing_mm, affine=affine
+        labels, table=table, measures=(), case_id="c", spacing_mm=mask.spacing_mm, affine=mask.affine
     )
-    return cohort_record(labels, table=table, measures=measures, affine=affine)
+    return cohort_record(labels, table=table, measures=measures, affine=mask.affine)
 
 
 def changed(images: Sequence[Volume], change: made.Change, count: int) -> Callable[[], Iterator[Volume]]:
@@ -257,8 +280,8 @@ def outcome(model: LoadedModel, volume: Volume) -> tuple[str, str]:
 COLUMNS = ("before", "after", "flagged", "mask flag", "passed")
 
 
-def measure(name: str, split: str, count: int, *, verbose: bool) -> dict[str, dict[str, int]]:
-    """Counts of outcomes per kind; the first line is that of the right images."""
+def measure(name: str, split: str, count: int, *, only: str, verbose: bool) -> dict[str, dict[str, int]]:
+    """Counts of outcomes per kind with `only` in its name; the first line is that of the right images."""
     model = LoadedModel(read_bundle(name))
     clean = clean_images(name, split)
     kinds: Kinds = {f"right images ({split})": lambda: clean}
@@ -266,6 +289,8 @@ def measure(name: str, split: str, count: int, *, verbose: bool) -> dict[str, di
     print(f"\n{name}\n{'kind':<36}{'images':>8}" + "".join(f"{column:>11}" for column in COLUMNS), flush=True)
     table = {}
     for kind, images in kinds.items():
+        if only not in kind:
+            continue
         found = [outcome(model, volume) for volume in images()]
         counts = Counter(how for how, _ in found)
         table[kind] = {column: counts[column] for column in COLUMNS}
@@ -284,6 +309,7 @@ def main() -> None:
     parser.add_argument("--model", choices=[CHEST, HIPPOCAMPUS])
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--cases", type=int, default=20, help="images per kind")
+    parser.add_argument("--only", default="", help="kinds whose name holds this text")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--verbose", action="store_true")
     given = parser.parse_args()
@@ -291,7 +317,7 @@ def main() -> None:
         write_profiles()
         return
     names = [given.model] if given.model else [CHEST, HIPPOCAMPUS]
-    tables = {n: measure(n, given.split, given.cases, verbose=given.verbose) for n in names}
+    tables = {n: measure(n, given.split, given.cases, only=given.only, verbose=given.verbose) for n in names}
     if given.json is not None:
         given.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
 

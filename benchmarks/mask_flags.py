@@ -30,7 +30,7 @@ from medseg.evaluation.measure import measure_case
 from medseg.io.nifti import read_nifti
 from medseg.labels import LabelTable
 from medseg.models.bundle import read_bundle
-from medseg.pipeline.bundle_gate import read_ranges
+from medseg.pipeline.bundle_gate import read_cohort_margin, read_ranges
 from medseg.quality.flag import CaseFlags, ResultFacts
 from medseg.quality.flags import judge_result
 from medseg.quality.ranges import Range
@@ -47,6 +47,7 @@ class Cohort:
     name: str
     table: LabelTable
     ranges: dict[str, Range]
+    margin: float
     masks: list[Labels]
     affine: NDArray[np.float64] | None
     spacing_mm: tuple[float, ...] | None
@@ -67,6 +68,7 @@ class Cohort:
                 table=self.table,
                 measures=measures,
                 ranges=self.ranges,
+                cohort_margin=self.margin,
                 affine=self.affine,
             )
         )
@@ -109,6 +111,7 @@ def cohorts(data: Path, split: str) -> list[Cohort]:
             name="radiographs",
             table=chest.table,
             ranges=read_ranges(chest),
+            margin=read_cohort_margin(chest),
             masks=[lungs(data / "cxr" / row["label"]) for row in films],
             affine=None,
             spacing_mm=None,
@@ -117,6 +120,7 @@ def cohorts(data: Path, split: str) -> list[Cohort]:
             name="hippocampus",
             table=hippocampus.table,
             ranges=read_ranges(hippocampus),
+            margin=read_cohort_margin(hippocampus),
             masks=volumes,
             affine=np.eye(4),
             spacing_mm=(1.0, 1.0, 1.0),

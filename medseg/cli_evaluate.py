@@ -70,6 +70,10 @@ Missing = Annotated[
         "--missing", help="A reference without prediction: fail (listed, exit 1), or empty (all missed)."
     ),
 ]
+Page = Annotated[
+    Literal["en", "zh"] | None,
+    typer.Option("--page", help="With two folders: also write report.html, in this language."),
+]
 
 
 def add_evaluate(
@@ -100,6 +104,7 @@ def add_evaluate(
         by: By = None,
         strip: Strip = None,
         missing: Missing = "fail",
+        page: Page = None,
         overrides: SetOption = None,
         as_json: AsJson = False,
         quiet: Quiet = False,
@@ -111,7 +116,7 @@ def add_evaluate(
         """
         _check_mode(pipeline, prediction, reference, compare)
         of_folders: dict[str, object] = {"--labels": labels, "--cases": cases, "--metrics": metrics}
-        of_folders |= {"--by": by, "--strip": strip, "--missing": missing != "fail"}
+        of_folders |= {"--by": by, "--strip": strip, "--missing": missing != "fail", "--page": page}
         if prediction is None and reference is None:
             _refuse(of_folders, "--prediction DIR --reference DIR")
         if pipeline is None:
@@ -133,6 +138,7 @@ def add_evaluate(
                     by=tuple(by or ()),
                     strip=tuple(strip or ()),
                     missing=missing,
+                    page=page,
                 )
                 result = evaluate_folders(
                     _given(prediction, "--prediction"),

@@ -130,7 +130,9 @@ def _agreement(
         false_positives=states.count("false_positive"),
         both_empty=sum(s.state == "both_empty" for _, s in own),
         without_size=len(present) - len(sized),
-        note=f"only {people} patients: limits and lines are rough" if people < FEW_PATIENTS else "",
+        note=f"only {people} patient{'s' if people != 1 else ''}: limits and lines are rough"
+        if people < FEW_PATIENTS
+        else "",
     )
 
 

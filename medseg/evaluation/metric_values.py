@@ -20,7 +20,7 @@ from medseg.evaluation.overlap import OVERLAP_METRICS, Counts, State, overlap_me
 from medseg.evaluation.steps import image_diagonal, voxel_size
 from medseg.evaluation.surface import SurfaceDistances, assd, hd, hd95, nsd
 
-_WHY_NOT: dict[State, str] = {
+WHY_NOT: dict[State, str] = {
     "both_empty": "empty in the prediction and in the reference",
     "not_judged": "the reference does not tell this structure",
 }
@@ -46,7 +46,7 @@ def metric_values(
     pair: MaskPair, structure: str, members: Sequence[int], counts: Counts, options: EvaluationOptions
 ) -> dict[str, MetricValue]:
     """Metrics of one structure, by key, in the order of the settings."""
-    if counts.state in _WHY_NOT:
+    if counts.state in WHY_NOT:
         return undefined_values(counts.state, options)
     values = _Values(pair=pair, structure=structure, members=tuple(members), counts=counts)
     return {key: values.of(metric) for key, metric in options.keyed}
@@ -54,7 +54,7 @@ def metric_values(
 
 def undefined_values(state: State, options: EvaluationOptions) -> dict[str, MetricValue]:
     """Metrics of a structure that is "both_empty" or "not_judged": none has a value."""
-    reason = _WHY_NOT[state]
+    reason = WHY_NOT[state]
     return {
         key: MetricValue(value=None, unit=definition_of(key).unit, reason=reason) for key, _ in options.keyed
     }

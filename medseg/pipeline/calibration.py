@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,22 @@ from medseg.evaluation.measure import measure_case
 from medseg.inference.answer import Prediction
 from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
+from medseg.labels import LabelTable
 from medseg.memory import return_free_memory
 from medseg.pipeline import bundling
-from medseg.pipeline.bundle_gate import PROFILE, RANGE
+from medseg.pipeline.bundle_gate import FAMILY, PROFILE, RANGE
 from medseg.pipeline.readers import image_reader
 from medseg.provenance import sha256_json
 from medseg.quality.cohort import cohort_record
+from medseg.quality.family import cohort_margin, result_room
 from medseg.quality.gate import fit_gate
 from medseg.quality.input_facts import InputFacts, input_facts
 from medseg.quality.profile import fit_profile, profile_to_json
 from medseg.quality.ranges import fit_ranges, plausibility_record
+from medseg.quality.sides import fit_sides, side_test_to_json, side_vector
 from medseg.transforms.augment import compile_augment
 from medseg.transforms.options import PreprocessStep
+from medseg.volume import Volume
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +59,7 @@ class _Seen:
     patients: list[str] = field(default_factory=list)
     images: list[InputFacts] = field(default_factory=list)
     image_patients: list[str] = field(default_factory=list)
+    sides: list[NDArray[np.float64] | None] = field(default_factory=list)
 
     def add(self, features: NDArray[np.float32] | None, patient_id: str) -> None:
         if features is not None:
@@ -90,18 +95,22 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
         device=context.device(),
     )
     records: list[dict[str, float]] = []
+    patients: list[str] = []
     seen = {"train": _Seen(), "validation": _Seen()}
     for done, case in enumerate([*training, *validation], start=1):
-        found, record, facts = _one(context, predictor, case)
+        found, record, facts, sides = _one(context, predictor, case)
         records.append(record)
+        patients.append(case.patient_id)
         part = seen["validation" if case.split == "validation" else "train"]
         part.images.append(facts)
         part.image_patients.append(case.patient_id)
+        part.sides.append(sides)
         for variant in range(VARIANTS[dims] if case.split == "train" else 1):
             part.add(_features(context, predictor, found.whole.array, variant), case.patient_id)
         return_free_memory()
         context.reporter.advanced("train", done, len(training) + len(validation), "learning what is usual")
     limits: dict[str, Any] = {RANGE + name: values for name, values in fit_ranges(records).items()}
+    limits |= family_limits(records, patients)
     limits |= _profile(context, seen["train"], seen["validation"])
     if not seen["train"].features:
         return Calibration(limits=limits)
@@ -112,17 +121,32 @@ def calibrate(context: Context, network: nn.Module) -> Calibration:
     return Calibration(arrays=gate.arrays(), limits=limits | gate.to_json())
 
 
+def family_limits(records: Sequence[Mapping[str, float]], patients: Sequence[str]) -> dict[str, Any]:
+    """Room of the ranges of results, as numbers of the gate; nothing where there are too few results for ranges."""
+    if len(records) < LEAST_IMAGES:
+        return {}
+    room, margin = result_room(records, patients), cohort_margin(records, patients)
+    return {FAMILY: {"result_room": room, "cohort_margin": margin, "results": float(len(records))}}
+
+
 def _profile(context: Context, training: _Seen, validation: _Seen) -> dict[str, Any]:
-    """What the images themselves are like, as numbers of the gate."""
+    """What the images themselves are like, and which side is which, as numbers of the gate."""
     profile = fit_profile(
         training.images,
         validation.images,
         groups=training.image_patients,
         modalities=context.config.data.modality,
         unit_matters=keeps_unit(context.config.preprocess),
-        negatives=any(step.use == "invert" for step in context.config.augment),
+        negatives=shows_negatives(context),
     )
-    return {} if profile is None else dict(profile_to_json(profile, PROFILE))
+    test = fit_sides(training.sides, validation.sides, groups=training.image_patients)
+    found: dict[str, Any] = {} if test is None else dict(side_test_to_json(test))
+    return found if profile is None else found | profile_to_json(profile, PROFILE)
+
+
+def shows_negatives(context: Context) -> bool:
+    """Whether augmentation inverts images."""
+    return any(step.use == "invert" for step in context.config.augment)
 
 
 def keeps_unit(steps: Sequence[PreprocessStep]) -> bool:
@@ -153,7 +177,7 @@ def _features(
 
 def _one(
     context: Context, predictor: Predictor, case: Case
-) -> tuple[Prediction, dict[str, float], InputFacts]:
+) -> tuple[Prediction, dict[str, float], InputFacts, NDArray[np.float64] | None]:
     volume = image_reader(context.config)(case.images)
     found = predictor.predict(volume)
     try:
@@ -163,27 +187,21 @@ def _one(
     except InputError:
         # A step in mm cannot be applied to a picture without spacing; its raw mask still tells what is usual.
         label_map = found.label_map
-    record = plausibility_record(
-        label_map,
-        table=context.table,
-        patient_orientation=volume.patient_orientation,
-        affine=volume.affine,
-        confidence=found.confidence,
-    )
+    record = result_record(label_map, volume, context.table, found.confidence)
+    sides = side_vector(volume, label_map, context.table, negatives=shows_negatives(context))
+    return found, record, input_facts(volume), sides
+
+
+def result_record(
+    label_map: NDArray[Any],
+    volume: Volume,
+    table: LabelTable,
+    confidence: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, float]:
+    """All numbers of one result that ranges are kept of."""
+    place: Any = {"affine": volume.affine, "patient_orientation": volume.patient_orientation}
     measures = measure_case(
-        label_map,
-        table=context.table,
-        measures=(),
-        case_id=case.case_id,
-        spacing_mm=volume.spacing_mm,
-        patient_orientation=volume.patient_orientation,
-        affine=volume.affine,
+        label_map, table=table, measures=(), case_id="", spacing_mm=volume.spacing_mm, **place
     )
-    record |= cohort_record(
-        label_map,
-        table=context.table,
-        measures=measures,
-        affine=volume.affine,
-        patient_orientation=volume.patient_orientation,
-    )
-    return found, record, input_facts(volume)
+    record = plausibility_record(label_map, table=table, confidence=confidence, **place)
+    return record | cohort_record(label_map, table=table, measures=measures, **place)

@@ -25,7 +25,7 @@ from medseg.report.case_data import CasePage, Cohort, LogLine
 from medseg.report.case_pictures import case_pictures, geometry_facts
 from medseg.report.case_report import render_case
 from medseg.report.hand_off import ITK_LABELS
-from medseg.report.language import structure_name, text
+from medseg.report.language import day, phrase, structure_name, text
 from medseg.report.mosaic import Masks
 from medseg.report.page import CaseReport, CohortReport
 from medseg.report.viewer import case_viewer
@@ -209,7 +209,8 @@ class _Work:
             # The metrics of groups of cases follow those of all.
             known = [m for m in dice if m.data == dice[0].data]
             said = ", ".join(f"{structure_name(language, m.structure)} {m.value:.3f}" for m in known[:6])
-            rows.append(("validated", f"Dice {said} ({dice[0].data})"))
+            data = phrase(language, dice[0].data) or dice[0].data
+            rows.append(("validated", f"Dice {said} ({data})"))
         rows.append(("intended_use", record.intended_use))
         return rows
 
@@ -220,7 +221,7 @@ class _Work:
         facts = [
             ("pipeline", f"{report.pipeline} · {report.settings_sha256[:8]}"),
             ("run", report.run),
-            ("made", self.context.run.record["created"]),
+            ("made", day(self.context.config.report.language, self.context.run.record["created"])),
             *model_facts(record),
             *self._model_facts,
             ("engine", engine or str(record.get("engine", {}).get("asked", ""))),

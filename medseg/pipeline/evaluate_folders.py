@@ -22,11 +22,12 @@ from medseg.evaluation.overlap import Counts
 from medseg.evaluation.summary import Summary, summarise
 from medseg.labels import LabelTable
 from medseg.pipeline.mask_pairs import MaskFiles, Pairing, pair_masks
-from medseg.pipeline.named_masks import read_pair
+from medseg.pipeline.named_masks import MatchedMasks, read_pair
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
 from medseg.pipeline.summary_table import summary_table
 from medseg.provenance import sha256_file, versions, write_json
+from medseg.report.language import Language
 
 Missing = Literal["fail", "empty"]
 METRICS = "dice,iou,precision,recall,hd95,assd,volume_difference,area_difference,relative_difference"
@@ -55,6 +56,8 @@ class FolderOptions:
         A reference without a prediction: a case that failed, or one in which every structure was missed.
     samples, level, seed
         Of the bootstrap.
+    page : {"en", "zh"}, optional
+        Language of report.html; None: no page.
     """
 
     labels: Path | None = None
@@ -66,6 +69,7 @@ class FolderOptions:
     samples: int = 1000
     level: float = 0.95
     seed: int = 1
+    page: Language | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,8 @@ class _Compared:
     voxels: int = 0
     notes: tuple[str, ...] = ()
     error: MedsegError | None = None
+    table: LabelTable | None = None
+    record: Mapping[str, Any] | None = None
 
 
 def evaluate_folders(
@@ -116,7 +122,7 @@ def evaluate_folders(
     reporter.stage_started(_STAGE, f"{len(pairing.cases)} cases")
     compared = []
     for done, files in enumerate(pairing.cases, start=1):
-        compared.append(_compare(files, table, settings, options.missing))
+        compared.append(_compare(files, table, settings, options))
         reporter.advanced(_STAGE, done, len(pairing.cases), files.case_id)
     found = _completed(compared, settings)
     if not found:
@@ -124,6 +130,9 @@ def evaluate_folders(
     summary = summarise(found, settings)
     record = _record(options, settings, table, pairing, compared)
     _write(output, found, summary, record)
+    if options.page is not None:
+        names = (prediction.resolve().name, reference.resolve().name)
+        _page(output, found, compared, summary, record, names=names, language=options.page)
     reporter.table("", *summary_table(summary, settings.metric_names, level=settings.level))
     return _result(output, summary, pairing, compared, record)
 
@@ -176,11 +185,11 @@ def _check_columns(pairing: Pairing, settings: EvaluationOptions) -> None:
 
 
 def _compare(
-    files: MaskFiles, table: LabelTable | None, settings: EvaluationOptions, missing: Missing
+    files: MaskFiles, table: LabelTable | None, settings: EvaluationOptions, options: FolderOptions
 ) -> _Compared:
     """One case; what is wrong with its files is told and does not stop the others."""
     try:
-        if files.prediction is None and missing == "fail":
+        if files.prediction is None and options.missing == "fail":
             raise InputError(f"{files.case_id}: there is no prediction for {files.reference}")
         masks = read_pair(files.prediction, files.reference, image=files.image, labels=table)
         evaluation = evaluate_case(
@@ -203,7 +212,15 @@ def _compare(
         evaluation=evaluation,
         voxels=int(np.prod(masks.prediction.shape)),
         notes=masks.notes,
+        table=masks.table,
+        record=None if options.page is None else _record_of(files, masks, evaluation),
     )
+
+
+def _record_of(files: MaskFiles, masks: MatchedMasks, evaluation: CaseEvaluation) -> dict[str, Any]:
+    from medseg.pipeline.evaluate_page import mask_record
+
+    return mask_record(files, masks, evaluation)
 
 
 def _completed(compared: Sequence[_Compared], settings: EvaluationOptions) -> list[CaseEvaluation]:
@@ -280,6 +297,31 @@ def _write(
     write_csv(output / "summary.csv", summary.rows())
     write_json(output / "summary.json", summary.to_json() | {"settings": record["settings"]})
     write_json(output / "evaluation.json", record)
+
+
+def _page(
+    output: Path,
+    found: Sequence[CaseEvaluation],
+    compared: Sequence[_Compared],
+    summary: Summary,
+    record: Mapping[str, Any],
+    *,
+    names: tuple[str, str],
+    language: Language,
+) -> None:
+    from medseg.pipeline.evaluate_page import write_evaluation_page
+
+    write_evaluation_page(
+        output,
+        found,
+        {one.files.case_id: one.record for one in compared if one.record is not None},
+        summary=summary.to_json(),
+        tables=[one.table for one in compared if one.table is not None],
+        settings=record["settings"],
+        refused=[(one.files.case_id, str(one.error)) for one in compared if one.error is not None],
+        names=names,
+        language=language,
+    )
 
 
 def _result(

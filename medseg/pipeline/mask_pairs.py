@@ -14,6 +14,8 @@ from medseg.data.manifest import manifest_error
 from medseg.data.tables import restore_text
 from medseg.errors import ManifestError, StorageError
 from medseg.io.sniff import sniff
+from medseg.pipeline.case_files import MASK, RECORD, SEG
+from medseg.pipeline.mask_sources import pairs_by_series
 
 _MAX_BYTES = 256 << 20
 _OWN = ("case_id", "patient_id", "prediction", "reference", "image")
@@ -65,7 +67,9 @@ def pair_masks(
 
     Files go together when their names are equal but for the ending, letter case, and words such as
     `_seg` or `_mask` at the ends. A file that is named by such a word alone goes by the name of its
-    folder: `case7/segmentation.nii.gz` belongs to `case7.nii.gz`.
+    folder: `case7/segmentation.nii.gz` belongs to `case7.nii.gz`. Of a case's folder that medseg wrote only the mask
+    counts, and it goes by the name of that folder, wherever it lies. A DICOM SEG or RTSTRUCT that is left over belongs
+    to the one that was drawn on the same series.
 
     Parameters
     ----------
@@ -114,7 +118,10 @@ def _masks(folder: Path) -> dict[str, Path]:
     """Stem -> file; of several of one stem the preferred format."""
     found: dict[str, list[Path]] = {}
     files = [folder] if folder.is_file() else list_files(folder, below=True)
+    own = _own_masks(files)
     for path in files:
+        if path.parent in own:
+            continue
         # DICOM files often have no ending.
         if ending_of(path.name) is None and (path.suffix or sniff(path) != "dicom"):
             continue
@@ -123,7 +130,17 @@ def _masks(folder: Path) -> dict[str, Path]:
         if stem.casefold() in WORDS and home.name:
             home, stem = home.parent, home.name
         found.setdefault((home / stem).as_posix(), []).append(path)
+    for home, path in own.items():
+        named = home.name if [other.name for other in own].count(home.name) == 1 else ""
+        found.setdefault(named or home.relative_to(folder).as_posix(), []).append(path)
     return {stem: min(paths, key=_preference) for stem, paths in found.items()}
+
+
+def _own_masks(files: Sequence[Path]) -> dict[Path, Path]:
+    """Folders of cases that medseg wrote, and the mask in each; pictures and maps beside it are no masks."""
+    told = {path.parent for path in files if path.name == RECORD}
+    masks = [path for name in (SEG, MASK) for path in files if path.name == name and path.parent in told]
+    return {path.parent: path for path in masks}
 
 
 def _preference(path: Path) -> tuple[int, str]:
@@ -145,7 +162,19 @@ def _matched(
                 for left, right in matches.ambiguous
             ],
         )
-    return {right: ours[left] for left, right in matches.pairs}, tuple(ours[s] for s in matches.images)
+    drawn = pairs_by_series(
+        {stem: _dicom_beside(ours[stem]) for stem in matches.images},
+        {stem: _dicom_beside(theirs[stem]) for stem in matches.masks},
+    )
+    named = {right: ours[left] for left, right in matches.pairs}
+    alone = tuple(ours[stem] for stem in matches.images if stem not in drawn.values())
+    return named | {right: ours[left] for right, left in drawn.items()}, alone
+
+
+def _dicom_beside(path: Path) -> Path:
+    """The SEG that medseg wrote beside a mask of its own, which tells the series; else the mask itself."""
+    seg = path.with_name(SEG)
+    return seg if path.name == MASK and seg.exists() else path
 
 
 def _case_id(stem: str) -> str:

@@ -19,7 +19,7 @@ from medseg.evaluation.instance_options import RecogniseOptions
 from medseg.evaluation.instance_records import CaseInstances
 from medseg.evaluation.instances import find_instances
 from medseg.evaluation.intensity import intensities_of
-from medseg.evaluation.measure import DETECTOR_PLANE, measure_case
+from medseg.evaluation.measure import DETECTOR_PLANE, lateral_pairs, measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.inference.answer import Answer
@@ -32,7 +32,14 @@ from medseg.inference.postprocess import postprocess
 from medseg.inference.predictor import Predictor
 from medseg.labels import LabelTable
 from medseg.models.bundle import Bundle
-from medseg.pipeline.bundle_gate import read_gate, read_profile, read_ranges
+from medseg.pipeline.bundle_gate import (
+    read_cohort_margin,
+    read_gate,
+    read_profile,
+    read_ranges,
+    read_result_room,
+    read_sides,
+)
 from medseg.provenance import sha256_json
 from medseg.quality.finding import Finding, GateCheck
 from medseg.quality.flag import CaseFlags, ResultFacts
@@ -43,6 +50,7 @@ from medseg.quality.input_facts import input_facts
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.quality.profile_checks import check_profile
 from medseg.quality.ranges import plausibility_record
+from medseg.quality.sides import check_sides_seen, side_vector
 from medseg.quality.slice_steps import doubled_slices, slice_axis
 from medseg.quality.spacing_check import spacing_checks
 from medseg.quality.verdict import GateVerdict, judge_input
@@ -178,6 +186,9 @@ class LoadedModel:
         )
         self.ranges = read_ranges(bundle)
         self.profile = read_profile(bundle)
+        self.sides = read_sides(bundle)
+        self.cohort_margin = read_cohort_margin(bundle)
+        self.result_room = read_result_room(bundle)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -237,7 +248,7 @@ class LoadedModel:
             affine=volume.affine,
             confidence=prediction.confidence,
         )
-        verdict = self._judge(image, checks, prediction, record)
+        verdict = self._judge(image, (*checks, *self._lie(volume, label_map)), prediction, record)
         self._refuse(verdict)
         measures = measure_case(
             label_map,
@@ -257,6 +268,7 @@ class LoadedModel:
             measures=measures,
             confidence=prediction.confidence,
             ranges=self.ranges or None,
+            cohort_margin=self.cohort_margin,
             record=record,
             gate=verdict.findings if self.gate is not None or verdict.findings else None,
             gate_checks=verdict.checks,
@@ -308,6 +320,16 @@ class LoadedModel:
         ranges = self.bundle.record.training.input_ranges
         return found, (*spacing_checks(volume.spacing_mm, ranges, options), *checks)
 
+    def _lie(self, volume: Volume, label_map: NDArray[Any]) -> tuple[GateCheck, ...]:
+        """Whether the patient's left is on the left, by what was found."""
+        if "sides" in self.gate_options.off or not lateral_pairs(self.table):
+            return ()
+        vector = None
+        if self.sides is not None:
+            negatives = self.profile is not None and self.profile.negatives
+            vector = side_vector(volume, label_map, self.table, negatives=negatives)
+        return (check_sides_seen(vector, self.sides),)
+
     def _require_axes(self, volume: Volume) -> None:
         """Refuse what has too few or too many axes for the network, whatever the settings accept."""
         size = " x ".join(str(n) for n in volume.spatial_shape)
@@ -346,6 +368,7 @@ class LoadedModel:
             statistics=self.gate,
             record=record,
             ranges=self.ranges,
+            room=self.result_room,
             options=self.gate_options,
         )
 

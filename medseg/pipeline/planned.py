@@ -16,6 +16,8 @@ from medseg.errors import ConfigError
 from medseg.models.bundle import read_bundle
 from medseg.models.options import AutoNetworkOptions, NetworkOptions
 from medseg.pipeline import plan_checks, probe
+from medseg.pipeline.after_training import FACT as AFTER
+from medseg.pipeline.after_training import foresee_stages
 from medseg.pipeline.calibration import LEAST_IMAGES, MOST_IMAGES, VARIANTS
 from medseg.pipeline.context import Context
 from medseg.pipeline.epoch_budget import EpochBudget, resolved_training
@@ -369,7 +371,15 @@ class _Planner:
             "missing": {name: list(cases) for name, cases in fingerprint.missing().items()},
             "probe": None if result is None else plan_checks.plain(result),
         }
-        notes = (*self.notes, *notes)
+        after, told = foresee_stages(
+            self.context,
+            config,
+            like=fingerprint.cases[0],
+            probe=result,
+            shown=lambda grids: self._shown(config, grids),
+        )
+        facts[AFTER] = after
+        notes = (*self.notes, *notes, *told)
         return Plan(decisions=tuple(decisions), notes=notes, facts=facts, prediction=prediction)
 
 

@@ -167,6 +167,7 @@ def _methods(context: Context, cleaning: Mapping[str, Any] | None) -> str:
         parameters=context.run.stage("plan").summary.get("parameters"),
         trained=context.run.stage("train").summary or None,
         tuned_on="" if cleaning is None else cleaning["data"],
+        language=context.config.report.language,
     )
 
 

@@ -16,10 +16,10 @@ from medseg.quality.ranges import Range
 _UNKNOWN = "no training range is known"
 
 
-def _bounds(limits: Range, options: FlagOptions) -> tuple[float, float]:
+def _bounds(limits: Range, facts: ResultFacts, options: FlagOptions) -> tuple[float, float]:
     """Values between which a number is likely: two percentiles of the cohort, widened away from its median."""
     low, high = (at_percentile(limits, p) for p in options.percentiles)
-    margin = options.cohort_margin
+    margin = facts.cohort_margin if options.cohort_margin is None else options.cohort_margin
     return low - margin * (limits["median"] - low), high + margin * (high - limits["median"])
 
 
@@ -40,7 +40,7 @@ def check_size(s: StructureMeasures, facts: ResultFacts, options: FlagOptions) -
         value, limits, unit = s.fraction, ranges.get(f"fraction {s.structure}"), "1"
     if limits is None:
         return Outcome("Q301", s.structure, reason=_UNKNOWN)
-    low, high = _bounds(limits, options)
+    low, high = _bounds(limits, facts, options)
     if low <= value <= high:
         return Outcome(
             "Q301", s.structure, measured=value, limit=low if value < limits["median"] else high, unit=unit
@@ -83,7 +83,7 @@ def check_ratio(left: str, right: str, facts: ResultFacts, options: FlagOptions)
     if limits is None:
         return Outcome("Q302", pair, reason=_UNKNOWN)
     ratio = one.shape.voxels / two.shape.voxels
-    low, high = (float(np.exp(bound)) for bound in _bounds(limits, options))
+    low, high = (float(np.exp(bound)) for bound in _bounds(limits, facts, options))
     if low <= ratio <= high:
         limit = low if ratio < np.exp(limits["median"]) else high
         return Outcome("Q302", pair, measured=ratio, limit=limit, unit="1")
@@ -123,11 +123,11 @@ def _position(
 ) -> Outcome:
     worst, far = "", -np.inf
     for name, value in judged.items():
-        low, high = _bounds(known[name], options)
+        low, high = _bounds(known[name], facts, options)
         beyond = max(low - value, value - high)
         if beyond > far:
             worst, far = name, beyond
-    low, high = _bounds(known[worst], options)
+    low, high = _bounds(known[worst], facts, options)
     value, one = judged[worst], pair.split("/")[0]
     limit = low if value < known[worst]["median"] else high
     if far <= 0:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medseg.evaluation.cases import CaseEvaluation
 from medseg.evaluation.quantities import CaseMeasures
 from medseg.labels import LabelTable
+from medseg.quality.family import LEAST_MARGIN
 from medseg.quality.finding import Finding, GateCheck
 from medseg.quality.options import FlagCode, FlagLevel
 from medseg.quality.place import MaskOf, Place
@@ -121,6 +122,8 @@ class ResultFacts:
         out), or else "mean_probability" of the core.
     ranges : mapping, optional
         From `fit_ranges`, with the record of this result in `record`.
+    cohort_margin : float, optional
+        Room beyond the ends of those ranges, from `family.cohort_margin`.
     record : mapping, optional
         From `plausibility_record`.
     gate : sequence of Finding, optional
@@ -131,8 +134,6 @@ class ResultFacts:
         Slices of the image that equal the next one, from `doubled_slices`.
     even_slices : bool, optional
         Whether the places of all slices are known and even; None where the file does not tell them.
-    overlaps : mapping, optional
-        (structure, structure) -> voxels that lie in both, for masks that are not a label map.
     affine : (4, 4) array, optional
         As in `Volume`.
     patient_orientation : (str, str), optional
@@ -146,12 +147,12 @@ class ResultFacts:
     measures: CaseMeasures
     confidence: Mapping[str, Mapping[str, float]] | None = None
     ranges: Mapping[str, Range] | None = None
+    cohort_margin: float = LEAST_MARGIN
     record: Mapping[str, float] | None = None
     gate: Sequence[Finding] | None = None
     gate_checks: Sequence[GateCheck] | None = None
     doubled: Sequence[int] | None = None
     even_slices: bool | None = None
-    overlaps: Mapping[tuple[str, str], int] | None = None
     affine: NDArray[np.float64] | None = None
     patient_orientation: tuple[str, str] | None = None
     evaluation: CaseEvaluation | None = None

@@ -21,7 +21,6 @@ from medseg.quality.flag import LEVELS, CaseFlags, Flag, Outcome, ResultFacts, V
 from medseg.quality.geometry_checks import (
     check_cut_off,
     check_holes,
-    check_overlaps,
     check_sides,
     check_slices,
     check_stray_parts,
@@ -68,7 +67,6 @@ def _all_outcomes(facts: ResultFacts, options: FlagOptions) -> Iterable[Outcome]
     for left, right in lateral_pairs(facts.table):
         yield check_ratio(left, right, facts, options)
         yield check_sides(left, right, facts, options)
-    yield from check_overlaps(facts, options)
     yield from check_positions(facts, options)
     yield _slices(facts)
     yield from _input(facts)

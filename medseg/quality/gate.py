@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import BundleError
+from medseg.quality.tail import tail_limit
 
 _FOLDS = 5
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 1.0)
@@ -138,6 +139,7 @@ def fit_gate(
     *,
     groups: Sequence[str] | None = None,
     review_quantile: float = 0.99,
+    flag_share: float | None = None,
     usual_quantile: float = 0.95,
     doubt_factor: float = 1.7,
     refuse_factor: float = 2.25,
@@ -155,6 +157,8 @@ def fit_gate(
         Patient of each training image; images of one patient are left out together.
     review_quantile : float
         Share of left-out images that pass without a flag; other checks flag some more.
+    flag_share : float, optional
+        Instead of it: the share of new images that may be flagged, see `tail_limit`.
     usual_quantile : float
         Share of left-out images whose distance counts as usual.
     doubt_factor, refuse_factor : float
@@ -182,6 +186,8 @@ def fit_gate(
     mean, scale, whitening = fit_whitening(rows)
     held_out = np.concatenate([_left_out(rows, groups), whitened_distances(others, mean, scale, whitening)])
     review = float(np.quantile(held_out, review_quantile))
+    if flag_share is not None:
+        review = tail_limit(held_out.tolist(), flag_share)
     usual = float(np.quantile(held_out, usual_quantile))
     doubt = max(doubt_factor * usual, review)
     return GateStatistics(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from medseg.evaluation.quantities import StructureMeasures
@@ -194,33 +192,3 @@ def _side_flag(
         unit="1",
         place=place_of_shape(shape, facts.affine),
     )
-
-
-def check_overlaps(facts: ResultFacts, options: FlagOptions) -> Iterator[Outcome]:
-    """Q303: does a voxel belong to two structures?"""
-    if facts.overlaps is None:
-        yield Outcome("Q303", "", reason="each voxel of a label map has one structure", part="overlap")
-        return
-    limit = options.overlap_share
-    for (one, two), voxels in facts.overlaps.items():
-        sizes = [
-            shape.voxels for n in (one, two) if (shape := facts.measures.structures[n].shape) is not None
-        ]
-        share = voxels / min(sizes, default=1) if voxels else 0.0
-        pair = f"{one}/{two}"
-        if share <= limit:
-            yield Outcome("Q303", pair, part="overlap", measured=share, limit=limit, unit="1")
-            continue
-        shape = facts.measures.structures[one].shape
-        flag = Flag(
-            code="Q303",
-            level="fail",
-            structure=pair,
-            text=f"{voxels} voxels belong to {one} and to {two}, {share:.1%} of the smaller",
-            measured=share,
-            limit=limit,
-            advice="decide which of the two the voxels belong to",
-            unit="1",
-            place=None if shape is None else place_of_shape(shape, facts.affine),
-        )
-        yield Outcome("Q303", pair, flag, part="overlap")

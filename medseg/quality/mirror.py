@@ -16,9 +16,10 @@ from scipy import ndimage
 
 from medseg.quality.appearance import Look, block_means
 from medseg.quality.gate import folds_of, shrunk_covariance
+from medseg.quality.tail import tail_limit
 
-HELD_OUT = 0.98
-"""Share of left-out images that pass; one axis, and the mirror image of a film is hard to tell."""
+FLAGGED_SHARE = 0.01
+"""Share of new images that one axis may flag; the mirror image of a film is hard to tell."""
 
 _BLOCKS = {2: 8, 3: 6}
 _SHIFT = 5
@@ -97,16 +98,34 @@ def fit_mirror(
     Fisher, The use of multiple measurements in taxonomic problems, Annals of Eugenics 1936,
     doi:10.1111/j.1469-1809.1936.tb02137.x.
     """
-    rows = np.array([mirror_vector(look, axis) for look in training])
+    rows, others = (
+        np.array([mirror_vector(look, axis) for look in looks]) for looks in (training, validation)
+    )
+    found = fit_discriminant(rows, others.reshape(-1, rows.shape[1]), groups, share=FLAGGED_SHARE)
+    return None if found is None else MirrorTest(axis=axis, weights=found[0], limit=found[1])
+
+
+def fit_discriminant(
+    rows: NDArray[np.float64], others: NDArray[np.float64], groups: Sequence[str] | None, *, share: float
+) -> tuple[NDArray[np.float64], float] | None:
+    """Weights and limit that tell vectors from their negatives; None where they cannot be told.
+
+    Parameters
+    ----------
+    rows, others : (N, M) and (K, M) float64 array
+        Of training images, and of images that set the limit only.
+    groups : sequence of str, optional
+        Patient of each row.
+    share : float
+        Of new images that may score below the limit, which is at most 0.
+    """
     fold = folds_of(len(rows), groups)
     scores = [rows[fold == index] @ _discriminant(rows[fold != index]) for index in np.unique(fold)]
     weights = _discriminant(rows)
-    if validation:
-        scores.append(np.array([mirror_vector(look, axis) for look in validation]) @ weights)
-    found = np.concatenate(scores)
+    found = np.concatenate([*scores, others @ weights])
     if np.mean(found > 0) < _LEAST_RIGHT:
         return None
-    return MirrorTest(axis=axis, weights=weights, limit=min(0.0, float(np.quantile(found, 1 - HELD_OUT))))
+    return weights, min(0.0, -tail_limit((-found).tolist(), share))
 
 
 def _discriminant(rows: NDArray[np.float64]) -> NDArray[np.float64]:

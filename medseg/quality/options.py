@@ -27,7 +27,7 @@ FlagCode = Literal[
 ]
 FlagLevel = Literal["note", "review", "fail"]
 GateCheckName = Literal[
-    "modality", "orientation", "field of view", "proportions", "values", "histogram", "appearance"
+    "modality", "orientation", "field of view", "proportions", "values", "histogram", "appearance", "sides"
 ]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -149,15 +149,11 @@ class FlagOptions(_Options):
         description="Q301, Q302, Q304: percentiles of the training cohort, 0 to 100, outside of which a size, a ratio "
         "or a position is unlikely.",
     )
-    cohort_margin: float = Field(
-        default=0.1,
-        ge=0,
-        le=10,
+    cohort_margin: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        default=None,
         description="Q301, Q302, Q304: how far beyond those percentiles a number may lie, as a share of the way to the "
-        "median: the ends of a cohort are not known exactly.",
-    )
-    overlap_share: Share = Field(
-        default=0.0, description="Q303: share of the smaller of two structures that may lie in both."
+        "median: the ends of a cohort are not known exactly. null: as far as the model bundle says that all of them "
+        "together flag 2.5 % of its left-out training results; 0.1 where it does not tell.",
     )
     wrong_side_share: Share = Field(
         default=0.02,

@@ -16,16 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.quality.appearance import turns
+from medseg.quality.family import left_out_scores
 from medseg.quality.gate import GateStatistics, fit_gate, fit_whitening, folds_of, whitened_distances
 from medseg.quality.input_facts import InputFacts
 from medseg.quality.mirror import MirrorTest, fit_mirror
-from medseg.quality.ranges import Range, fit_ranges
+from medseg.quality.ranges import Range, excess, fit_ranges
+from medseg.quality.tail import tail_limit
 
 LEAST_IMAGES = 20
 """Fewer images tell nothing of what is unusual."""
 
-HELD_OUT = 0.995
-"""Share of left-out images that pass a check without a flag."""
+FLAGGED_SHARE = 0.005
+"""Share of new images that one check may flag: five of them, 2.5 % together. A mirror test has a share of its own."""
+
+OUTSIDE = 1.25
+"""So many times as far from the median as the end of the training range, at least, before a number is flagged."""
+
+_USUAL = 0.995
 
 REFUSE_FACTOR = 3.0
 """An image is refused this many times as far away as one that is flagged."""
@@ -73,6 +80,8 @@ class InputProfile:
         Whether training showed the network negatives, too; an image then counts as the one of the two that is nearer.
     mirrors : tuple of MirrorTest
         Of the axes along which an image and its mirror image can be told apart.
+    room : float
+        So many times as far from the median as the end of its range a number of `ranges` may lie.
     """
 
     modalities: Mapping[str, float] = field(default_factory=dict)
@@ -84,6 +93,7 @@ class InputProfile:
     turned: TurnStatistics | None = None
     negatives: bool = False
     mirrors: tuple[MirrorTest, ...] = ()
+    room: float = OUTSIDE
 
 
 def fit_profile(
@@ -117,27 +127,34 @@ def fit_profile(
     counts = Counter(facts.modality for facts in training if facts.modality)
     levels = np.array([facts.look.levels for facts in training])
     centre, limit = _histogram(levels, [facts.look.levels for facts in validation])
+    unit_matters = unit_matters and _common_unit(training)
+    measures = [measures_of(facts, unit_matters=unit_matters) for facts in training]
     return InputProfile(
         modalities={name: 0.0 for name in modalities if name} | {m: float(n) for m, n in counts.items()},
         oriented=float(np.mean([facts.oriented for facts in training])),
-        ranges=fit_ranges([measures_of(facts, unit_matters=unit_matters) for facts in training])
-        if not unit_matters or _common_unit(training)
-        else fit_ranges([facts.measures() for facts in training]),
+        ranges=fit_ranges(measures),
         histogram=centre,
         histogram_limit=limit,
         look=fit_gate(
             rows,
             others,
             groups=groups,
-            review_quantile=HELD_OUT,
-            usual_quantile=HELD_OUT,
+            flag_share=FLAGGED_SHARE,
+            usual_quantile=_USUAL,
             doubt_factor=1.0,
             refuse_factor=REFUSE_FACTOR,
         ),
         turned=_fit_turns(training, validation, groups),
         negatives=negatives,
         mirrors=_fit_mirrors(training, validation, groups),
+        room=max(OUTSIDE, tail_limit(left_out_scores(measures, groups, _farthest), FLAGGED_SHARE)),
     )
+
+
+def _farthest(measures: Mapping[str, float], ranges: Mapping[str, Range]) -> float:
+    """Excess of the number that lies farthest outside; lengths have a limit of their own."""
+    judged = [name for name in measures if name in ranges and not name.startswith("side ")]
+    return max((excess(measures[name], ranges[name]) for name in judged), default=0.0)
 
 
 def _fit_mirrors(
@@ -172,7 +189,7 @@ def _histogram(
     """Mean quantiles, which are the Wasserstein barycentre of the histograms, and how far images lie from it."""
     centre = levels.mean(axis=0)
     rows = np.concatenate([levels, np.array(others).reshape(-1, levels.shape[1])])
-    return centre, float(np.quantile(np.abs(rows - centre).mean(axis=1), HELD_OUT))
+    return centre, tail_limit(np.abs(rows - centre).mean(axis=1).tolist(), FLAGGED_SHARE)
 
 
 def _fit_turns(
@@ -191,7 +208,7 @@ def _fit_turns(
     scores = np.where(gains > 0, (gains - mean) / spread, 0.0).max(axis=1)
     return TurnStatistics(
         gains={name: (float(m), float(s)) for name, m, s in zip(names, mean, spread, strict=True)},
-        limit=max(2.0, float(np.quantile(scores, HELD_OUT))),
+        limit=max(2.0, tail_limit(scores.tolist(), FLAGGED_SHARE)),
     )
 
 
@@ -227,6 +244,7 @@ def profile_from_json(limits: Mapping[str, Any], prefix: str = "") -> InputProfi
         look=_look_from(own),
         turned=TurnStatistics(gains=turn, limit=own["kind"]["turn_limit"]) if turn else None,
         negatives=bool(own["kind"].get("negatives", 0.0)),
+        room=own["kind"].get("room", OUTSIDE),
         mirrors=tuple(
             MirrorTest(axis=int(k[-1]), weights=_column(v), limit=own["mirror limits"][k[-1]])
             for k, v in own.items()
@@ -244,6 +262,7 @@ def profile_to_json(profile: InputProfile, prefix: str = "") -> dict[str, dict[s
             "histogram_limit": profile.histogram_limit,
             "negatives": float(profile.negatives),
             "turn_limit": 0.0 if turned is None else turned.limit,
+            "room": profile.room,
         }
     }
     if profile.modalities:

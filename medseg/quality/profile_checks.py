@@ -22,9 +22,6 @@ from medseg.quality.ranges import excess
 # Radiographs go by several names; what stands in OT and SC was converted from something that is not told.
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG"})
 _UNTOLD = frozenset({"", "OT", "SC"})
-_OUTSIDE = 1.25
-"""So many times as far from the median as the end of the training range."""
-
 _NO_PROFILE = "the model tells nothing of its training images"
 
 
@@ -173,12 +170,12 @@ def _outside(name: str, prefix: str, facts: InputFacts, profile: InputProfile, r
     if worst is None:
         return GateCheck(name=name, reason=reason)
     far, key, value = worst
-    if far <= _OUTSIDE:
-        return GateCheck(name=name, measured=far, limit=_OUTSIDE)
+    if far <= profile.room:
+        return GateCheck(name=name, measured=far, limit=profile.room)
     limits = profile.ranges[key]
     text = f"the {key} of the image is {value:.4g}, that of training images {limits['low']:.4g} to {limits['high']:.4g}"
     # A new place frames its images in another way; values of another unit are never right.
-    far_off = name == "values" and far > REFUSE_FACTOR * _OUTSIDE
+    far_off = name == "values" and far > REFUSE_FACTOR * profile.room
     level: Literal["review", "refuse"] = "refuse" if far_off else "review"
     limit = limits["low"] if value < limits["low"] else limits["high"]
     return _flagged(name, text, level=level, measured=value, limit=limit)

@@ -24,7 +24,7 @@ from medseg.quality.finding import Finding
 Range = dict[str, float]
 _LONGEST = 256
 _TAIL = 0.005
-_FAR = 2.0
+FAR = 2.0
 """Implausible: this many times as far from the median as the end of the range."""
 
 PERCENTILES = (0.0, 0.5, 1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.5, 100.0)
@@ -187,8 +187,16 @@ def excess(value: float, limits: Range) -> float:
     return abs(value - median) / room
 
 
-def judge_ranges(record: Mapping[str, float], ranges: Mapping[str, Range]) -> tuple[Finding, ...]:
+def judge_ranges(
+    record: Mapping[str, float], ranges: Mapping[str, Range], *, room: float = 1.0
+) -> tuple[Finding, ...]:
     """Compare a result with the ranges of training results.
+
+    Parameters
+    ----------
+    record, ranges : mapping
+    room : float, optional
+        Factor by which all ranges are wider, see `family.result_room`.
 
     Returns
     -------
@@ -203,7 +211,7 @@ def judge_ranges(record: Mapping[str, float], ranges: Mapping[str, Range]) -> tu
     outside = []
     for name, limits in ranges.items():
         if name in record and not name.startswith(COHORT):
-            far = excess(record[name], limits)
+            far = excess(record[name], limits) / room
             # The ends of a range are known the less, the fewer results made it.
             if far > 1 + _UNSURE_ENDS / np.sqrt(limits["count"]):
                 outside.append((far, name))
@@ -219,5 +227,5 @@ def _finding(name: str, far: float, value: float, limits: Range) -> Finding:
     subject = _PHRASES.get(what, what.replace("_", " ")) + (f" of {structure}" if structure else "")
     text = f"{subject} is {value:.3g}, {side} the {end:.3g} that bounds training results"
     return Finding(
-        check=name, level="refuse" if far > _FAR else "review", text=text, measured=value, limit=end
+        check=name, level="refuse" if far > FAR else "review", text=text, measured=value, limit=end
     )

@@ -65,6 +65,7 @@ def judge_input(
     statistics: GateStatistics | None = None,
     record: Mapping[str, float] | None = None,
     ranges: Mapping[str, Range] | None = None,
+    room: float = 1.0,
     options: GateOptions | None = None,
 ) -> GateVerdict:
     """Decide from all that is known; call it with what there is, before or after the network ran.
@@ -86,6 +87,8 @@ def judge_input(
         Needed with `distance`.
     record, ranges : mapping, optional
         From `plausibility_record` of the result, and from `fit_ranges`.
+    room : float, optional
+        Factor by which those ranges are wider, see `family.result_room`.
     options : GateOptions, optional
         Limits in place of the bundle's.
 
@@ -101,16 +104,16 @@ def judge_input(
     if distance is not None and statistics is None:
         raise ValueError("a feature distance can be judged only with the statistics it was made with")
     options = options or GateOptions()
-    result = judge_ranges(record, ranges or {}) if record is not None else ()
-    implausible = _implausible(result)
+    result = judge_ranges(record, ranges or {}, room=room) if record is not None else ()
+    unlikely = implausible(result)
     far = []
     if distance is not None and statistics is not None:
-        far = _judge_distance(distance, statistics, options, implausible=bool(implausible))
+        far = _judge_distance(distance, statistics, options, implausible=bool(unlikely))
     made = [*_image_checks(image), *checks]
     if record is not None or distance is not None:
         made.append(_distance_check(distance, statistics, far))
-        made.append(_result_check(record, ranges, implausible))
-    found = [*image, *(check.finding for check in checks if check.finding), *far, *implausible]
+        made.append(_result_check(record, ranges, unlikely))
+    found = [*image, *(check.finding for check in checks if check.finding), *far, *unlikely]
     found.sort(key=lambda finding: finding.level != "refuse")
     return GateVerdict(
         level=worst_level(finding.level for finding in found),
@@ -142,14 +145,14 @@ def _distance_check(
 
 
 def _result_check(
-    record: Mapping[str, float] | None, ranges: Mapping[str, Range] | None, implausible: Sequence[Finding]
+    record: Mapping[str, float] | None, ranges: Mapping[str, Range] | None, unlikely: Sequence[Finding]
 ) -> GateCheck:
     if record is None or not ranges:
         return GateCheck(name="result", reason="no ranges of training results are known")
-    return GateCheck(name="result", finding=implausible[0] if implausible else None)
+    return GateCheck(name="result", finding=unlikely[0] if unlikely else None)
 
 
-def _implausible(result: Sequence[Finding]) -> list[Finding]:
+def implausible(result: Sequence[Finding]) -> list[Finding]:
     """One finding for all numbers of a result that lie outside; none while they are few and near."""
     if any(finding.check == "found" and finding.measured == 0 for finding in result):
         return list(result)

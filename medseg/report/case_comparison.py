@@ -8,6 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from medseg.evaluation.definitions import DEFINITIONS
+from medseg.evaluation.metric_values import WHY_NOT
+from medseg.evaluation.overlap import State
 from medseg.report.case_data import CasePage
 from medseg.report.case_tables import Cell, Column, Content, Row, Table, share_bar
 from medseg.report.language import days_between
@@ -34,15 +36,16 @@ def agreement_table(page: CasePage, words: Words) -> tuple[Table, list[str]] | N
             definitions.append(f"{title}{words.t['colon']}{words.said(known.definition)}")
     rows = []
     for name, item in structures.items():
-        cells = [_metric_cell(item["metrics"].get(key), words) for key in keys]
-        state = item["state"]
+        state: State = item["state"]
+        cells = [_metric_cell(item["metrics"].get(key), words, state=state) for key in keys]
         note = "" if state == "judged" else words.t.get(f"state.{state}", state.replace("_", " "))
         rows.append(Row(structure=name, code=note, cells=cells))
     return Table(columns=columns, rows=rows), [Markup(d) for d in definitions]
 
 
-def _metric_cell(metric: Json | None, words: Words) -> Cell:
-    if metric is None:
+def _metric_cell(metric: Json | None, words: Words, *, state: State) -> Cell:
+    if metric is None or (metric["value"] is None and metric["reason"] == WHY_NOT.get(state)):
+        # What holds for every metric of a structure stands beside its name.
         return Cell(text="–")
     value, unit = metric["value"], metric["unit"]
     if value is None:

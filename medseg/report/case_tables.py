@@ -90,7 +90,7 @@ def structure_table(page: CasePage, words: Words) -> Table:
 def _structure_cells(page: CasePage, words: Words, name: str) -> dict[str, Cell]:
     record = page.case.record
     item = record["measurements"]["structures"][name]
-    status = _status(record["flags"], name, words)
+    status = _status(record, name, words)
     if item["state"] == "absent":
         return {"size": Cell(text=words.t["absent"]), "status": status}
     quantities = item["quantities"]
@@ -216,8 +216,12 @@ def _form_cells(item: Json, record: Json, words: Words) -> dict[str, Cell]:
     return cells
 
 
-def _status(flags: Sequence[Json], name: str, words: Words) -> Cell:
-    levels = {flag["level"] for flag in flags if name in flag["structure"].split("/")}
+def _status(record: Json, name: str, words: Words) -> Cell:
+    """The worst flag of a structure; a region that no check looked at has none."""
+    levels = {flag["level"] for flag in record["flags"] if name in flag["structure"].split("/")}
+    looked = any(name in check["structure"].split("/") for check in record["checks"])
+    if not levels and not looked:
+        return Cell(text="–")
     level: Verdict = next((v for v in VERDICTS if v in levels), "pass")
     return Cell(text=words.t[f"verdict.{level}"], level=level, sort=float(VERDICTS.index(level)))
 

@@ -30,7 +30,7 @@ from medseg.report.cohort_figures import MAX_LINKED
 from medseg.report.cohort_judged import calibration_part, cleaned_rows, comparison_part, precision_recall
 from medseg.report.cohort_series import Series, all_series
 from medseg.report.cohort_spread import spread_part
-from medseg.report.cohort_text import Words, check_title, named, nice, words
+from medseg.report.cohort_text import Words, check_title, named, nice, told, words
 from medseg.report.page import VERDICTS, CaseReport, CohortReport, Picture, Structure
 from medseg.report.run_tables import long_rows
 from medseg.report.search import search_part
@@ -86,6 +86,7 @@ def render(report: CohortReport, *, paper: bool = False) -> str:
             webp=webp,
             check_title=check_title,
             named=lambda name: named(name, report.language),
+            told=lambda sentence: told(sentence, report.language),
         )
     )
     return _with_own_style(page, report) if paper else page
@@ -95,7 +96,7 @@ def _judged(report: CohortReport, said: Words) -> dict[str, Any]:
     """Parts that a run has only where something was asked for."""
     detection, cleaning = report.detection, report.cleaning
     return {
-        "targets": None if detection is None else targets_part(detection),
+        "targets": None if detection is None else targets_part(detection, said, report.language),
         "precision_recall": [] if detection is None else precision_recall(detection, said, report.language),
         "calibration": calibration_part(report.calibration, said, report.language)
         if report.calibration
@@ -267,10 +268,11 @@ def json_block(value: Any) -> Markup:
 
 
 def _curves(report: CohortReport) -> list[Markup]:
-    series = report.fold_curves or {"": report.curve}
+    series, said = report.fold_curves or {"": report.curve}, words(report.language)
+    axes = {"epoch": said["epoch"], "said": said["curve_said"]}
     drawn = (
-        figures.curves(series, column="loss", title="Training loss", style="loss"),
-        figures.curves(series, column="dice", title="Validation Dice", style="dice"),
+        figures.curves(series, column="loss", title=said["curve_loss"], style="loss", **axes),
+        figures.curves(series, column="dice", title=said["curve_dice"], style="dice", **axes),
     )
     return [figure for figure in drawn if figure is not None]
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from medseg.report.cohort_figures import Bar, CaseDot, bland_altman, forest, regression
 from medseg.report.cohort_series import decimals, evaluated, shown_unit
-from medseg.report.cohort_text import Words, measure_title, metric_word, named, nice, pixel_words
+from medseg.report.cohort_text import Words, measure_title, metric_word, named, nice, pixel_words, said
 from medseg.report.language import Language
 from medseg.report.page import CaseReport, CohortReport, Json
 from medseg.report.text import statistic_cell
@@ -57,17 +57,22 @@ def agreement_part(report: CohortReport, summary: Json, words: Words) -> dict[st
             {
                 "structure": name,
                 "states": _states(name, found, summary),
-                "cells": [agreement_cell(found.get(key), words) for key in main],
+                "cells": [_short(found.get(key), words, report.language) for key in main],
             }
             for name, found in structures.items()
         ],
         "metrics": [
-            (*titles[key], [agreement_cell(found.get(key), words) for found in structures.values()])
+            (
+                *titles[key],
+                [agreement_cell(found.get(key), words, report.language) for found in structures.values()],
+            )
             for key in keys
         ],
         "structures": list(structures),
         "remarks": list(
-            dict.fromkeys(s["note"] for m in structures.values() for s in m.values() if s["note"])
+            dict.fromkeys(
+                said(s["note"], report.language) for m in structures.values() for s in m.values() if s["note"]
+            )
         ),
         "lists": _lists(summary, words, report.language),
         "groups": groups_part(report, summary, words),
@@ -100,13 +105,22 @@ def _titled(key: str, summary: Json, report: CohortReport) -> tuple[str, str]:
     return f"{title}, {shown}" if shown else title, definition
 
 
-def agreement_cell(statistic: Json | None, words: Words) -> dict[str, str]:
+def _short(found: Json | None, words: Words, language: Language) -> dict[str, str]:
+    """A cell of the main table; why there is no mean, the counts of cases tell beside it."""
+    if found is None or found["mean"] is None:
+        return {"mean": "–", "interval": "", "more": ""}
+    return agreement_cell(found, words, language)
+
+
+def agreement_cell(statistic: Json | None, words: Words, language: Language) -> dict[str, str]:
     """Mean, interval and counts of a statistic for a cell."""
     if statistic is not None and statistic["unit"].startswith("1,"):
         statistic = {**statistic, "unit": "1"}
     cell = statistic_cell(statistic)
     if statistic is None or statistic["mean"] is None:
-        return {**cell, "mean": "–" if statistic is None else words["not_defined"]}
+        undefined = {} if statistic is None else statistic["undefined"]
+        why = "; ".join(f"{count}: {said(reason, language)}" for reason, count in undefined.items())
+        return {**cell, "mean": "–" if statistic is None else words["not_defined"], "more": why}
     median = decimals(statistic["median"] * (0.01 if statistic["unit"] == "mm2" else 1), statistic["unit"])
     more = [words["median_n"].format(median=median, n=statistic["count"])]
     if statistic["worst_case"]:
@@ -191,7 +205,7 @@ def _group_row(
         "structure": structure,
         "metric": key,
         "statistic": statistic,
-        "cell": agreement_cell(statistic, words),
+        "cell": agreement_cell(statistic, words, report.language),
         "patients": statistic["patients"],
         "gap": difference,
         "p": "–" if p is None else f"{p:.2g}",
@@ -324,13 +338,12 @@ def _size_plots(
 
 def _size_row(structure: str, agreement: Json) -> dict[str, Any]:
     scale, unit = (0.01, "cm²") if agreement["unit"] == "mm2" else (1.0, "mL")
+    limits = [estimate_text(agreement[k], scale, unit)[0] for k in ("lower_limit", "upper_limit")]
     return {
         "structure": structure,
         "n": agreement["count"],
         "bias": estimate_text(agreement["bias"], scale, unit),
-        "limits": " … ".join(
-            estimate_text(agreement[k], scale, unit)[0] for k in ("lower_limit", "upper_limit")
-        ),
+        "limits": "–" if limits == ["–", "–"] else " … ".join(limits),
         "slope": estimate_text(agreement["deming"]["slope"], 1.0, ""),
         "intercept": estimate_text(agreement["deming"]["intercept"], scale, unit),
         "note": agreement["note"],

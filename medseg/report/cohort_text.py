@@ -7,6 +7,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from medseg.report.language import HTML_LANGUAGE, Language, phrase, structure_name, text
 from medseg.report.page import VERDICTS
 
@@ -82,3 +84,11 @@ def split_title(split: str, language: Language) -> str:
 def said(sentence: str, language: Language) -> str:
     """A sentence of the program in the language, as it stands where there are no words for it."""
     return phrase(language, sentence) or sentence
+
+
+def told(sentence: str, language: Language) -> Markup:
+    """A sentence of the program for a page; marked as English where the language has no words for it."""
+    words = phrase(language, sentence)
+    if words is None:
+        return Markup('<span lang="en">{}</span>').format(nice(sentence))
+    return escape(nice(words) if language == "en" else words)

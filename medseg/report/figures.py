@@ -18,7 +18,13 @@ def curve(
 
 
 def curves(
-    series: Mapping[str, Sequence[Mapping[str, float | None]]], *, column: str, title: str, style: str
+    series: Mapping[str, Sequence[Mapping[str, float | None]]],
+    *,
+    column: str,
+    title: str,
+    style: str,
+    epoch: str = "epoch",
+    said: str = "{title} over epochs, last {ends}",
 ) -> Markup | None:
     """A column of the metrics of several trainings over epochs, each with its name at its end.
 
@@ -27,6 +33,8 @@ def curves(
     series : mapping of str to sequence of mapping
         Name -> rows with `epoch` and the column; "" for no name.
     column, title, style : str
+    epoch, said : str, optional
+        Name of the axis, and what the figure says, in the language of the page.
 
     Returns
     -------
@@ -60,10 +68,10 @@ def curves(
     parts += [
         svg.text(left, bottom + 16, f"{first:g}", style="tick"),
         svg.text(right, bottom + 16, f"{last:g}", style="tick"),
-        svg.text((left + right) / 2, bottom + 16, "epoch", style="tick"),
+        svg.text((left + right) / 2, bottom + 16, epoch, style="tick"),
     ]
     ends = ", ".join(f"{name} {points[-1][1]:.4g}".strip() for name, points in lines.items())
-    return svg.drawing(334, 160, f"{title} over epochs, last {ends}", parts)
+    return svg.drawing(334, 160, said.format(title=title, ends=ends), parts)
 
 
 def _points(rows: Sequence[Mapping[str, float | None]], column: str) -> list[tuple[float, float]]:

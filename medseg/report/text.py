@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medseg.report.language import Language, text
+
+_METHODS = "methods."
+_SPLIT = "cohort_page.split."
 _SIGNS = {"exact": "", "lower": "> ", "unknown": "about "}
 
 
@@ -85,6 +89,7 @@ def methods_text(
     parameters: int | None,
     trained: Mapping[str, Any] | None,
     tuned_on: str = "",
+    language: Language = "en",
 ) -> str:
     """A paragraph for a paper, made from what the run did; free to copy.
 
@@ -102,69 +107,82 @@ def methods_text(
         Summary of the training stage; None where a finished model was used.
     tuned_on : str
         Predictions that the clean-up was tuned on; empty where the settings name its steps.
+    language : Language, optional
+        Names of steps, networks and metrics stay as the settings have them.
     """
-    steps = "; ".join(step_text(step) for step in settings["preprocess"]) or "none"
-    size = f", {parameters / 1e6:.2f} million parameters" if parameters else ""
-    parts = [f"Images were prepared by these steps: {steps}."]
+    words = {key.removeprefix(_METHODS): said for key, said in text(language).items()}
     network = settings["model"]["use"]
+    if parameters:
+        network += words["parameters"].format(millions=f"{parameters / 1e6:.2f}")
+    parts = [words["prepared"].format(steps=_steps(settings["preprocess"], words))]
     if trained is not None and settings["training"] is not None:
-        parts.append(_training(settings, trained, splits, network=f"{network}{size}"))
+        parts.append(_training(settings, trained, splits, network=network, words=words))
     else:
-        parts.append(f"The model {settings['model']['start_from']} ({network}{size}) was used as it is.")
-    inference = settings["inference"]
-    tta = inference["tta"]
-    clean = "; ".join(step_text(step) for step in settings["postprocess"]) or "none"
+        parts.append(words["used"].format(start=settings["model"]["start_from"], network=network))
+    tta, options = settings["inference"]["tta"], settings["evaluation"]
     parts.append(
-        f"Probabilities were brought back to the grid of the image before the largest was taken"
-        f"{'' if tta in ('none', None) else f', with test-time augmentation ({tta})'}; clean-up"
-        f"{f', chosen by Dice on {tuned_on}' if tuned_on else ''}: {clean}."
+        words["restored"].format(
+            tta="" if tta in ("none", None) else words["tta"].format(kind=tta),
+            tuned=words["tuned"].format(data=tuned_on) if tuned_on else "",
+            steps=_steps(settings["postprocess"], words),
+        )
     )
-    options = settings["evaluation"]
-    names = ", ".join(metric["use"] for metric in options["metrics"])
     parts.append(
-        f"Agreement ({names}) was computed on the grid of the image over {_evaluated(settings)}; "
-        f"intervals are {options['level']:.0%} bootstrap intervals over patients ({options['samples']} resamples)."
+        words["agreement"].format(
+            metrics=", ".join(metric["use"] for metric in options["metrics"]),
+            cases=_evaluated(settings, words),
+            level=f"{options['level']:.0%}",
+            samples=options["samples"],
+        )
     )
     if options.get("detection") is not None:
-        parts.append(
-            "Targets (connected objects) were matched one to one to those of the reference by "
-            f"{options['detection']['match']}; precision, recall, F1, panoptic quality, average precision and FROC are "
-            "of all cases together."
-        )
-    parts.append(f"Software: medseg {version}.")
-    return " ".join(parts)
+        parts.append(words["targets"].format(match=options["detection"]["match"]))
+    parts.append(words["software"].format(version=version))
+    return words["sentence_break"].join(parts)
 
 
-def _evaluated(settings: Mapping[str, Any]) -> str:
+def _steps(steps: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> str:
+    return words["step_break"].join(step_text(step) for step in steps) or words["none"]
+
+
+def _evaluated(settings: Mapping[str, Any], words: Mapping[str, str]) -> str:
     split = settings["data"]["split"]
     if split.get("fold") == "all":
-        return f"all cases, each predicted by the network of its fold ({split['count']} folds)"
-    return f"the {settings['evaluation']['cases']} cases"
+        return words["all_folds"].format(count=split["count"])
+    cases = settings["evaluation"]["cases"]
+    return words["the_cases"].format(split=words.get(f"{_SPLIT}{cases}", cases))
 
 
 def _training(
-    settings: Mapping[str, Any], trained: Mapping[str, Any], splits: Mapping[str, int], *, network: str
+    settings: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    splits: Mapping[str, int],
+    *,
+    network: str,
+    words: Mapping[str, str],
 ) -> str:
     options, split = settings["training"], settings["data"]["split"]
-    start = settings["model"]["start_from"]
-    begin = f"starting from the weights of {start}" if start else "from random weights"
-    by = split.get("by")
+    start, by = settings["model"]["start_from"], split.get("by")
     folds = split.get("fold") == "all"
-    images = (
-        f"the images of all but one of {split['count']} folds in turn"
-        if folds
-        else f"{splits.get('train', 0)} images"
-    )
-    kept = "the weights of the last epoch were kept."
+    kept = words["kept_last"]
     if options["keep"] == "best":
-        chosen = "of the following fold" if folds else f"{splits.get('validation', 0)} images"
-        kept = f"the weights with the best validation {options['metric']} ({chosen}) were kept."
-    return (
-        f"A network ({network}) was trained {begin} on {images} for "
-        f"{trained.get('epochs', options['epochs'])} epochs with batches of {options['batch_size']}, "
-        f"{options['optimiser']['use']} at a learning rate of {options['learning_rate']:g} "
-        f"({options['schedule']['use']} schedule) and the loss {options['loss']['use']}; "
-        f"{kept}{f' Splits are by {by}.' if by else ''}"
+        count = splits.get("validation", 0)
+        chosen = words["following_fold"] if folds else words["images"].format(count=count)
+        kept = words["kept_best"].format(metric=options["metric"], chosen=chosen)
+    return words["trained"].format(
+        network=network,
+        begin=words["from_weights"].format(start=start) if start else words["from_random"],
+        images=words["fold_images"].format(count=split["count"])
+        if folds
+        else words["images"].format(count=splits.get("train", 0)),
+        epochs=trained.get("epochs", options["epochs"]),
+        batch=options["batch_size"],
+        optimiser=options["optimiser"]["use"],
+        rate=f"{options['learning_rate']:g}",
+        schedule=options["schedule"]["use"],
+        loss=options["loss"]["use"],
+        kept=kept,
+        by=words["by"].format(column=by) if by else "",
     )
 
 

@@ -21,12 +21,16 @@ from medseg.report.case_data import CasePage, Section
 from medseg.report.case_pictures import CaseImages
 from medseg.report.case_report import json_block
 from medseg.report.language import Language, structure_name, text
+from medseg.report.mosaic import Masks
 from medseg.report.niivue import VERSION, niivue
 from medseg.report.page import Structure
 from medseg.report.templating import plain_environment
 from medseg.report.viewer_grid import PackedPair, pack
 
 VIEWS = ("multi", "axial", "coronal", "sagittal", "solid")
+UNTOLD = 255
+"""Class index, in the viewer, of what a reference knows to be a structure without telling which."""
+
 _LEAST_VOXELS = 8
 """Along each axis; thinner stacks are seen whole in the mosaics."""
 
@@ -54,6 +58,7 @@ def case_viewer(
     return viewer_section(
         volume.array,
         images.predicted.array,
+        reference=images.reference,
         gray=images.gray,
         structures=page.structures,
         affine=volume.affine,
@@ -73,6 +78,7 @@ def viewer_section(
     spacing_mm: Sequence[float] | None,
     max_bytes: int = 8_000_000,
     language: Language = "en",
+    reference: Masks | None = None,
 ) -> Section:
     """The viewer of one volume and its masks.
 
@@ -94,6 +100,8 @@ def viewer_section(
         What image and masks may take in the page; they are made smaller for it, with a note.
         NiiVue takes another 1.06 MB.
     language : {"en", "zh"}
+    reference : Masks, optional
+        Not shown until it is asked for; in lighter colours.
 
     Raises
     ------
@@ -103,8 +111,9 @@ def viewer_section(
     words = text(language)
     lengths = [*(spacing_mm or (1.0, 1.0, 1.0)), 1.0]
     grid = np.diag(lengths) if affine is None else np.asarray(affine, dtype=np.float64)
+    known = None if reference is None else _classes_of(reference, structures)
     try:
-        pair = pack(image, label_map, gray=gray, affine=grid, max_bytes=max_bytes)
+        pair = pack(image, label_map, gray=gray, affine=grid, max_bytes=max_bytes, reference=known)
     except LabelError as err:
         said = Markup('<p class="m">{}</p>').format(words["viewer.left_out"].format(reason=err))
         return Section(html=said)
@@ -123,26 +132,41 @@ def viewer_section(
     )
 
 
+def _classes_of(reference: Masks, structures: Sequence[Structure]) -> NDArray[np.uint8]:
+    """Class indices of a reference; what it does not tell between structures is `UNTOLD`."""
+    labels = [structure.name for structure in structures if structure.kind == "label"]
+    table = np.zeros(max([int(reference.array.max(initial=0)), *reference.names]) + 1, dtype=np.uint8)
+    for value, name in reference.names.items():
+        table[value] = labels.index(name) + 1 if name in labels else UNTOLD
+    return np.asarray(table[reference.array], dtype=np.uint8)
+
+
 def _options(
     structures: Sequence[Structure], language: Language, *, known: bool, measured: bool, present: set[int]
 ) -> dict[str, Any]:
     """What the script must know."""
     words = text(language)
     labels = [structure for structure in structures if structure.kind == "label"]
+    rows: list[dict[str, Any]] = [
+        {
+            "index": index,
+            "name": structure_name(language, one.name),
+            "rgb": list(bytes.fromhex(one.colour[1:])),
+        }
+        for index, one in enumerate(labels, start=1)
+    ]
     return {
         "known": known,
         "measured": measured,
-        "structures": [
-            {
-                "index": index,
-                "name": structure_name(language, label.name),
-                "rgb": list(bytes.fromhex(label.colour[1:])),
-            }
-            for index, label in enumerate(labels, start=1)
-            if index in present
-        ],
+        "structures": [row for row in rows if row["index"] in present],
+        "reference": [{"index": row["index"], "rgb": _lighter(row["rgb"])} for row in rows]
+        + [{"index": UNTOLD, "rgb": [255, 255, 255]}],
         "text": {key: words[f"viewer.{key}"] for key in ("loading", "no_webgl", "failed", "none")},
     }
+
+
+def _lighter(rgb: Sequence[int]) -> list[int]:
+    return [(value + 2 * 255) // 3 for value in rgb]
 
 
 def _html(pair: PackedPair, options: Mapping[str, Any], language: Language) -> Markup:
@@ -158,6 +182,7 @@ def _html(pair: PackedPair, options: Mapping[str, Any], language: Language) -> M
         options=json_block(options),
         volume=base64.b64encode(pair.image).decode("ascii"),
         mask=base64.b64encode(pair.mask).decode("ascii"),
+        reference=base64.b64encode(pair.reference).decode("ascii"),
         library=library.packed,
     )
     return Markup(html)

@@ -33,6 +33,8 @@ class PackedPair:
     ----------
     image, mask : bytes
         uint8: grey 0..255 as displayed, and class indices.
+    reference : bytes
+        Class indices of a reference; empty where there is none.
     factors : (int, int, int)
         Voxels of the source to one of these, along each axis.
     shape : (int, int, int)
@@ -42,11 +44,12 @@ class PackedPair:
     mask: bytes
     factors: Factors
     shape: tuple[int, int, int]
+    reference: bytes = b""
 
     @property
     def page_bytes(self) -> int:
-        """What both take in a page, in base64."""
-        return sum(4 * -(-len(part) // 3) for part in (self.image, self.mask))
+        """What all take in a page, in base64."""
+        return sum(4 * -(-len(part) // 3) for part in (self.image, self.mask, self.reference))
 
 
 def pack(
@@ -56,6 +59,7 @@ def pack(
     gray: Callable[[NDArray[Any]], NDArray[np.uint8]],
     affine: NDArray[np.float64],
     max_bytes: int,
+    reference: NDArray[Any] | None = None,
 ) -> PackedPair:
     """Make a volume small enough for a page, with as little averaging as its size allows.
 
@@ -70,7 +74,9 @@ def pack(
     affine : (4, 4) float64 array
         Index to mm.
     max_bytes : int
-        What both may take in the page, in base64.
+        What all may take in the page, in base64.
+    reference : (I, J, K) integer array, optional
+        Class indices up to 255.
 
     Raises
     ------
@@ -86,9 +92,13 @@ def pack(
     while True:
         small = shrink_image(image, gray, factors)
         grey = nifti_bytes(small, shrunk_affine(affine, factors))
-        labels = shrink_labels(label_map, factors)
-        masks = nifti_bytes(labels, shrunk_affine(affine, factors), intent="label")
-        pair = PackedPair(image=grey, mask=masks, factors=factors, shape=_shape(small))
+        masks, known = (
+            b""
+            if labels is None
+            else nifti_bytes(shrink_labels(labels, factors), shrunk_affine(affine, factors), intent="label")
+            for labels in (label_map, reference)
+        )
+        pair = PackedPair(image=grey, mask=masks, factors=factors, shape=_shape(small), reference=known)
         if pair.page_bytes <= max_bytes or max(pair.shape) == 1:
             return pair
         factors = coarser(factors, spacing, shape)

@@ -71,10 +71,9 @@ class Words:
 
     def flag_number(self, flag: Mapping[str, Any], which: str, *, flat: bool) -> str:
         """Measured value or limit of a flag with its unit."""
-        value = flag[which]
-        if value is None:
+        value, code = flag[which], flag["code"]
+        if value is None or (code, which) == ("Q101", "limit"):
             return "–"
-        code = flag["code"]
         unit = flag.get("unit", "")
         if unit in ("ml", "mm", "cm2", "slices"):
             shown = self.amount(value, unit)
@@ -90,6 +89,7 @@ class Words:
 
     def _with_sign(self, shown: str, flag: Mapping[str, Any], which: str) -> str:
         """A limit with the side on which it is kept."""
+        shown = shown.replace(" ", "\N{NO-BREAK SPACE}")
         measured, limit = flag["measured"], flag["limit"]
         if which != "limit" or measured is None or limit is None or flag["code"] == "Q501":
             return shown

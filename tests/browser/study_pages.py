@@ -41,10 +41,18 @@ def study() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     return image[None], label_map
 
 
+def between() -> Masks:
+    """A reference that knows something in the middle, where the prediction has nothing, and not what."""
+    i, j, k = np.meshgrid(*((np.arange(n) + 0.5) / n - 0.5 for n in SHAPE), indexing="ij")
+    inside = (i / 0.05) ** 2 + (j / 0.2) ** 2 + (k / 0.33) ** 2 < 1
+    return Masks(array=inside.astype(np.uint8), names={1: ""})
+
+
 def viewer(**changes: Any) -> Any:
     """The viewer of the study."""
     image, label_map = study()
     options = {"gray": gray, "structures": STRUCTURES, "affine": AFFINE, "spacing_mm": None} | changes
+    options = {"reference": between()} | options
     return viewer_section(image, label_map, **options)
 
 

@@ -41,6 +41,11 @@ def orange(picture: NDArray[np.uint8]) -> int:
     return int(((r > b + 60) & (r > g + 40)).sum())
 
 
+def brighter(picture: NDArray[np.uint8], before: NDArray[np.uint8]) -> int:
+    """Pixels that gained much light in every colour."""
+    return int((picture.min(axis=2).astype(int) > before.min(axis=2).astype(int) + 40).sum())
+
+
 def grey(picture: NDArray[np.uint8]) -> int:
     pixels = picture.astype(int)
     return int(((np.ptp(pixels, axis=2) < 12) & (pixels.mean(axis=2) > 60)).sum())
@@ -70,6 +75,12 @@ def test_every_view_shows_something_else(viewer):
 def test_structures_opacity_outlines_and_image_are_switched(viewer):
     viewer.click("[name=viewer-view][value=axial]")
     whole = viewer.picture(CANVAS)
+    viewer.click("#viewer-known")
+    known = viewer.picture(CANVAS)
+    assert brighter(known, whole) > 1000
+    assert blue(known) == pytest.approx(blue(whole), rel=0.02)
+    viewer.click("#viewer-known")
+    assert (viewer.picture(CANVAS) == whole).all()
     viewer.click("[data-structure='1']")
     without = viewer.picture(CANVAS)
     assert blue(without) < 0.02 * blue(whole)
@@ -84,6 +95,9 @@ def test_structures_opacity_outlines_and_image_are_switched(viewer):
     viewer.click("#viewer-outline")
     outlines = viewer.picture(CANVAS)
     assert 100 < blue(outlines) < 0.5 * blue(whole)
+    viewer.click("#viewer-known")
+    assert 30 < brighter(viewer.picture(CANVAS), outlines) < 0.5 * brighter(known, whole)
+    viewer.click("#viewer-known")
     viewer.click("[data-structure='1']")
     assert blue(viewer.picture(CANVAS)) == 0
     viewer.click("#viewer-image")

@@ -64,12 +64,13 @@ def phrase(language: Language, sentence: str) -> str | None:
 
 
 def _part(language: Language, part: str) -> str:
-    """A changing part of a sentence: a phrase, a structure or a number."""
-    known = _phrases(language).get(part)
-    return (
-        structure_name(language, part)
-        if known is None and f"structure.{part}" in text(language)
-        else known or part
+    """A changing part of a sentence: a shorter sentence, a structure or a pair of them, or a number."""
+    names = part.split("/")
+    if part not in _phrases(language) and all(f"structure.{name}" in text(language) for name in names):
+        return structure_name(language, part)
+    several = [phrase(language, one) for one in part.split(" and ")]
+    return phrase(language, part) or (
+        text(language)["comma"].join(map(str, several)) if all(several) else part
     )
 
 

@@ -32,8 +32,8 @@
   const volume = ({ NVImage }, id, more) =>
     NVImage.loadFromBase64({ base64: packed(id), name: `${id}.nii.gz`, ...more });
 
-  const colours = () => {
-    const rows = [{ index: 0, rgb: [0, 0, 0] }, ...options.structures];
+  const colours = (structures) => {
+    const rows = [{ index: 0, rgb: [0, 0, 0] }, ...structures];
     const channel = (k) => rows.map((row) => row.rgb[k]);
     return { I: rows.map((row) => row.index), R: channel(0), G: channel(1), B: channel(2) };
   };
@@ -54,8 +54,13 @@
     nv.opts.multiplanarLayout = span(3) > 1.3 * span(1) ? nv3.MULTIPLANAR_TYPE.ROW : nv3.MULTIPLANAR_TYPE.GRID;
     nv.addVolume(image);
     const mask = await volume(nv3, "viewer-mask", { opacity: 0.5 });
-    mask.setColormapLabel(colours());
+    mask.setColormapLabel(colours(options.structures));
     nv.addVolume(mask);
+    if (byId("viewer-reference")) {
+      const reference = await volume(nv3, "viewer-reference", { opacity: 0 });
+      reference.setColormapLabel(colours(options.reference));
+      nv.addVolume(reference);
+    }
     return { nv, nv3, mask };
   };
 
@@ -70,10 +75,12 @@
     };
     // NiiVue leaves a mask out whose opacity is 0, its outlines too.
     const blend = () => {
-      const outlined = byId("viewer-outline").checked;
-      byId("viewer-opacity").disabled = outlined;
+      const outlined = Boolean(byId("viewer-outline")?.checked);
+      const opacity = outlined ? 0.004 : (byId("viewer-opacity")?.value ?? 50) / 100;
+      if (byId("viewer-opacity")) byId("viewer-opacity").disabled = outlined;
       nv.opts.atlasOutline = outlined ? 1 : 0;
-      nv.setOpacity(1, outlined ? 0.004 : byId("viewer-opacity").value / 100);
+      if (byId("viewer-reference")) nv.setOpacity(2, byId("viewer-known").checked ? opacity : 0);
+      nv.setOpacity(1, opacity);
     };
     // It would outline structures of a colour that is clear, so those not shown are taken out of the mask.
     const whole = mask.img.slice();
@@ -87,6 +94,7 @@
     byId("viewer-image").addEventListener("change", show);
     byId("viewer-opacity")?.addEventListener("input", blend);
     byId("viewer-outline")?.addEventListener("change", blend);
+    byId("viewer-known")?.addEventListener("change", blend);
     for (const box of boxes) box.addEventListener("change", choose);
     const letter = (value, axis) => `${options.known ? axis[value < 0 ? 1 : 0] + " " : ""}${Math.abs(value).toFixed(0)}`;
     nv.onLocationChange = ({ mm, values }) => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -74,6 +75,33 @@ def test_tables_and_record_of_two_folders(folders):
     assert [case["same_file"] for case in record["cases"]] == [True, False, False]
     assert "1 predictions that are their reference, byte for byte: a" in result.lines
     assert record["patients_known"] is False
+
+
+def test_the_page_shows_agreement_and_what_masks_alone_tell(folders):
+    save(folders / "p" / "b.nii.gz", mask(1, spleen=False))
+    odd = mask(2)
+    odd[0, 0, 0] = odd[12, 10, 9] = 1
+    save(folders / "p" / "c.nii.gz", odd)
+    save(folders / "p" / "d.nii.gz", mask(), np.diag([1.0, 1.0, 1.0, 1.0]))
+    save(folders / "r" / "d.nii.gz", mask())
+    options = replace(QUICK, labels=folders / "labels.yaml", page="zh")
+    run(folders, options)
+    page = (folders / "out" / "report.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    found = {case["case_id"]: case for case in data["cases"]}
+    codes = {name: {flag["code"] for flag in case["measurements"]["flags"]} for name, case in found.items()}
+    assert codes["a"] == set()
+    assert codes["b"] == {"Q501"}
+    # Of the image and the network nothing is said, not even that it was not judged.
+    assert {check["code"] for check in found["a"]["measurements"]["checks"]}.isdisjoint(
+        {"Q102", "Q401", "Q402", "Q403"}
+    )
+    assert codes["c"] >= {"Q101"}
+    assert "此处没有图像" in page
+    assert "脾脏" in page
+    assert "<td>d<td>evaluate<td>" in page
+    run(folders, QUICK, "without")
+    assert not (folders / "without" / "report.html").exists()
 
 
 def test_patients_of_the_list_are_counted(folders):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from medseg.errors import ManifestError, StorageError
 from medseg.pipeline.mask_pairs import pair_masks
@@ -28,12 +31,52 @@ def test_by_name_whatever_the_ending_and_the_word_at_the_end(tmp_path):
 
 
 def test_folders_of_medseg_predict_go_by_their_own_name(tmp_path):
-    ours = folder(
-        tmp_path / "p", "a/segmentation.nii.gz", "a/segmentation.dcm", "a/overlay.png", "b/segmentation.dcm"
-    )
+    ours = folder(tmp_path / "p", "a/segmentation.nii.gz", "a/segmentation.dcm", "b/segmentation.dcm")
+    folder(ours, "a/overlay.png", "a/entropy.nii.gz", "a/measurements.json", "b/measurements.json")
     found = pair_masks(ours, folder(tmp_path / "r", "a.nii.gz", "b.nii.gz"))
     assert named(found) == {"a": "segmentation.nii.gz", "b": "segmentation.dcm"}
-    assert [path.name for path in found.lone_predictions] == ["overlay.png"]
+    assert found.lone_predictions == ()
+
+
+def test_folders_of_a_run_go_by_the_name_of_the_case(tmp_path):
+    ours = folder(tmp_path / "run", "report.html")
+    for name in ("cases/a", "cases/b", "old/b"):
+        folder(ours, f"{name}/segmentation.nii.gz", f"{name}/measurements.json")
+    found = pair_masks(ours, folder(tmp_path / "r", "a.nii.gz", "b.nii.gz", "old/b.nii.gz"))
+    assert named(found) == {"a": "segmentation.nii.gz", "b": None, "old_b": "segmentation.nii.gz"}
+    assert [path.parent.name for path in found.lone_predictions] == ["b"]
+
+
+def drawn_on(path, series, *, structures=False):
+    """Header of a SEG, or of an RTSTRUCT, that names one series."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    item, header = Dataset(), Dataset()
+    item.SeriesInstanceUID = series
+    header.ReferencedSeriesSequence = [item]
+    if structures:
+        study, frame, header = Dataset(), Dataset(), Dataset()
+        study.RTReferencedSeriesSequence = [item]
+        frame.RTReferencedStudySequence = [study]
+        header.ReferencedFrameOfReferenceSequence = [frame]
+    header.SOPClassUID, header.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.3"
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID, header.file_meta.MediaStorageSOPInstanceUID = "1.2", "1.2.3"
+    header.save_as(path, enforce_file_format=True)
+
+
+def test_masks_of_one_series_belong_together_whatever_their_names(tmp_path):
+    ours, theirs = tmp_path / "p", tmp_path / "r"
+    for name, series in (("case-1f", "1.2.10"), ("case-2e", "1.2.20"), ("case-3d", "1.2.30")):
+        folder(ours, f"{name}/segmentation.nii.gz", f"{name}/measurements.json")
+        drawn_on(ours / name / "segmentation.dcm", series)
+    drawn_on(theirs / "anna" / "SEG", "1.2.20")
+    drawn_on(theirs / "bo" / "rt.dcm", "1.2.10", structures=True)
+    # Two readers of one series: nobody can say which of them is meant.
+    drawn_on(theirs / "cy1" / "x.dcm", "1.2.30")
+    drawn_on(theirs / "cy2" / "x.dcm", "1.2.30")
+    found = {c.case_id: c.prediction and c.prediction.parent.name for c in pair_masks(ours, theirs).cases}
+    assert found == {"anna": "case-2e", "bo_rt": "case-1f", "cy1_x": None, "cy2_x": None}
 
 
 def test_names_that_cannot_be_told_apart_are_refused(tmp_path):

@@ -142,6 +142,27 @@ def test_a_plan_is_kept_and_recalled_with_its_settings(cohort, tmp_path, measure
     assert f"{read_plan(first).value('training.epochs')} epochs" in stages["train"]["action"]
 
 
+def test_what_comes_after_the_training_is_told(cohort, tmp_path, measured):
+    notes = Notes()
+    once = read_plan(plan(cohort, tmp_path / "a", "evaluation.calibration=false", reporter=notes))
+    twice = read_plan(plan(cohort, tmp_path / "b", "evaluation.calibration=true"))
+    tested = once.facts["after_training"]["predicted"]
+    assert once.facts["after_training"] | {"seconds": 0} == {
+        "predicted": tested, "calibrating": 0, "again": 0, "seconds": 0,
+    }  # fmt: skip
+    more = twice.facts["after_training"]
+    assert (more["predicted"], more["again"]) == (tested, tested) != (0, 0)
+    # 24 x 24 x 20 voxels a window, 20 000 of them in a tenth of a second.
+    assert once.facts["after_training"]["seconds"] == pytest.approx(
+        tested * 24 * 24 * 20 * 0.1 / 20_000, abs=0.06
+    )
+    assert more["seconds"] == pytest.approx(
+        once.facts["after_training"]["seconds"] * (2 * tested + more["calibrating"]) / tested, abs=0.3
+    )
+    assert any(f"predicts {tested} images: about" in text for text in notes.texts)
+    assert any(f"{tested} of them once more to calibrate" in text for text in twice.notes)
+
+
 def test_a_dry_run_before_the_plan_says_what_is_open(cohort, tmp_path):
     stages = {s["stage"]: s["action"] for s in dry_run_pipeline(cohort, output=tmp_path).facts["stages"]}
     assert "decide preprocess, augment, model, training.epochs" in stages["plan"]

@@ -215,3 +215,16 @@ def test_a_large_volume_is_looked_at_in_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
+
+
+def test_the_room_of_the_ranges_travels_and_counts():
+    known = replace(profile(), room=7.5)
+    again = profile_from_json(profile_to_json(known))
+    assert again is not None
+    assert again.room == 7.5
+    cut = volume(100, array=body(100)[None, :, :12])
+    outcomes = [
+        next(check.outcome for check in check_profile(input_facts(cut), one) if check.name == "proportions")
+        for one in (replace(profile(), room=1.25), replace(profile(), room=1e6))
+    ]
+    assert outcomes == ["flagged", "passed"]

@@ -210,3 +210,10 @@ def test_distance_needs_statistics():
 def test_worst_level():
     assert worst_level([]) == "pass"
     assert worst_level(["review", "pass", "refuse"]) == "refuse"
+
+
+def test_the_room_of_the_bundle_lets_more_results_pass(ranges):
+    odd = record(chest(3)) | {"extent lung_left": 0.2, "extent lung_right": 0.2}
+    flagged = judge_input(record=odd, ranges=ranges)
+    assert flagged.level == "review"
+    assert judge_input(record=odd, ranges=ranges, room=100.0).level == "pass"

@@ -61,7 +61,6 @@ def test_a_right_mask_passes_and_says_what_was_looked_at():
     assert (size.outcome, size.unit) == ("passed", "ml")
     assert size.measured == pytest.approx(15 * 10 * 18 * 3 / 1000)
     assert row(found, "Q102").outcome == "passed"
-    assert row(found, "Q303", part="overlap").reason == "each voxel of a label map has one structure"
     assert row(found, "Q403", "front").reason == "the model is a single network"
 
 
@@ -147,17 +146,6 @@ def test_networks_that_disagree():
     assert codes(judge(organ(), FlagOptions(disagreement=0.4), confidence=confidence)) == []
 
 
-def test_masks_that_overlap():
-    found = judge(organ(), overlaps={("front", "back"): 198})
-    flag = next(f for f in found.flags if f.code == "Q303")
-    assert (flag.level, flag.structure) == ("fail", "front/back")
-    assert flag.measured == pytest.approx(198 / (14 * 10 * 18))
-    assert (
-        row(judge(organ(), overlaps={("front", "back"): 0}), "Q303", "front/back", "overlap").outcome
-        == "passed"
-    )
-
-
 def test_each_check_of_the_gate_has_a_row():
     finding = Finding(check="modality", level="refuse", text="the modality of the image is CT")
     checks = [
@@ -215,3 +203,18 @@ def test_json_holds_places_and_numbers():
         "unit",
         "title",
     }
+
+
+def test_the_room_beyond_a_cohort_is_the_bundles_unless_the_settings_say_otherwise():
+    ranges = {name: dict(limits) for name, limits in RANGES.items()}
+    size = ranges["volume_ml front"]
+    size |= {"low": 0.5 * size["low"], "median": 0.6 * size["low"], "high": 0.8 * size["low"]}
+    size |= {f"p{p:g}": size["low"] for p in (0, 0.5)} | {f"p{p:g}": size["high"] for p in (99.5, 100)}
+
+    def sizes(options=None, **known):
+        found = judge(organ(1), options, ranges=ranges, **known)
+        return [flag for flag in found.flags if (flag.code, flag.structure) == ("Q301", "front")]
+
+    assert sizes()
+    assert not sizes(cohort_margin=9.0)
+    assert sizes(FlagOptions(cohort_margin=0.1), cohort_margin=9.0)

@@ -258,10 +258,12 @@ def test_intervals_and_parts_of_the_input_check_are_shown(make_page):
 def test_flags_have_numbers_in_the_unit_that_they_name():
     words = Words("en")
     flag = {"code": "Q301", "measured": 200.0, "limit": 150.0, "text": "", "unit": "ml"}
-    assert words.flag_number(flag, "measured", flat=False) == "200.0 mL"
-    assert words.flag_number(flag, "limit", flat=False) == "≤\N{NO-BREAK SPACE}150.0 mL"
+    assert words.flag_number(flag, "measured", flat=False) == "200.0\N{NO-BREAK SPACE}mL"
+    assert words.flag_number(flag, "limit", flat=False) == "≤\N{NO-BREAK SPACE}150.0\N{NO-BREAK SPACE}mL"
     share = {"code": "Q201", "measured": 0.034, "limit": 0.01, "text": ""}
-    assert words.flag_number(share, "measured", flat=False) == "3.4 %"
+    assert words.flag_number(share, "measured", flat=False) == "3.4\N{NO-BREAK SPACE}%"
+    cut = {"code": "Q101", "measured": 2.0, "limit": 0.0, "text": "", "unit": "edges"}
+    assert words.flag_number(cut, "limit", flat=False) == "–"
     likely = {
         "code": "Q401",
         "measured": 0.8,
@@ -299,3 +301,31 @@ def test_recognised_targets_are_listed_with_their_place(make_page, language, pla
     assert "1.50 mL" in shown
     assert "39 smaller targets" in shown or "39 个较小目标" in shown
     assert 'id="targets"' not in render_case(page)
+
+
+def test_a_region_that_no_check_looked_at_has_no_status(make_page):
+    page = make_page()
+    record = {**page.case.record, "flags": [], "checks": [{"structure": "lung_left/lung_right"}]}
+    table = case_tables.structure_table(replace(page, case=replace(page.case, record=record)), Words("en"))
+    last = {row.structure: row.cells[-1] for row in table.rows}
+    assert (str(last["lung_left"].text), last["lung_left"].level) == ("pass", "pass")
+    others = {name: str(cell.text) for name, cell in last.items() if not name.startswith("lung_")}
+    assert set(others.values()) == {"–"}
+
+
+def test_why_a_structure_was_not_judged_is_said_once(make_page):
+    page = make_page()
+    metric = {"value": None, "unit": "1", "reason": "the reference does not tell this structure"}
+    border = {"value": None, "unit": "mm", "reason": "no border lies in the judged part of the image"}
+    structures = {
+        "liver": {"state": "not_judged", "metrics": {"dice": metric, "hd95": metric}},
+        "spleen": {
+            "state": "judged",
+            "metrics": {"dice": metric | {"value": 0.5, "reason": ""}, "hd95": border},
+        },
+    }
+    case = replace(page.case, evaluation={"structures": structures})
+    rows = case_comparison.agreement_table(replace(page, case=case), Words("en"))[0].rows
+    assert [str(cell.text) for cell in rows[0].cells] == ["–", "–"]
+    assert rows[0].code == "not judged: the reference does not tell it"
+    assert "no border" in str(rows[1].cells[1].small)

@@ -17,6 +17,7 @@ from medseg.evaluation.image_facts import ImageFacts
 from medseg.evaluation.instance_options import DetectionOptions, RecogniseOptions
 from medseg.labels import Label, LabelTable
 from medseg.report.cohort import page_data, render
+from medseg.report.cohort_text import words
 from medseg.report.targets import froc_plot, targets_part
 
 TABLE = LabelTable(labels=(Label(name="lung_right", value=1, colour="#3aa0ff"),))
@@ -74,11 +75,13 @@ def test_without_confidence_the_reason_is_told(make_report):
     found = detection(sure=())
     page = render(replace(make_report(), detection=found))
     assert "some predicted instances have no confidence" in page
-    assert targets_part(found)["figures"] == []
+    assert targets_part(found, words("en"), "en")["figures"] == []
 
 
 def test_the_curve_goes_up_and_to_the_right():
-    plot = froc_plot([(0.9, 0.0, 0.25), (0.7, 0.5, 0.25), (0.4, 0.5, 0.75)], title="a_b <c>")
+    plot = froc_plot(
+        [(0.9, 0.0, 0.25), (0.7, 0.5, 0.25), (0.4, 0.5, 0.75)], title="a b <c>", words=words("en")
+    )
     tree = ElementTree.fromstring(str(plot))
     points = [
         tuple(float(v) for v in pair.split(",")) for pair in tree.find(".//polyline").get("points").split()
@@ -87,7 +90,7 @@ def test_the_curve_goes_up_and_to_the_right():
     assert points[-1][1] == pytest.approx(156 - 130 * 0.75)
     assert all(b[0] >= a[0] and b[1] <= a[1] for a, b in pairwise(points))
     assert "75.0% of the targets found with 0.5 invented per case" in tree.get("aria-label")
-    assert froc_plot([], title="nothing") is None
+    assert froc_plot([], title="nothing", words=words("en")) is None
 
 
 def test_long_lists_are_cut_and_say_so(make_report):
@@ -98,3 +101,11 @@ def test_long_lists_are_cut_and_say_so(make_report):
     page = render(replace(make_report(), detection=found))
     assert "<summary>Missed (130)</summary>" in page
     assert "30 more are in evaluation/detection.csv." in page
+
+
+def test_the_part_speaks_chinese(make_report):
+    page = render(replace(make_report(), detection=detection(), language="zh"))
+    part = page[page.index('id="targets"') : page.index('id="checklist"')]
+    assert "识别的目标" in part
+    assert 'lang="en"' not in part
+    assert not [word for word in ("Found", "Missed", "invented per case", "Panoptic") if word in part]

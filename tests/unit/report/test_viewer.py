@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from medseg.errors import LabelError, StorageError
 from medseg.report import niivue as vendored
+from medseg.report.mosaic import Masks
 from medseg.report.niivue import SHA256, VERSION, checked, niivue
 from medseg.report.page import Structure
 from medseg.report.viewer import viewer_section, wants_viewer
@@ -125,6 +126,22 @@ def test_structures_that_the_mask_lacks_have_no_box():
     options = json.loads(block(made.html, "options"))
     assert (options["known"], options["measured"]) == (False, True)
     np.testing.assert_allclose(volume(made.html, "volume").affine, np.diag([2, 1.5, 3, 1]))
+
+
+def test_a_reference_is_in_the_page_in_lighter_colours_and_off():
+    _, label_map = scene()
+    # Sets of classes: 5 is the first structure, 6 is one of both, 7 may as well be background.
+    sets = np.choose(label_map, [7, 5, 6])
+    known = Masks(array=sets, names={5: "lung_right", 6: ""})
+    html = section(reference=known).html
+    np.testing.assert_array_equal(
+        np.asarray(volume(html, "reference").dataobj), np.choose(label_map, [0, 1, 255])
+    )
+    assert '<input type="checkbox" id="viewer-known">' in html
+    rows = {row["index"]: row["rgb"] for row in json.loads(block(html, "options"))["reference"]}
+    assert rows[1] == [(c + 510) // 3 for c in (0x3A, 0xA0, 0xFF)]
+    assert rows[255] == [255, 255, 255]
+    assert "viewer-reference" not in section().html
 
 
 def test_the_policy_needs_two_hashes_and_nothing_else():
