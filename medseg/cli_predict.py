@@ -83,14 +83,14 @@ def add_predict(app: typer.Typer, *, reporting: Reporting, finish: Finish) -> No
                 "torch's masks, measured once), openvino, onnxruntime, compile, openvino_int8."
             ),
         ] = "torch",
-    fit_windows: Annotated[
-        bool,
-        typer.Option(
-            "--fit-windows",
-            help="Larger windows where fewer of them cover an image with less work; masks differ a little. Not below "
-            "--max-ram.",
-        ),
-    ] = False,
+        fit_windows: Annotated[
+            bool,
+            typer.Option(
+                "--fit-windows",
+                help="Larger windows where fewer of them cover an image with less work; masks differ a little. Not below "
+                "--max-ram.",
+            ),
+        ] = False,
         recognise: Annotated[
             list[str] | None,
             typer.Option(
@@ -130,7 +130,7 @@ def add_predict(app: typer.Typer, *, reporting: Reporting, finish: Finish) -> No
                 parallel=parallel,
                 cluster=cluster,
                 engine=engine,
-            fit_windows=fit_windows,
+                fit_windows=fit_windows,
                 recognise=None if recognise is None else ",".join(recognise),
                 language=language,
                 reporter=reporter,
