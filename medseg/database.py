@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
-from sqlalchemy.sql.dml import Insert
 
 from medseg.errors import ConfigError, StorageError
 
@@ -77,7 +76,7 @@ class Database:
         with self._errors("read"), reading.connect() as connection:
             yield connection
 
-    def insert(self, table: Any) -> Insert:
+    def insert(self, table: Any) -> Any:
         """An INSERT of this kind of database, which has `on_conflict_do_nothing` and `_do_update`."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 

@@ -45,6 +45,11 @@ class StorageOptions(Options):
         default=None, description="Most that received instances and results may take; null: no limit."
     )
     instance_limit: MemorySize = Field(default=2 * 10**9, description="Largest instance that is taken.")
+    on_conflict: Literal["refuse", "warn"] = Field(
+        default="refuse",
+        description="What a sender of an instance hears whose UID is there with other content; the first one is kept. "
+        "warn: a warning status, after which most senders forget their copy.",
+    )
     key: SecretOptions | None = Field(
         default=None,
         description="Key of 32 bytes, base64; with it all that is stored of patients is encrypted (AES-256-GCM).",

@@ -73,6 +73,9 @@ studies = Table(
     Column("study_uid", _UID, primary_key=True),
     Column("state", String(16), _one_of("study", "state", STUDY_STATES), nullable=False),
     Column(
+        "patient", String(64), nullable=False, default="", comment="that of its first instance, see instances"
+    ),
+    Column(
         "arrivals",
         Integer,
         nullable=False,
