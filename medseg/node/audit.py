@@ -55,7 +55,7 @@ class Audit:
         outcome : str
             Such as `accepted`, `refused`.
         **details
-            JSON values. UIDs go under the names in `IDENTIFIERS`.
+            JSON values; empty texts and tables are left out. UIDs go under the names in `IDENTIFIERS`.
         """
         line = {
             "time": datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds"),
@@ -70,7 +70,7 @@ class Audit:
             }
             line |= {key: value for key, value in said.items() if value}
         line |= {key: value for key, value in {"account": account, "outcome": outcome}.items() if value}
-        line |= {key: self._shown(key, value) for key, value in details.items()}
+        line |= {key: self._shown(key, value) for key, value in details.items() if value not in ("", {})}
         # ASCII alone: no line of a hostile name becomes two, and no terminal obeys it.
         text = json.dumps(line, ensure_ascii=True, default=str) + "\n"
         try:

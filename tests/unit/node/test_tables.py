@@ -26,9 +26,14 @@ def test_a_commit_is_synced_and_a_failed_block_leaves_nothing(database: Database
     with database.read() as connection:
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        connection.execute(insert(studies).values(STUDY))
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute(insert(studies).values(STUDY))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with database.read() as connection:
         assert connection.execute(select(studies)).all() == []
 
