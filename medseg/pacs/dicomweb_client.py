@@ -27,11 +27,16 @@ _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 class Login(Protocol):
     """The settings that say how to reach a DICOMweb server."""
 
-    url: str
-    tls: ClientTlsOptions | None
-    user: str | None
-    password: SecretOptions | None
-    token: SecretOptions | None
+    @property
+    def url(self) -> str: ...
+    @property
+    def tls(self) -> ClientTlsOptions | None: ...
+    @property
+    def user(self) -> str | None: ...
+    @property
+    def password(self) -> SecretOptions | None: ...
+    @property
+    def token(self) -> SecretOptions | None: ...
 
 
 class DicomwebClient:
