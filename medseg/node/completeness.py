@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -62,7 +63,7 @@ def _geometry(count: int, places: Sequence[Sequence[float]], orientation: Sequen
     row, column = orientation[:3], orientation[3:]
     normal = _cross(row, column)
     heights = sorted({round(sum(a * b for a, b in zip(normal, place, strict=True)), 3) for place in places})
-    steps = [after - before for before, after in zip(heights, heights[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(heights)]
     if len(steps) < 2:
         return SliceGeometry(slices=count)
     usual = statistics.median(steps)

@@ -322,7 +322,7 @@ class JobQueue:
         """Jobs by state."""
         with self._database.read() as connection:
             rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            return {state: count for state, count in rows}
+            return dict(rows.tuples())
 
     def _mine(self, job: Job) -> Any:
         return and_(jobs.c.id == job.id, jobs.c.state == "running", jobs.c.owner == self._node_id)

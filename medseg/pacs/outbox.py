@@ -99,7 +99,10 @@ class Outbox:
         path: str,
         job_id: int | None = None,
     ) -> None:
-        """Write a delivery in the caller's transaction; one of the same instance to the same place stays as it is."""
+        """Write a delivery in the caller's transaction.
+
+        One of the same instance to the same place stays as it is, unless it was given up or cancelled.
+        """
         row = {
             "destination": destination,
             "sop_class_uid": sop_class_uid,
@@ -109,7 +112,15 @@ class Outbox:
             "state": "waiting",
             "created_at": self._clock.now(),
         }
-        connection.execute(self._database.insert(deliveries).values(row).on_conflict_do_nothing())
+        connection.execute(
+            self._database.insert(deliveries)
+            .values(row)
+            .on_conflict_do_update(
+                index_elements=["destination", "sop_instance_uid"],
+                set_={"state": "waiting", "path": path, "job_id": job_id, "reason": "", "not_before": 0.0},
+                where=deliveries.c.state.in_(("failed", "cancelled")),
+            )
+        )
 
     def recover(self, dead: Sequence[str] | None = None) -> int:
         """Take up what other owners were sending; their number.
