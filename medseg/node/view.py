@@ -61,7 +61,7 @@ class Rows(Generic[RowT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs; "" means any. `text` is a job number, a pseudonym, or for some accounts a UID."""
+    """Which jobs; "" means any, commas part several. `text` is a job number, a pseudonym, or for some accounts a UID."""
 
     state: str = ""
     rule: str = ""
@@ -166,14 +166,19 @@ class NodeView:
         self.live, self.actions = live, actions
         self._database, self._vault, self._audit_folder = database, vault, audit_folder
 
-    def overview(self) -> Overview:
-        """Numbers at a glance.
+    def ping(self) -> None:
+        """Ask the database for nothing.
 
         Raises
         ------
         StorageError
-            The database does not answer; so all methods.
+            It does not answer; so all methods that read it.
         """
+        with self._database.read() as connection:
+            queries.ping(connection)
+
+    def overview(self) -> Overview:
+        """Numbers at a glance."""
         with self._database.read() as connection:
             deliveries: dict[str, dict[str, int]] = {name: {} for name in self.destinations}
             for name, state, count in queries.delivery_counts(connection):

@@ -26,6 +26,11 @@ _BIGGEST_ID = 2**63 - 1
 Condition = ColumnElement[bool]
 
 
+def ping(connection: Connection) -> None:
+    """Whether the tables are there."""
+    connection.execute(select(studies.c.study_uid).limit(1)).first()
+
+
 def job_counts(connection: Connection) -> dict[str, int]:
     """Jobs by state."""
     return _counts(connection, select(jobs.c.state, func.count()).group_by(jobs.c.state))
@@ -65,9 +70,9 @@ def is_job(job_id: int) -> Condition:
 def job_condition(
     connection: Connection, *, state: str, rule: str, verdict: str, text: str, identify: bool
 ) -> tuple[Condition, str]:
-    """What a filter of jobs means, and a sentence where it cannot be honoured."""
+    """What a filter of jobs means, and a sentence where it cannot be honoured; several states stand with commas."""
     chosen = [
-        column == value
+        column.in_(value.split(","))
         for column, value in ((jobs.c.state, state), (jobs.c.rule, rule), (jobs.c.verdict, verdict))
         if value
     ]
@@ -171,7 +176,7 @@ def studies_of(
 def delivery_condition(*, destination: str, state: str, job_id: int | None) -> Condition:
     """What a filter of deliveries means."""
     chosen: list[Any] = [
-        column == value
+        column.in_(value.split(","))
         for column, value in ((deliveries.c.destination, destination), (deliveries.c.state, state))
         if value
     ]

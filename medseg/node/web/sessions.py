@@ -49,9 +49,7 @@ class Sessions:
 
     def begin(self, account: Account) -> tuple[Session, str]:
         """A new session and the value of its cookie."""
-        session = Session(
-            account=account, issued_at=int(self._clock.now()), nonce=secrets.token_urlsafe(18)
-        )
+        session = Session(account=account, issued_at=int(self._clock.now()), nonce=secrets.token_urlsafe(18))
         text = f"{account.name}|{session.issued_at}|{session.nonce}"
         signature = self._sign(account, "session", text)
         return session, f"{base64.urlsafe_b64encode(text.encode()).decode()}.{signature}"
