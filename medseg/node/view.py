@@ -61,7 +61,7 @@ class Rows(Generic[RowT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs; "" means any, commas part several. `text` is a job number, a pseudonym, or for some accounts a UID."""
+    """Which jobs; "" means any, commas part several. `text` is a job number, a pseudonym, or a UID."""
 
     state: str = ""
     rule: str = ""

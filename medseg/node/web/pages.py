@@ -154,7 +154,7 @@ def page(request: Request, visitor: Visitor | None, template: str, **values: Any
         "node": web.view.name,
         "now": web.view.clock.now(),
         "path": request.url.path,
-        "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        "here": _here(request),
         "account": None if visitor is None or web.accounts.open else visitor.account,
         "may_act": visitor is not None and visitor.account.may("act"),
         "form_token": "" if session is None else web.sessions.form_token(session),
@@ -181,6 +181,12 @@ def set_cookie(request: Request, response: Response, value: str) -> None:
         secure=web.secure,
         samesite="strict",
     )
+
+
+def _here(request: Request) -> str:
+    """Where an action leads back to."""
+    query = urlencode([(name, value) for name, value in request.query_params.multi_items() if name != "said"])
+    return request.url.path + (f"?{query}" if query else "")
 
 
 def _around(found: Rows[Any], **filters: str) -> dict[str, str]:

@@ -59,10 +59,6 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-document.querySelectorAll(".filter select").forEach((select) => {
-  select.addEventListener("change", () => select.form.requestSubmit());
-});
-
 // Once read, it need not be said again after a reload.
 const shown = new URL(location.href);
 if (shown.searchParams.has("said")) {
