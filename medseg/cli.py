@@ -23,6 +23,7 @@ from medseg.cli_explain import add_explain_commands
 from medseg.cli_models import add_model_commands
 from medseg.cli_options import AsJson, Quiet
 from medseg.cli_review import add_review
+from medseg.cli_serve import serve
 from medseg.errors import ConfigError, Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -456,6 +457,7 @@ add_review(app, reporting=_reporter, finish=_finish)
 add_model_commands(app, _finish)
 add_explain_commands(app, reporting=_reporter, finish=_finish)
 app.command()(bench)
+app.command()(serve)
 
 
 def main() -> None:

@@ -11,16 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from medseg import __version__
 from medseg.database import Database
-from medseg.errors import ConfigError, MedsegError, StorageError
+from medseg.errors import ConfigError, MedsegError, MissingPackageError, StorageError
 from medseg.io.foreign import PARSER_ERRORS
 from medseg.node import sealing
 from medseg.node.audit import Audit
@@ -31,17 +31,22 @@ from medseg.node.intake import Intake
 from medseg.node.job_model import JobModel, job_model
 from medseg.node.job_queue import JobQueue, ResultFile
 from medseg.node.life import Life
-from medseg.node.listen_options import ServerTlsOptions
+from medseg.node.listen_options import HttpListenOptions, ServerTlsOptions
 from medseg.node.node_lock import node_lock
+from medseg.node.node_view import node_view
 from medseg.node.options import NodeConfig, PostgresqlOptions
 from medseg.node.retention import Retention
 from medseg.node.scheduler import Scheduler
-from medseg.node.tables import SCHEMA_VERSION, about, metadata
+from medseg.node.tables import SCHEMA_VERSION, about, instances, metadata
 from medseg.node.vault import Vault
+from medseg.node.web.accounts import Accounts, read_accounts
 from medseg.node.workers import Workers
-from medseg.pacs.outbox import Outbox
+from medseg.pacs.outbox import Outbox, sender_for
 from medseg.pacs.secret import read_secret
 from medseg.pacs.tls import server_context
+
+if TYPE_CHECKING:
+    from medseg.node.web.server import HttpServer
 
 _log = logging.getLogger(__name__)
 _BEAT_S = 1.0
@@ -55,6 +60,7 @@ class Checked:
 
     models: dict[str, JobModel]
     dimse_tls: ssl.SSLContext | None
+    accounts: Accounts | None
     database_url: str
     key: bytes | None
 
@@ -71,6 +77,12 @@ def check(config: NodeConfig) -> Checked:
     if config.dimse is not None:
         check_open(config.dimse, config.callers)
         tls = listener_tls(config.dimse.tls, field="dimse.tls")
+    accounts = None
+    if config.http is not None:
+        accounts = read_accounts(config.http)
+        listener_tls(config.http.tls, field="http.tls")
+    for destination in config.destinations.values():
+        sender_for(destination)
     key = None
     if config.storage.key is not None:
         key = sealing.parse_key(read_secret(config.storage.key, field="storage.key"), field="storage.key")
@@ -80,7 +92,7 @@ def check(config: NodeConfig) -> Checked:
     if config.dimse is None and config.http is None and not config.sources:
         raise ConfigError("nothing can come in: expected `dimse`, `http` or `sources`")
     models = {rule.name: job_model(rule) for rule in config.rules}
-    return Checked(models=models, dimse_tls=tls, database_url=url, key=key)
+    return Checked(models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key)
 
 
 def listener_tls(options: ServerTlsOptions | None, *, field: str) -> ssl.SSLContext | None:
@@ -165,6 +177,9 @@ class Node:
                 warn_conflict=config.storage.on_conflict == "warn",
                 report=self._commitment,
             )
+        self.http: HttpServer | None = None
+        if config.http is not None and checked.accounts is not None:
+            self.http = _http_server(self, config.http, checked.accounts)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._rules = {rule.name: rule for rule in config.rules}
@@ -189,6 +204,8 @@ class Node:
         self.intake.start()
         if self.dimse is not None:
             self.dimse.start()
+        if self.http is not None:
+            self.http.start()
         self.workers.start()
         self.outbox.start()
         for name, work, every in (
@@ -198,7 +215,34 @@ class Node:
         ):
             self._run_every(name, work, every)
         self.audit.record("start", version=__version__, jobs=queued, deliveries=again, swept=swept)
-        return f"jobs queued again: {queued}, deliveries: {again}, half-written files removed: {swept}"
+        kept = self._stored_instances()
+        return (
+            f"instances {kept}, jobs re-queued {queued}, deliveries taken up {again}, "
+            f"half-written files removed {swept}"
+        )
+
+    def listeners(self) -> dict[str, str]:
+        """What listens where, for people."""
+        found = {}
+        if self.dimse is not None and self.config.dimse is not None:
+            options = self.config.dimse
+            secured = " over TLS" if options.tls is not None else ""
+            found["DICOM"] = f"{options.ae_title} at {options.host}:{self.dimse.port}{secured}"
+        if self.http is not None and self.config.http is not None:
+            scheme = "https" if self.config.http.tls is not None else "http"
+            found["HTTP"] = f"{scheme}://{_url_host(self.config.http.host)}:{self.http.port}"
+        return found
+
+    def problems(self) -> tuple[str, ...]:
+        """Why studies are not taken at the moment, without what disk and database say themselves."""
+        if self._stop.is_set():
+            return ("the node is stopping",)
+        lost = [thread.name for thread in self._threads if not thread.is_alive()]
+        return tuple(f"the part {name} has ended" for name in lost)
+
+    def _stored_instances(self) -> int:
+        with self.database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(instances)).scalar_one())
 
     def stop(self, within_s: float = STOP_WITHIN_S) -> str:
         """Take nothing more, finish what can be finished in time; a sentence about it."""
@@ -207,6 +251,8 @@ class Node:
         before = self.queue.counts().get("running", 0)
         if self.dimse is not None:
             self.dimse.stop(min(10.0, within_s / 3))
+        if self.http is not None:
+            self.http.stop(min(6.0, within_s / 4))
         self.workers.stop(max(1.0, (end - time.monotonic()) / 2))
         self.outbox.stop(max(1.0, end - time.monotonic()))
         self.intake.stop()
@@ -303,6 +349,22 @@ def running(config: NodeConfig, *, clock: Clock | None = None) -> Iterator[Node]
             yield node
         finally:
             _log.info("stopped: %s", node.stop())
+
+
+def _http_server(node: Node, options: HttpListenOptions, accounts: Accounts) -> HttpServer:
+    try:
+        from medseg.node.web.app import create_app
+        from medseg.node.web.server import HttpServer
+    except ModuleNotFoundError as err:
+        raise MissingPackageError(f"`http` needs {err.name}; pip install 'medseg[node]'") from err
+    app = create_app(
+        node_view(node), options, accounts=accounts, audit=node.audit, secret=_secret(node.vault)
+    )
+    return HttpServer(app, options)
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _secret(vault: Vault) -> bytes:

@@ -76,7 +76,9 @@ class Listener:
         self.intake.stop()
         self.database.close()
 
-    def associate(self, *, calling: str = "SENDER", called: str = "MEDSEG", syntaxes=(ExplicitVRLittleEndian,)):
+    def associate(
+        self, *, calling: str = "SENDER", called: str = "MEDSEG", syntaxes=(ExplicitVRLittleEndian,)
+    ):
         ae = AE(ae_title=calling)
         ae.add_requested_context(Verification)
         ae.add_requested_context(CTImageStorage, list(syntaxes))

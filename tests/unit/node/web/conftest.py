@@ -72,7 +72,9 @@ class Site:
     address: str = "10.0.0.1"
     cookies: httpx.Cookies = field(default_factory=httpx.Cookies)
 
-    def ask(self, method: str, path: str, *, role: str = "", base: str = "http://localhost", **more: Any) -> Any:
+    def ask(
+        self, method: str, path: str, *, role: str = "", base: str = "http://localhost", **more: Any
+    ) -> Any:
         headers = dict(more.pop("headers", {}))
         if role:
             headers["authorization"] = f"Bearer {TOKENS[role]}"
@@ -127,15 +129,26 @@ def fill(database: Database, vault: Vault, now: float) -> None:
         rows = (
             {"rule": "chest", "state": "done", "verdict": "pass", "attempts": 1, "flags": "[]", "reason": ""},
             {"rule": "ct", "state": "held", "verdict": "review", "attempts": 1, "flags": flag, "reason": ""},
-            {"rule": "head", "state": "given_up", "verdict": "", "attempts": 3, "flags": "[]", "reason": HOSTILE},
+            {
+                "rule": "head",
+                "state": "given_up",
+                "verdict": "",
+                "attempts": 3,
+                "flags": "[]",
+                "reason": HOSTILE,
+            },
         )
         for row in rows:
             connection.execute(jobs.insert(), job | row | {"created_at": now - 300})
-        for kind, name, content in (("html", "report.html", REPORT), ("dicom_seg", "segmentation.dcm", b"SEG")):
+        for kind, name, content in (
+            ("html", "report.html", REPORT),
+            ("dicom_seg", "segmentation.dcm", b"SEG"),
+        ):
             path = f"jobs/1/{name}"
             vault.write(path, content)
             connection.execute(
-                results.insert(), {"job_id": 1, "kind": kind, "path": path, "size": len(content), "sha256": "a"}
+                results.insert(),
+                {"job_id": 1, "kind": kind, "path": path, "size": len(content), "sha256": "a"},
             )
         connection.execute(
             deliveries.insert(),
@@ -195,7 +208,9 @@ def make_site(tmp_path, filled_folder):
         )
         accounts = Accounts([Account(name=role, role=role, digest=_digest(TOKENS[role])) for role in roles])
         settings = HttpListenOptions(**options)
-        site.app = create_app(site.view, settings, accounts=accounts, audit=audit, secret=b"s" * 32, store=store)
+        site.app = create_app(
+            site.view, settings, accounts=accounts, audit=audit, secret=b"s" * 32, store=store
+        )
         return site
 
     yield make

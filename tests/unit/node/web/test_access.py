@@ -37,7 +37,8 @@ def test_what_is_not_there_says_so_and_no_more(site, path):
 
 
 @pytest.mark.parametrize(
-    ("role", "views", "acts"), [("viewer", 200, 403), ("sender", 403, 403), ("operator", 200, 200), ("admin", 200, 200)]
+    ("role", "views", "acts"),
+    [("viewer", 200, 403), ("sender", 403, 403), ("operator", 200, 200), ("admin", 200, 200)],
 )
 def test_each_role_may_do_its_part(site, role, views, acts):
     for path in (*PAGES, "/api/jobs", "/metrics"):
@@ -46,7 +47,9 @@ def test_each_role_may_do_its_part(site, role, views, acts):
         assert site.ask(method, path, role=role).status_code == acts, path
 
 
-@pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("operator", 403), ("sender", 200), ("admin", 200)])
+@pytest.mark.parametrize(
+    ("role", "status"), [("viewer", 403), ("operator", 403), ("sender", 200), ("admin", 200)]
+)
 def test_senders_alone_deliver(make_site, role, status):
     heard = []
 
@@ -55,7 +58,9 @@ def test_senders_alone_deliver(make_site, role, status):
         return 200, b"{}", "application/dicom+json"
 
     site = make_site(store=store)
-    answer = site.post("/dicom-web/studies", role=role, content=b"abc", headers={"content-type": "multipart/related"})
+    answer = site.post(
+        "/dicom-web/studies", role=role, content=b"abc", headers={"content-type": "multipart/related"}
+    )
     assert answer.status_code == status
     assert heard == ([("multipart/related", b"abc", role)] if status == 200 else [])
 
@@ -69,7 +74,9 @@ def test_basic_authentication_wants_the_name_of_the_token(site):
     assert ask("admin") == 401
 
 
-@pytest.mark.parametrize("header", ["Bearer", "Basic !!", "Basic YWJj", "Digest x", "Bearer " + "x" * 2000, "Bearer \xff"])
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Basic !!", "Basic YWJj", "Digest x", "Bearer " + "x" * 2000, "Bearer \xff"]
+)
 def test_a_malformed_authorization_is_none(site, header):
     answer = site.get("/api/jobs", headers={b"authorization": header.encode("latin-1")})
     assert answer.status_code == 401
@@ -100,7 +107,9 @@ def test_a_session_ends_by_itself_and_cannot_be_forged(site):
     site.log_in("viewer")
     name, value = next(iter(site.cookies.items()))
     encoded, _, signature = value.partition(".")
-    forged = base64.urlsafe_b64encode(base64.urlsafe_b64decode(encoded).replace(b"viewer|", b"admin|")).decode()
+    forged = base64.urlsafe_b64encode(
+        base64.urlsafe_b64decode(encoded).replace(b"viewer|", b"admin|")
+    ).decode()
     for wrong in (f"{forged}.{signature}", f"{encoded}.{signature[:-1]}0x", "x", ".", f"{encoded}."):
         assert site.get("/", headers={"cookie": f"{name}={wrong}"}).status_code == 303
     assert site.get("/").status_code == 200
@@ -127,7 +136,9 @@ def test_the_form_of_another_session_is_refused(site):
     assert site.post("/jobs/2/release", data={"form_token": token}).status_code == 403
 
 
-@pytest.mark.parametrize("back", ["//evil.example", "https://evil.example/", "/\\evil.example", "javascript:x", "/a\nb"])
+@pytest.mark.parametrize(
+    "back", ["//evil.example", "https://evil.example/", "/\\evil.example", "javascript:x", "/a\nb"]
+)
 def test_nothing_leads_elsewhere(site, back):
     site.log_in("operator")
     answer = site.post("/jobs/2/hold", data={"form_token": site.form_token(), "back": back})
@@ -158,7 +169,9 @@ def test_the_wait_grows_with_each_failure(site):
         site.post("/login", data={"name": "admin", "token": "wrong"})
     waits = []
     for _ in range(4):
-        waits.append(int(site.post("/login", data={"name": "admin", "token": "wrong"}).headers["retry-after"]))
+        waits.append(
+            int(site.post("/login", data={"name": "admin", "token": "wrong"}).headers["retry-after"])
+        )
         site.clock.seconds += waits[-1]
         site.post("/login", data={"name": "admin", "token": "wrong"})
     assert waits == [3, 5, 9, 17]
