@@ -45,6 +45,8 @@ class Arrival:
         How it is encoded.
     sop_class_uid, sop_instance_uid : str
         What the command said that it is; "" where there was no command.
+    study_uid : str
+        The study that it was posted to; "" where it may be of any.
     peer : Peer
     """
 
@@ -52,6 +54,7 @@ class Arrival:
     transfer_syntax_uid: str
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
+    study_uid: str = ""
     peer: Peer
 
 

@@ -212,6 +212,8 @@ def _mismatch(arrival: Arrival, facts: InstanceFacts) -> str:
         return "the data set is of another SOP class than its command says"
     if arrival.sop_instance_uid and arrival.sop_instance_uid != facts.sop_instance_uid:
         return "the data set is another SOP instance than its command says"
+    if arrival.study_uid and arrival.study_uid != facts.study_uid:
+        return "the instance is of another study than the one it was posted to"
     return ""
 
 

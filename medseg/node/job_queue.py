@@ -322,7 +322,7 @@ class JobQueue:
         """Jobs by state."""
         with self._database.read() as connection:
             rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            return dict(rows.tuples())
+            return dict(rows.tuples().all())
 
     def _mine(self, job: Job) -> Any:
         return and_(jobs.c.id == job.id, jobs.c.state == "running", jobs.c.owner == self._node_id)

@@ -43,7 +43,7 @@ def node_view(node: Node) -> NodeView:
 def _live(node: Node, started_at: float) -> Live:
     common = Live(
         started_at=started_at,
-        verdicts=dict(node.intake.counts),
+        verdicts={str(verdict): count for verdict, count in node.intake.counts.items()},
         job_outcomes=dict(node.workers.outcomes),
         worker_bytes=children_bytes(),
         space=_space(node),

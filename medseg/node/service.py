@@ -248,7 +248,6 @@ class Node:
         """Take nothing more, finish what can be finished in time; a sentence about it."""
         end = time.monotonic() + within_s - 3.0
         self._stop.set()
-        before = self.queue.counts().get("running", 0)
         if self.dimse is not None:
             self.dimse.stop(min(10.0, within_s / 3))
         if self.http is not None:
@@ -260,10 +259,11 @@ class Node:
             thread.join(1.0)
         with contextlib.suppress(StorageError):
             self.life.end()
-        finished = self.workers.outcomes["done"] + self.workers.outcomes["held"]
-        self.audit.record("stop", finished=finished, returned=before)
+        outcomes = self.workers.outcomes
+        finished, returned = outcomes["done"] + outcomes["held"], outcomes["put_back"]
+        self.audit.record("stop", finished=finished, returned=returned)
         self.database.close()
-        return f"finished {finished}, returned {before} to the queue"
+        return f"finished {finished}, returned {returned} to the queue"
 
     def _run_every(self, name: str, work: Callable[[], Any], every_s: float) -> None:
         def loop() -> None:

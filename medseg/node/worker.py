@@ -5,6 +5,7 @@ It reads one job as a line of JSON and answers with one line. Models stay loaded
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -27,9 +28,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _leave_network()
-    for line in sys.stdin:
-        request = json.loads(line)
-        _answer(answers, _do(request))
+    # The supervisor may be gone when the answer is ready; the job is done again.
+    with contextlib.suppress(BrokenPipeError):
+        for line in sys.stdin:
+            _answer(answers, _do(json.loads(line)))
 
 
 def _leave_network() -> None:

@@ -97,7 +97,10 @@ class PartFeed:
                 return
             self._check_size(at)
             if self._begun:
-                yield _part(bytes(self._buffer[:at]))
+                part = _part(bytes(self._buffer[:at]))
+                if len(part.content) > self._limit:
+                    raise PartTooLargeError(f"a part of the message has more than {self._limit} bytes")
+                yield part
             self._advance(after)
 
     def end(self) -> None:

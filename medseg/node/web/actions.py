@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Form, Request
@@ -103,12 +103,14 @@ def act(request: Request, visitor: Visitor, what: str, number: int, action: str)
         raise Refused(404, "There is no such action.")
     done = bool(calls[action](number))
     one = "job" if what == "jobs" else "delivery"
+    details: dict[str, Any] = {one: number}
+    outcome = "done" if done else "not possible"
     web.audit.record(
         f"{one}_{action}",
         account=visitor.account.name,
-        outcome="done" if done else "not possible",
+        outcome=outcome,
         address=visitor.address,
-        **{one: number},
+        **details,
     )
     return done
 

@@ -82,7 +82,7 @@ def _work(overview: Overview, live: Live) -> Sequence[str]:
 
 
 def _machine(live: Live) -> Sequence[str]:
-    free = [] if live.space is None else [({}, live.space.free)]
+    free: list[Sample] = [] if live.space is None else [({}, live.space.free)]
     memory = [({"process": "node"}, resident_bytes()), ({"process": "workers"}, live.worker_bytes)]
     return (
         _metric("disk_free_bytes", "gauge", "Free space of the disk.", free),
