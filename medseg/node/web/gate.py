@@ -13,14 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from medseg.node.arrival import Peer
 from medseg.node.audit import Audit
+from medseg.node.stow import StowAnswer
 from medseg.node.view import NodeView
 from medseg.node.web.accounts import EVERYBODY, Account, Accounts, Permission
 from medseg.node.web.replies import Refused
 from medseg.node.web.sessions import Session, Sessions
 from medseg.node.web.throttle import Throttle
 
-Store = Callable[[str, AsyncIterator[bytes], Peer], Awaitable[tuple[int, bytes, str]]]
-"""Content type, body and sender of a STOW-RS request -> status, body and content type of its reply."""
+Store = Callable[[str, AsyncIterator[bytes], Peer, str], Awaitable[StowAnswer]]
+"""Content type, body, sender and study ("" for any) of a STOW-RS request -> its answer."""
 
 CHALLENGE = {"www-authenticate": 'Bearer realm="medseg", Basic realm="medseg", charset="UTF-8"'}
 _LOG_IN_FIRST = "Log in first: a token of http.accounts as bearer, or name and token as basic authentication."

@@ -8,6 +8,7 @@ import pytest
 
 from medseg.errors import ConfigError
 from medseg.node.listen_options import HttpListenOptions
+from medseg.node.stow import StowAnswer
 from medseg.node.web.accounts import read_accounts
 
 PAGES = ("/", "/jobs/1", "/studies", "/deliveries", "/system", "/reports/1")
@@ -53,9 +54,9 @@ def test_each_role_may_do_its_part(site, role, views, acts):
 def test_senders_alone_deliver(make_site, role, status):
     heard = []
 
-    async def store(kind, chunks, peer):
+    async def store(kind, chunks, peer, study_uid):
         heard.append((kind, b"".join([chunk async for chunk in chunks]), peer.name))
-        return 200, b"{}", "application/dicom+json"
+        return StowAnswer(status=200, body=b"{}")
 
     site = make_site(store=store)
     answer = site.post(
