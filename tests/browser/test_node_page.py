@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from medseg.node.tables import jobs, metadata
 from medseg.node.vault import Vault
 from medseg.node.view import Live
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "node" / "web"))
-
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 SHOTS = os.environ.get("MEDSEG_SCREENSHOTS")
 TOKENS_ASKED = "Failed to load resource: the server responded with a status of 401"
@@ -31,10 +28,9 @@ TOKENS_ASKED = "Failed to load resource: the server responded with a status of 4
 def node(tmp_path_factory):
     """A listening page over a few rows; its address, database and what it was asked to do."""
     pytest.importorskip("fastapi")
-    from node_site import TOKENS, Called, fill, make_accounts, make_view
-
     from medseg.node.web.app import create_app
     from medseg.node.web.server import HttpServer
+    from tests.unit.node.web.node_site import TOKENS, Called, fill, make_accounts, make_view
 
     folder, clock, called = tmp_path_factory.mktemp("node"), Clock(), Called()
     database = Database.in_file(folder / "node.sqlite", metadata)
@@ -80,7 +76,8 @@ class Browser:
         return self.driver.find_element("css selector", selector)
 
     def text(self) -> str:
-        return self.one("main").text
+        # Asked in one step: rows may be replaced between finding and reading them.
+        return str(self.run("return document.querySelector('main')?.innerText ?? ''"))
 
     def run(self, script: str):
         return self.driver.execute_script(script)
@@ -89,6 +86,7 @@ class Browser:
         self.go("/login?next=/")
         self.one("#name").send_keys(name)
         self.one("#token").send_keys(token + "\ue007")
+        self.wait(lambda: "Jobs" in self.driver.title)
 
     def wait(self, condition, seconds: float = 30.0):
         end = time.monotonic() + seconds

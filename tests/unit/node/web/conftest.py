@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from node_site import TOKENS, Called, Site, TurnedClock, fill, make_accounts, make_view
-
+pytest.importorskip("fastapi", reason="needs medseg[node]")
 from medseg.database import Database
 from medseg.node.audit import Audit
 from medseg.node.disk_space import SpaceState
@@ -22,6 +17,7 @@ from medseg.node.tables import metadata
 from medseg.node.vault import Vault
 from medseg.node.view import Live
 from medseg.node.web.app import create_app
+from tests.unit.node.web.node_site import TOKENS, Called, Site, TurnedClock, fill, make_accounts, make_view
 
 
 @pytest.fixture(scope="session")

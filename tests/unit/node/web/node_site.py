@@ -12,7 +12,6 @@ import httpx
 
 from medseg.database import Database
 from medseg.node.clock import Clock
-from medseg.node.disk_space import SpaceState
 from medseg.node.tables import deliveries, instances, jobs, results, series, studies
 from medseg.node.vault import Vault
 from medseg.node.view import Actions, Live, NodeView
