@@ -25,6 +25,8 @@ class Database:
         `sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/NAME`.
     metadata : MetaData
         Its tables; they are made where they are missing.
+    make : bool, optional
+        False for who only reads: no table is made.
 
     Raises
     ------
@@ -34,9 +36,11 @@ class Database:
         It cannot be opened: unreachable, damaged, read-only, no space. Never tells the password.
     """
 
-    def __init__(self, url: str, metadata: MetaData) -> None:
+    def __init__(self, url: str, metadata: MetaData, *, make: bool = True) -> None:
         self.engine = _engine(url)
         self.metadata = metadata
+        if not make:
+            return
         with self._errors("open"), self.engine.begin() as connection:
             metadata.create_all(connection)
 

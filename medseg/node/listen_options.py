@@ -94,6 +94,11 @@ class HttpListenOptions(Options):
     accounts: tuple[TokenOptions, ...] = Field(
         default=(), description="Who may come in; none: loopback only."
     )
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names that browsers and senders call the node by, such as medseg.example.org; a request for "
+        "another name is refused. Addresses, localhost and the machine's own name are known.",
+    )
     stow: bool = Field(default=True, description="Whether studies are taken by STOW-RS.")
     body_limit: MemorySize = Field(default=4 * 10**9, description="Largest request.")
     session: Duration = Field(default=8 * 3600.0, description="How long a log-in of the page lasts.")

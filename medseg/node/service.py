@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -9,20 +10,22 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from medseg import __version__
 from medseg.database import Database
-from medseg.errors import ConfigError, MedsegError, StorageError
+from medseg.errors import ConfigError, MedsegError, MissingPackageError, StorageError
 from medseg.io.foreign import PARSER_ERRORS
 from medseg.node import sealing
+from medseg.node.arrival import Arrival, Peer, Receipt
 from medseg.node.audit import Audit
 from medseg.node.callers import check_open
 from medseg.node.clock import Clock
@@ -31,21 +34,30 @@ from medseg.node.intake import Intake
 from medseg.node.job_model import JobModel, job_model
 from medseg.node.job_queue import JobQueue, ResultFile
 from medseg.node.life import Life
-from medseg.node.listen_options import ServerTlsOptions
+from medseg.node.listen_options import HttpListenOptions, ServerTlsOptions
 from medseg.node.node_lock import node_lock
+from medseg.node.node_view import node_view
 from medseg.node.options import NodeConfig, PostgresqlOptions
 from medseg.node.retention import Retention
 from medseg.node.scheduler import Scheduler
-from medseg.node.tables import SCHEMA_VERSION, about, metadata
+from medseg.node.sources.make import source_threads
+from medseg.node.stow import StowAnswer, store_request
+from medseg.node.tables import SCHEMA_VERSION, about, instances, metadata
 from medseg.node.vault import Vault
+from medseg.node.web.accounts import Accounts, read_accounts
 from medseg.node.workers import Workers
-from medseg.pacs.outbox import Outbox
+from medseg.pacs.outbox import Outbox, sender_for
 from medseg.pacs.secret import read_secret
 from medseg.pacs.tls import server_context
+
+if TYPE_CHECKING:
+    from medseg.node.web.gate import Store as StowStore
+    from medseg.node.web.server import HttpServer
 
 _log = logging.getLogger(__name__)
 _BEAT_S = 1.0
 _RETENTION_S = 300.0
+_STORE_THREADS = 16
 STOP_WITHIN_S = 25.0
 
 
@@ -55,6 +67,7 @@ class Checked:
 
     models: dict[str, JobModel]
     dimse_tls: ssl.SSLContext | None
+    accounts: Accounts | None
     database_url: str
     key: bytes | None
 
@@ -71,6 +84,12 @@ def check(config: NodeConfig) -> Checked:
     if config.dimse is not None:
         check_open(config.dimse, config.callers)
         tls = listener_tls(config.dimse.tls, field="dimse.tls")
+    accounts = None
+    if config.http is not None:
+        accounts = read_accounts(config.http)
+        listener_tls(config.http.tls, field="http.tls")
+    for destination in config.destinations.values():
+        sender_for(destination)
     key = None
     if config.storage.key is not None:
         key = sealing.parse_key(read_secret(config.storage.key, field="storage.key"), field="storage.key")
@@ -80,7 +99,7 @@ def check(config: NodeConfig) -> Checked:
     if config.dimse is None and config.http is None and not config.sources:
         raise ConfigError("nothing can come in: expected `dimse`, `http` or `sources`")
     models = {rule.name: job_model(rule) for rule in config.rules}
-    return Checked(models=models, dimse_tls=tls, database_url=url, key=key)
+    return Checked(models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key)
 
 
 def listener_tls(options: ServerTlsOptions | None, *, field: str) -> ssl.SSLContext | None:
@@ -165,6 +184,17 @@ class Node:
                 warn_conflict=config.storage.on_conflict == "warn",
                 report=self._commitment,
             )
+        self.http: HttpServer | None = None
+        if config.http is not None and checked.accounts is not None:
+            self.http = _http_server(self, config.http, checked.accounts)
+        self.sources = source_threads(
+            config.sources,
+            intake=self.intake,
+            database=self.database,
+            audit=self.audit,
+            clock=clock,
+            file_limit=config.storage.instance_limit,
+        )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._rules = {rule.name: rule for rule in config.rules}
@@ -189,8 +219,12 @@ class Node:
         self.intake.start()
         if self.dimse is not None:
             self.dimse.start()
+        if self.http is not None:
+            self.http.start()
         self.workers.start()
         self.outbox.start()
+        for source in self.sources:
+            source.start()
         for name, work, every in (
             ("beat", self._beat, _BEAT_S),
             ("scheduler", self.scheduler.tick, min(1.0, self.config.studies.stable_after)),
@@ -198,14 +232,45 @@ class Node:
         ):
             self._run_every(name, work, every)
         self.audit.record("start", version=__version__, jobs=queued, deliveries=again, swept=swept)
-        return f"jobs queued again: {queued}, deliveries: {again}, half-written files removed: {swept}"
+        kept = self._stored_instances()
+        return (
+            f"instances {kept}, jobs re-queued {queued}, deliveries taken up {again}, "
+            f"half-written files removed {swept}"
+        )
+
+    def listeners(self) -> dict[str, str]:
+        """What listens where, for people."""
+        found = {}
+        if self.dimse is not None and self.config.dimse is not None:
+            options = self.config.dimse
+            secured = " over TLS" if options.tls is not None else ""
+            found["DICOM"] = f"{options.ae_title} at {options.host}:{self.dimse.port}{secured}"
+        if self.http is not None and self.config.http is not None:
+            scheme = "https" if self.config.http.tls is not None else "http"
+            found["HTTP"] = f"{scheme}://{_url_host(self.config.http.host)}:{self.http.port}"
+        return found
+
+    def problems(self) -> tuple[str, ...]:
+        """Why studies are not taken at the moment, without what disk and database say themselves."""
+        if self._stop.is_set():
+            return ("the node is stopping",)
+        lost = [thread.name for thread in self._threads if not thread.is_alive()]
+        return tuple(f"the part {name} has ended" for name in lost)
+
+    def _stored_instances(self) -> int:
+        with self.database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(instances)).scalar_one())
 
     def stop(self, within_s: float = STOP_WITHIN_S) -> str:
         """Take nothing more, finish what can be finished in time; a sentence about it."""
         end = time.monotonic() + within_s - 3.0
         self._stop.set()
+        for source in self.sources:
+            source.stop(0.0)
         if self.dimse is not None:
             self.dimse.stop(min(10.0, within_s / 3))
+        if self.http is not None:
+            self.http.stop(min(6.0, within_s / 4))
         self.workers.stop(max(1.0, (end - time.monotonic()) / 2))
         self.outbox.stop(max(1.0, end - time.monotonic()))
         self.intake.stop()
@@ -303,6 +368,50 @@ def running(config: NodeConfig, *, clock: Clock | None = None) -> Iterator[Node]
             yield node
         finally:
             _log.info("stopped: %s", node.stop())
+
+
+def _http_server(node: Node, options: HttpListenOptions, accounts: Accounts) -> HttpServer:
+    try:
+        from medseg.node.web.app import create_app
+        from medseg.node.web.server import HttpServer
+    except ModuleNotFoundError as err:
+        raise MissingPackageError(f"`http` needs {err.name}; pip install 'medseg[node]'") from err
+    app = create_app(
+        node_view(node),
+        options,
+        accounts=accounts,
+        audit=node.audit,
+        secret=_secret(node.vault),
+        store=_store(node, options) if options.stow else None,
+    )
+    return HttpServer(app, options)
+
+
+def _store(node: Node, options: HttpListenOptions) -> StowStore:
+    """What takes the requests of STOW-RS in; instances are stored in threads, as many as disks like."""
+    threads = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="stow")
+
+    async def accept(arrival: Arrival) -> Receipt:
+        return await asyncio.get_running_loop().run_in_executor(threads, node.intake.accept, arrival)
+
+    async def store(
+        content_type: str, chunks: AsyncIterator[bytes], peer: Peer, study_uid: str
+    ) -> StowAnswer:
+        return await store_request(
+            content_type,
+            chunks,
+            store=accept,
+            peer=peer,
+            part_limit=node.config.storage.instance_limit,
+            body_limit=options.body_limit,
+            study_uid=study_uid,
+        )
+
+    return store
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _secret(vault: Vault) -> bytes:
