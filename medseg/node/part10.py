@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.node.arrival import Arrival, Peer
+
+_KEYWORDS = ("TransferSyntaxUID", "MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID")
 
 
 def arrival_of(content: bytes, peer: Peer) -> Arrival:
@@ -25,18 +28,23 @@ def arrival_of(content: bytes, peer: Peer) -> Arrival:
     try:
         with recorded_warnings():
             meta = read_dataset(io.BytesIO(content[132:end]), False, True)
+            syntax, sop_class, instance = (_text(meta, keyword) for keyword in _KEYWORDS)
+            known = UID(syntax).is_valid
     except PARSER_ERRORS as err:
         raise ValueError("its file meta information cannot be read") from err
-    syntax = str(meta.get("TransferSyntaxUID") or "").strip("\0 ")
-    if not UID(syntax).is_valid:
+    if not known:
         raise ValueError("its file meta information has no Transfer Syntax UID")
     return Arrival(
         data_set=content[end:],
         transfer_syntax_uid=syntax,
-        sop_class_uid=str(meta.get("MediaStorageSOPClassUID") or "").strip("\0 "),
-        sop_instance_uid=str(meta.get("MediaStorageSOPInstanceUID") or "").strip("\0 "),
+        sop_class_uid=sop_class,
+        sop_instance_uid=instance,
         peer=peer,
     )
+
+
+def _text(meta: Dataset, keyword: str) -> str:
+    return str(meta.get(keyword) or "").strip("\0 ")
 
 
 def _meta_end(content: bytes) -> int:
