@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select, update
 
 from medseg.database import Database
 from medseg.node.instance_header import InstanceFacts
-from medseg.node.tables import instances, series, studies
+from medseg.node.tables import instances, results, series, studies
 from medseg.node.vault import Vault
 
 _MOST = 200
@@ -62,6 +62,12 @@ class RowWriter:
         query = select(instances.c.sha256).where(instances.c.sop_instance_uid == sop_instance_uid)
         with self._database.read() as connection:
             return connection.execute(query).scalar()
+
+    def is_result(self, sop_instance_uid: str) -> bool:
+        """Whether an instance with that UID was made by a job."""
+        query = select(results.c.id).where(results.c.sop_instance_uid == sop_instance_uid)
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
 
     def add(self, row: InstanceRow) -> str | None:
         """Write a row and wait for the disk.

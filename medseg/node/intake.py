@@ -163,6 +163,9 @@ class Intake:
             route=arrival.peer.route,
             peer=arrival.peer.name[:64],
         )
+        if self._rows.is_result(facts.sop_instance_uid):
+            # An archive that forwards everything sends our own results back to us.
+            return _receipt("duplicate", facts)
         known = self._rows.known(facts.sop_instance_uid)
         if known is None:
             self._vault.write(row.path, content, sync_folder=False)

@@ -40,6 +40,7 @@ from medseg.node.node_view import node_view
 from medseg.node.options import NodeConfig, PostgresqlOptions
 from medseg.node.retention import Retention
 from medseg.node.scheduler import Scheduler
+from medseg.node.sources.make import source_threads
 from medseg.node.stow import StowAnswer, store_request
 from medseg.node.tables import SCHEMA_VERSION, about, instances, metadata
 from medseg.node.vault import Vault
@@ -186,6 +187,14 @@ class Node:
         self.http: HttpServer | None = None
         if config.http is not None and checked.accounts is not None:
             self.http = _http_server(self, config.http, checked.accounts)
+        self.sources = source_threads(
+            config.sources,
+            intake=self.intake,
+            database=self.database,
+            audit=self.audit,
+            clock=clock,
+            file_limit=config.storage.instance_limit,
+        )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._rules = {rule.name: rule for rule in config.rules}
@@ -214,6 +223,8 @@ class Node:
             self.http.start()
         self.workers.start()
         self.outbox.start()
+        for source in self.sources:
+            source.start()
         for name, work, every in (
             ("beat", self._beat, _BEAT_S),
             ("scheduler", self.scheduler.tick, min(1.0, self.config.studies.stable_after)),
@@ -254,6 +265,8 @@ class Node:
         """Take nothing more, finish what can be finished in time; a sentence about it."""
         end = time.monotonic() + within_s - 3.0
         self._stop.set()
+        for source in self.sources:
+            source.stop(0.0)
         if self.dimse is not None:
             self.dimse.stop(min(10.0, within_s / 3))
         if self.http is not None:

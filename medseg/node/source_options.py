@@ -81,18 +81,4 @@ class DimseSource(_Source):
     query: QueryOptions = Field(default=QueryOptions(), description="Which studies.")
 
 
-class UpsSource(_HttpSource):
-    """A work list (UPS-RS) whose items name the studies; their states are kept up to date."""
-
-    use: Literal["ups"] = Field(default="ups", description="IHE AI Workflow for Imaging, pull.")
-    url: str = Field(
-        pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$", description="Base URL of UPS-RS and WADO-RS."
-    )
-    workitem_code: tuple[str, ...] = Field(
-        default=(), description="Codes of items that are ours; empty: all."
-    )
-
-
-Source = Annotated[
-    FolderSource | OrthancSource | DicomwebSource | DimseSource | UpsSource, Field(discriminator="use")
-]
+Source = Annotated[FolderSource | OrthancSource | DicomwebSource | DimseSource, Field(discriminator="use")]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydicom.filereader import read_dataset
-from pydicom.uid import UID
-
 from medseg.amounts import bytes_text
-from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
+from medseg.node.part10 import arrival_of
 from medseg.pacs.multipart import PartFeed, PartTooLargeError
 
 JSON = "application/dicom+json"
@@ -98,44 +94,6 @@ async def _part(kind: str, content: bytes, store: Store, peer: Peer, study_uid: 
     except ValueError as err:
         return Receipt(verdict="unreadable", reason=str(err))
     return await store(replace(arrival, study_uid=study_uid))
-
-
-def arrival_of(content: bytes, peer: Peer) -> Arrival:
-    """A DICOM file as an arrival: its data set, without preamble and file meta information.
-
-    Raises
-    ------
-    ValueError
-        It is no DICOM file, or does not say its transfer syntax.
-    """
-    if content[128:132] != b"DICM":
-        raise ValueError("a part that is no DICOM file: DICM is missing after its preamble")
-    end = _meta_end(content)
-    try:
-        with recorded_warnings():
-            meta = read_dataset(io.BytesIO(content[132:end]), False, True)
-    except PARSER_ERRORS as err:
-        raise ValueError("a part whose file meta information cannot be read") from err
-    syntax = str(meta.get("TransferSyntaxUID") or "").strip("\0 ")
-    if not UID(syntax).is_valid:
-        raise ValueError("a part whose file meta information has no Transfer Syntax UID")
-    return Arrival(
-        data_set=content[end:],
-        transfer_syntax_uid=syntax,
-        sop_class_uid=str(meta.get("MediaStorageSOPClassUID") or "").strip("\0 "),
-        sop_instance_uid=str(meta.get("MediaStorageSOPInstanceUID") or "").strip("\0 "),
-        peer=peer,
-    )
-
-
-def _meta_end(content: bytes) -> int:
-    """Where the data set begins (PS3.10 7.1: the group length comes first)."""
-    if content[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
-        raise ValueError("a part whose file meta information does not begin with its length")
-    end = 144 + int.from_bytes(content[140:144], "little")
-    if end > len(content):
-        raise ValueError("a part that is truncated in its file meta information")
-    return end
 
 
 def response(receipts: list[Receipt]) -> StowAnswer:

@@ -181,10 +181,21 @@ results = Table(
     Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("kind", String(32), nullable=False, comment="name of the export: dicom_seg, measurement_sr, html"),
     Column("sop_class_uid", _UID, nullable=False, default=""),
-    Column("sop_instance_uid", _UID, nullable=False, default="", comment="empty for pages and tables"),
+    Column(
+        "sop_instance_uid", _UID, nullable=False, default="", index=True, comment="empty for pages and tables"
+    ),
     Column("path", Text, nullable=False, comment="below the folder of the node"),
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
+)
+
+source_marks = Table(
+    "source_marks",
+    metadata,
+    Column("source", String(16), primary_key=True),
+    Column("key", String(64), primary_key=True, comment="digest of what was looked at"),
+    Column("value", Text, nullable=False, comment="how far it was taken"),
+    Column("at", Float, nullable=False),
 )
 
 deliveries = outbox_deliveries.to_metadata(metadata)

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medseg import __version__
@@ -30,6 +29,7 @@ from medseg.report.hand_off import hand_off
 from medseg.report.language import structure_name
 from medseg.report.mosaic import Strip
 from medseg.report.page import VERDICTS, Contour, Json, Picture
+from medseg.report.templating import plain_environment
 from medseg.report.words import Words
 
 SCHEMA = "medseg.case/1"
@@ -54,15 +54,9 @@ def render_case(page: CasePage, *, paper: bool = False) -> str:
     check_colours(page.structures)
     words = Words(page.language)
     style, scripts = _style(page, paper=paper), _scripts(page, paper=paper)
-    environment = Environment(
-        loader=PackageLoader("medseg.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     matrix, reasons = checks.check_matrix(page, words)
-    return environment.get_template("case_report.html.j2").render(
+    template = plain_environment().get_template("case_report.html.j2")
+    return template.render(
         page=page,
         case=page.case,
         record=page.case.record,

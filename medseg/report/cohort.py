@@ -8,6 +8,7 @@ still refuses to run it.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from medseg import __version__
@@ -34,6 +35,7 @@ from medseg.report.page import VERDICTS, CaseReport, CohortReport, Picture, Stru
 from medseg.report.run_tables import long_rows
 from medseg.report.search import search_part
 from medseg.report.targets import targets_part
+from medseg.report.templating import environment
 from medseg.report.text import number, quantity_text, step_text
 
 _COLOUR = re.compile(r"^#[0-9a-fA-F]{6}$")
@@ -62,7 +64,7 @@ def render(report: CohortReport, *, paper: bool = False) -> str:
     series = all_series(report.cases)
     table = case_table(report, said, link_of)
     page = (
-        environment()
+        _environment()
         .get_template("cohort.html.j2")
         .render(
             **_frame(style, "" if paper else _asset("cohort.js"), report.language),
@@ -113,17 +115,10 @@ def _judged(report: CohortReport, said: Words) -> dict[str, Any]:
     }
 
 
-def environment() -> Environment:
-    """Templates with everything escaped and no name left undefined."""
-    made = Environment(
-        loader=PackageLoader("medseg.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"number": number, "quantity": quantity_text, "nice": nice}
-    return made
+@functools.cache
+def _environment() -> Environment:
+    """Templates with the filters of a cohort's pages, kept."""
+    return environment(number=number, quantity=quantity_text, nice=nice)
 
 
 def _frame(style: str, script: str, language: Any) -> dict[str, Any]:
@@ -155,7 +150,7 @@ def render_comparison(comparison: Any, *, title: str, language: Any = "en") -> s
     """
     style = _asset("style.css") + _asset("cohort.css")
     return (
-        environment()
+        _environment()
         .get_template("cohort_comparison_page.html.j2")
         .render(
             **_frame(style, "", language),

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medseg import __version__
 from medseg.report.page import Json
 from medseg.report.search_figures import Axis, TrialMark, history, panel
+from medseg.report.templating import environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +86,8 @@ def render_search_page(record: Json, *, title: str) -> str:
     """
     style = (resources.files("medseg.report") / "templates" / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    environment = Environment(
-        loader=PackageLoader("medseg.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["nice"] = lambda name: str(name).replace("_", " ")
-    return environment.get_template("search_page.html.j2").render(
+    made = environment(nice=lambda name: str(name).replace("_", " "))
+    return made.get_template("search_page.html.j2").render(
         search=search_part(record),
         title=title,
         style=Markup(style),

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medseg import __version__
@@ -16,6 +15,7 @@ from medseg.report.language import Language
 from medseg.report.page import Json
 from medseg.report.stress_figures import STYLE, Curve, panel
 from medseg.report.stress_text import texts, word
+from medseg.report.templating import environment
 
 __all__ = ["Language", "render_stress_page"]
 
@@ -34,16 +34,9 @@ def render_stress_page(record: Json, *, language: Language = "en") -> str:
     """
     style = (resources.files("medseg.report") / "templates" / "style.css").read_text(encoding="utf-8") + STYLE
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    environment = Environment(
-        loader=PackageLoader("medseg.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["word"] = lambda name: word(language, str(name))
+    made = environment(word=lambda name: word(language, str(name)))
     said = _Said(record, language)
-    return environment.get_template("stress_page.html.j2").render(
+    return made.get_template("stress_page.html.j2").render(
         said=said.texts(),
         title=f"{texts(language)['title']} · {record['data']}",
         worst_case=said.worst_case(),

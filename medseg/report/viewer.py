@@ -13,7 +13,6 @@ from importlib import resources
 from typing import Any, Literal
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -24,6 +23,7 @@ from medseg.report.case_report import json_block
 from medseg.report.language import Language, structure_name, text
 from medseg.report.niivue import VERSION, niivue
 from medseg.report.page import Structure
+from medseg.report.templating import plain_environment
 from medseg.report.viewer_grid import PackedPair, pack
 
 VIEWS = ("multi", "axial", "coronal", "sagittal", "solid")
@@ -146,15 +146,9 @@ def _options(
 
 
 def _html(pair: PackedPair, options: Mapping[str, Any], language: Language) -> Markup:
-    environment = Environment(
-        loader=PackageLoader("medseg.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     library = niivue()
-    html = environment.get_template("_viewer.html.j2").render(
+    template = plain_environment().get_template("_viewer.html.j2")
+    html = template.render(
         t=text(language),
         note=_note(pair, language),
         views=VIEWS,

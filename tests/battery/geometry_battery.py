@@ -105,6 +105,22 @@ def all_cases() -> list[Case]:
     ]
 
 
+def covering_cases() -> list[Case]:
+    """336 of all cases: each of the 48 orders and flips handed over in each of the 7 ways, the turns going round.
+
+    Axis order, flips, turn and way: any three of their values meet in some case. So do any two of these,
+    transfer syntax, kind of rescaling and storage class.
+    """
+    orientations = itertools.product(
+        itertools.permutations(range(3)), itertools.product((False, True), repeat=3)
+    )
+    return [
+        Case(axes, flips, (number + way) % len(TURNS_DEGREES), variation)
+        for number, (axes, flips) in enumerate(orientations)
+        for way, variation in enumerate(VARIATIONS)
+    ]
+
+
 def some_cases(count: int) -> list[Case]:
     """A spread over all axis orders, turns and variations."""
     cases = all_cases()

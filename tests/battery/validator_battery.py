@@ -246,7 +246,7 @@ def _write_radiograph(spec: SourceSpec, pixels: NDArray[np.int16], folder: Path)
     return folder / "film"
 
 
-def judge_source(spec: SourceSpec, tools: Path, objects: Sequence[ObjectSpec] = OBJECTS) -> list[Verdict]:
+def judge_source(spec: SourceSpec, objects: Sequence[ObjectSpec], *, tools: Path) -> list[Verdict]:
     """Write the source once, then each object on it, and let the validators judge them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

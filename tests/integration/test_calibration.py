@@ -41,7 +41,7 @@ def run_of(path: Path, output: Path, *overrides: str) -> Path:
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory) -> tuple[Path, Path]:
     path = written(tmp_path_factory.mktemp("held") / "data", count=17, validation=10)
-    return path, run_of(path, tmp_path_factory.mktemp("runs"), "training.epochs=60", "measure=[volume]")
+    return path, run_of(path, tmp_path_factory.mktemp("runs"), "training.epochs=30", "measure=[volume]")
 
 
 def test_validation_cases_calibrate_and_test_cases_are_told(held_out):
@@ -74,7 +74,7 @@ def test_validation_cases_calibrate_and_test_cases_are_told(held_out):
 
 def test_masks_are_those_of_a_run_without_calibration(held_out, tmp_path):
     path, run = held_out
-    plain = run_of(path, tmp_path, "training.epochs=60", "measure=[volume]", "evaluation.calibration=false")
+    plain = run_of(path, tmp_path, "training.epochs=30", "measure=[volume]", "evaluation.calibration=false")
     assert read_bundle(plain / "model").record.calibration is None
     assert not (plain / "evaluation" / "calibration.json").exists()
     table = read_bundle(run / "model").table

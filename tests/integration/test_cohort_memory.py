@@ -11,7 +11,7 @@ from medseg.pipeline.progress import SilentReporter
 
 pytestmark = pytest.mark.slow
 
-COUNT = 40
+COUNT = 24
 
 
 class Watch(SilentReporter):
@@ -25,10 +25,10 @@ class Watch(SilentReporter):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"max_ram": "8GB"}], ids=["overlapped", "in turn"])
-def test_forty_cases_take_what_ten_take(tmp_path, arguments):
+def test_twenty_four_cases_take_what_six_take(tmp_path, arguments):
     bundle = small.write_small_bundle(tmp_path / "bundle")
     for number in range(COUNT):
-        # A megabyte each once it is read: a case that was kept would show.
+        # Near two megabytes each once it is read: a case that was kept would show, 33 MB in all.
         small.write_nifti(tmp_path / "in" / f"v{number:03d}.nii", small.small_image(number, (96, 80, 60)))
     watch = Watch()
     result = predict_folder(

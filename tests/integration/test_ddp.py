@@ -65,9 +65,15 @@ def end(started: list[subprocess.Popen[str]]) -> None:
         process.communicate()
 
 
-def test_two_processes_with_half_a_batch_each_end_in_the_weights_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> list[dict[str, Any]]:
+    """What two processes that nothing disturbs end in."""
+    return run(tmp_path_factory.mktemp("two"))
+
+
+def test_two_processes_with_half_a_batch_each_end_in_the_weights_of_one(whole, tmp_path):
     (alone,) = run(tmp_path / "one", processes=1)
-    first, second = run(tmp_path / "two")
+    first, second = whole
     for found in (first, second):
         assert found["epochs"] == 2
         assert found["head"] == pytest.approx(alone["head"], abs=1e-5)
@@ -76,13 +82,12 @@ def test_two_processes_with_half_a_batch_each_end_in_the_weights_of_one(tmp_path
     assert first["head"] == second["head"]
 
 
-def test_an_interrupt_of_one_process_stops_both_and_both_go_on(tmp_path):
-    expected = run(tmp_path / "whole")
+def test_an_interrupt_of_one_process_stops_both_and_both_go_on(whole, tmp_path):
     stopped = run(tmp_path / "cut", "interrupt")
     assert [found["error"] for found in stopped] == ["Interrupted", "Interrupted"]
     assert "stopped by a signal to another process" in stopped[1]["text"]
     again = run(tmp_path / "cut")
-    assert [found["head"] for found in again] == [found["head"] for found in expected]
+    assert [found["head"] for found in again] == [found["head"] for found in whole]
 
 
 def test_an_error_of_one_process_is_told_by_the_other(tmp_path):

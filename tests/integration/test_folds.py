@@ -60,7 +60,7 @@ def test_kills_at_random_moments_change_nothing(cohort, expected, tmp_path, para
     words = command(cohort, tmp_path, *more)
     words[3] = "run" if parallel else "train"
     rng = random.Random(4)
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen(
             words, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )

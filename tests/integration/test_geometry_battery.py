@@ -1,8 +1,13 @@
-"""All 1680 cases of the geometry battery through medseg's reader and writers: no silent error."""
+"""The geometry battery through medseg's reader and writers: no silent error.
+
+336 of its cases, in which any three of axis order, flips, turn and way of handing over meet; all 1680
+where MEDSEG_WHOLE_BATTERY=1.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from geometry_battery import FAULTS, VARIATIONS, Case, Outcome, all_cases, run_case, summary
+from geometry_battery import FAULTS, VARIATIONS, Case, Outcome, all_cases, covering_cases, run_case, summary
 from toolchain import MEDSEG
 
 from medseg.io.read import read_image
@@ -19,7 +24,8 @@ from medseg.io.read import read_image
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _PROCESSES = 2
-_CASES_PER_TASK = 35
+_CASES_PER_TASK = 28
+CASES = all_cases() if os.environ.get("MEDSEG_WHOLE_BATTERY") == "1" else covering_cases()
 
 
 def run_cases(cases: list[Case]) -> list[Outcome]:
@@ -30,8 +36,7 @@ def run_cases(cases: list[Case]) -> list[Outcome]:
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    cases = all_cases()
-    tasks = [cases[start : start + _CASES_PER_TASK] for start in range(0, len(cases), _CASES_PER_TASK)]
+    tasks = [CASES[start : start + _CASES_PER_TASK] for start in range(0, len(CASES), _CASES_PER_TASK)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_PROCESSES, mp_context=context) as pool:
         return [outcome for batch in pool.map(run_cases, tasks) for outcome in batch]
@@ -41,7 +46,7 @@ def test_no_silent_error(outcomes, capsys):
     with capsys.disabled():
         sys.stdout.write(f"\n{summary(outcomes)}\n")
     silent = [f"{outcome.case.name}: {outcome.detail}" for outcome in outcomes if outcome.status == "silent"]
-    assert len(outcomes) == 48 * 5 * len(VARIATIONS)
+    assert len(outcomes) == len(CASES)
     assert silent == []
 
 
@@ -49,7 +54,7 @@ def test_no_silent_error(outcomes, capsys):
 def test_only_faulty_inputs_are_refused_and_by_name(outcomes, variation):
     mine = [outcome for outcome in outcomes if outcome.case.variation == variation]
     unexpected = [f"{o.case.name}: {o.status} {o.detail}" for o in mine if not o.as_expected]
-    assert len(mine) == 240
+    assert len(mine) == len(CASES) / len(VARIATIONS)
     assert unexpected == []
     assert {o.status for o in mine} == {"refused" if variation in FAULTS else "exact"}
 

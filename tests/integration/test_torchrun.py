@@ -92,7 +92,7 @@ def test_two_processes_of_torchrun_end_in_the_weights_of_one(pipeline, tmp_path)
 
 def test_a_killed_process_ends_both_with_the_reason_and_the_run_goes_on(pipeline, tmp_path):
     two = {"after": ("--processes", "2")}
-    long = ("training.epochs=60",)
+    long = ("training.epochs=24",)
     whole, _ = finish(start(pipeline, tmp_path / "whole", *long, **two))
     cut = start(pipeline, tmp_path / "cut", *long, **two)
     wait_for(tmp_path / "cut", "tiny/*/training/state-00000002?-*.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from geometry_battery import (
     VARIATIONS,
     Case,
     all_cases,
+    covering_cases,
     mirrored,
     rotation,
     run_case,
@@ -37,6 +39,18 @@ def test_every_kind_of_case_is_there_once():
     assert set(Counter(case.variation for case in few).values()) <= {6, 7}
     assert len({case.axes for case in few}) == 6
     assert len({case.flips for case in few}) == 8
+
+
+def test_a_fifth_of_the_cases_holds_every_three_values_that_can_meet():
+    few, whole = covering_cases(), all_cases()
+    assert len(few) == len(set(few)) == 48 * 7
+    assert set(few) < set(whole)
+    declared = [lambda c: c.axes, lambda c: c.flips, lambda c: c.turn, lambda c: c.variation]
+    # What `write_case` makes of the number: transfer syntax, rescaling, storage class.
+    derived = [lambda c: c.number % 5, lambda c: c.number % 3 == 0, lambda c: c.number % 2]
+    for facts in [*itertools.combinations(declared, 3), *itertools.combinations(declared + derived, 2)]:
+        met, possible = ({tuple(fact(case) for fact in facts) for case in cases} for cases in (few, whole))
+        assert met == possible
 
 
 def test_all_cuts_show_one_world():

@@ -269,7 +269,7 @@ def test_a_missing_or_damaged_plan_says_how_to_repeat_it(cohort, tmp_path, measu
 def test_a_plan_starts_from_a_bundle_with_its_network_and_preprocessing(tmp_path, measured):
     pipeline = tmp_path / "chest.yaml"
     pipeline.write_text(
-        "medseg: 1\nname: chest\ndata: {source: {use: phantom, cases: 8}}\n"
+        "medseg: 1\nname: chest\ndata: {source: {use: phantom, cases: 4}}\n"
         "labels: {lung_right: {value: 1, side: right, pair: lung_left}, "
         "lung_left: {value: 2, side: left, pair: lung_right}}\n"
         "preprocess: auto\naugment: auto\nmodel: {use: auto, start_from: chest-xray-lungs}\ntraining: auto\n"

@@ -7,10 +7,7 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +26,6 @@ from medseg.errors import (
 )
 from medseg.provenance import sha256_file
 from medseg.training.trainer import Progress
-
-HERE = Path(__file__).parent
 
 
 class StopAfter:
@@ -433,19 +428,3 @@ def test_tensorboard_that_is_not_installed_is_told_before_the_training(tmp_path,
     with pytest.raises(MissingPackageError, match=r"pip install 'medseg\[tensorboard\]'"):
         tiny.run(tmp_path, tensorboard=True)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_training_that_is_killed_twice_ends_in_the_same_weights(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(HERE / "killed_run.py"), str(tmp_path), "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["kills"] == 2
-    assert report["hashes"][0] == report["hashes"][1]
-    assert report["same_curve"]

@@ -1,0 +1,61 @@
+"""`medseg models`, `schema` and `doctor`: what this installation has, takes and lacks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli_options import AsJson
+
+
+def add_about_commands(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (models, schema, doctor):
+        app.command()(command)
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the models that come with medseg."""
+    from medseg.models.bundle import list_bundles
+
+    found = list_bundles()
+    if as_json:
+        print(json.dumps([bundle.describe() for bundle in found], indent=2))
+        return
+    for bundle in found:
+        about = bundle.describe()
+        print(f"{about['name']} {about['version']}  {about['description']}\n    licence: {about['licence']}")
+
+
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; stdout unless given.")
+    ] = None,
+) -> None:
+    """Write the JSON Schema of pipeline files, for editors."""
+    from medseg.config.editor_schema import schema_text
+    from medseg.provenance import write_text
+
+    text = schema_text()
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: packages, codecs, memory, disk; each problem with its fix."""
+    from medseg.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([f.to_json() for f in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"  {finding.level:<5} {finding.text}")
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(4)
