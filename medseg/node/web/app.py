@@ -84,6 +84,9 @@ def _refused(request: Request, err: Exception) -> Response:
 
 def _http_error(request: Request, err: Exception) -> Response:
     assert isinstance(err, HTTPException)
+    if isinstance(err.__cause__, Refused):
+        # FastAPI makes its own error of what the guard says while a form is read.
+        return _refused(request, err.__cause__)
     reason = {404: "There is no such page.", 405: "That is not done here."}.get(
         err.status_code, "Not possible."
     )
