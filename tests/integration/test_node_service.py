@@ -25,6 +25,7 @@ for package in ("fastapi", "pynetdicom", "sqlalchemy"):
 
 pytestmark = pytest.mark.slow
 OPERATOR = "operator-token-0123456789"
+SENDER = "sender-token-0123456789"
 PATIENT = ("PLANTED^NAME", "PLANTED-NUMBER")
 SETTINGS = """
 medseg_node: 1
@@ -35,6 +36,7 @@ http:
   port: {http}
   accounts:
     - {{name: olga, role: operator, token: {{env: OPERATOR_TOKEN}}}}
+    - {{name: sven, role: sender, token: {{env: SENDER_TOKEN}}}}
 rules:
   - name: chest
     match: {{modality: [CR, DX]}}
@@ -115,7 +117,7 @@ class Served:
             SETTINGS.format(folder=self.folder, dimse=self.dimse, http=self.http, archive=archive_port)
         )
         self.log = folder / "log.jsonl"
-        self.environment = os.environ | {"OPERATOR_TOKEN": OPERATOR}
+        self.environment = os.environ | {"OPERATOR_TOKEN": OPERATOR, "SENDER_TOKEN": SENDER}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 self.command(), env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
@@ -224,6 +226,22 @@ def test_the_same_image_is_one_job_and_its_report_can_be_read(node, delivered):
     shown = node.get(f"/reports/{report['id']}")
     assert shown.headers["content-security-policy"].startswith("sandbox")
     assert "<html" in shown.text
+
+
+def test_by_stow_rs_it_is_the_same_image(node, delivered, radiograph):
+    content = (radiograph / "image.dcm").read_bytes()
+    body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
+    headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+    url = f"http://127.0.0.1:{node.http}/dicom-web/studies"
+    assert httpx.post(url, content=body, headers=headers).status_code == 401
+    headers["Authorization"] = f"Bearer {OPERATOR}"
+    assert httpx.post(url, content=body, headers=headers).status_code == 403
+    headers["Authorization"] = f"Bearer {SENDER}"
+    answer = httpx.post(url, content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["00081199"]["Value"]) == 1
+    assert httpx.post(f"{url}/1.2.3", content=body, headers=headers).status_code == 409
+    assert [row["id"] for row in node.get("/api/jobs").json()["rows"]] == [1]
 
 
 def test_a_second_process_is_told_who_holds_the_folder(node, delivered):
