@@ -120,7 +120,7 @@ def test_https_is_spoken_in_tls_1_2_and_newer_alone(tmp_path):
         connection.close()
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         old.load_verify_locations(tls["certificate"])
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
             old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
         with socket.create_connection(("localhost", secured.port)) as plain, pytest.raises(ssl.SSLError):
