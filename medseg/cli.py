@@ -25,6 +25,8 @@ from medseg.cli_models import add_model_commands
 from medseg.cli_predict import add_predict
 from medseg.cli_review import add_review
 from medseg.cli_run import add_run_commands
+from medseg.cli_send import add_send
+from medseg.cli_serve import serve
 from medseg.errors import Interrupted, MedsegError
 
 if TYPE_CHECKING:
@@ -90,7 +92,9 @@ add_calibrate(app, reporting=_reporter, finish=_finish)
 add_review(app, reporting=_reporter, finish=_finish)
 add_model_commands(app, _finish)
 add_explain_commands(app, reporting=_reporter, finish=_finish)
+add_send(app)
 app.command()(bench)
+app.command()(serve)
 
 
 def main() -> None:

@@ -12,9 +12,11 @@
     |   +-- LabelError          3   a label value or name is not in the table
     |   +-- InputRefusedError   3   a readable image that this model must not be used on
     +-- TrainingError           1   the training cannot go on (loss not finite)
+    +-- PacsRejectedError       1   the archive answered, and does not want what was asked
     +-- EnvironmentFailure      4   the machine: disk, memory, permissions
     |   +-- StorageError        4   no space, read-only, unreadable folder
     |   +-- WorkerError         4   a loader process died or hangs
+    |   +-- PacsUnreachableError 4  the archive does not answer
     |   +-- MissingPackageError 4   an optional package is needed
     |   +-- EngineError         4   the engine that was asked for gives other masks, or cannot run the network
     +-- QualityError            5   the run went well, its result is below what the YAML requires
@@ -76,6 +78,10 @@ class TrainingError(MedsegError):
     """The training cannot go on."""
 
 
+class PacsRejectedError(MedsegError):
+    """The archive answered, and does not want what was asked."""
+
+
 class EnvironmentFailure(MedsegError):
     """The machine cannot do what is asked: disk, memory, permissions, packages."""
 
@@ -88,6 +94,10 @@ class StorageError(EnvironmentFailure):
 
 class WorkerError(EnvironmentFailure):
     """A loader process died or does not answer."""
+
+
+class PacsUnreachableError(EnvironmentFailure):
+    """The archive does not answer."""
 
 
 class MissingPackageError(EnvironmentFailure):

@@ -1,0 +1,114 @@
+"""The command `medseg serve`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medseg.cli_options import AsJson
+from medseg.errors import ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    from medseg.node.options import NodeConfig
+    from medseg.node.status import NodeStatus
+
+
+def serve(
+    settings: Annotated[Path, typer.Argument(metavar="NODE.YAML", help="Settings of the node.")],
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Look at settings, models, certificates and secrets; start and write nothing."
+        ),
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Tell what the node is doing; 1 where it does not run.")
+    ] = False,
+    log: Annotated[
+        str, typer.Option(help="Form of the log on stderr: json, a table a line, or text.")
+    ] = "json",
+    as_json: AsJson = False,
+) -> None:
+    """Take studies in, run pipelines on those that match, send checked results on.
+
+    SIGTERM stops it within 25 s: nothing new is begun, jobs that run go back to the queue. A second one stops it
+    at once, and nothing is lost by that either. 0 after SIGTERM, 130 after Ctrl-C.
+    """
+    from medseg.node.status import node_status, read_config
+
+    if log not in ("json", "text"):
+        raise ConfigError(f"--log {log} is unknown; expected json or text")
+    config = read_config(settings)
+    if status:
+        from medseg.node.clock import Clock
+
+        _tell(node_status(config, Clock()), as_json=as_json)
+    elif check:
+        _check(config, as_json=as_json)
+    else:
+        _run(config, log)
+
+
+def _check(config: NodeConfig, *, as_json: bool) -> None:
+    from medseg.node.service import check
+
+    models = check(config).models
+    rows = [{"rule": name, "model": model.model, "digest": model.digest} for name, model in models.items()]
+    if as_json:
+        print(json.dumps({"rules": rows}, indent=2))
+        return
+    for row in rows:
+        print(f"rule {row['rule']}: {row['model']} ({row['digest'][:12]})")
+    print("the settings can be used")
+
+
+def _tell(found: NodeStatus, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        from medseg.node.status import status_lines
+
+        print("\n".join(status_lines(found)))
+    if found.running is False:
+        raise typer.Exit(1)
+
+
+def _run(config: NodeConfig, log: str) -> None:
+    from medseg.node.json_log import log_to_stderr
+    from medseg.node.service import running
+
+    log_to_stderr("text" if log == "text" else "json")
+    asked = _Asked()
+    with running(config) as node:
+        print(json.dumps({"listening": node.listeners()}), flush=True)
+        asked.wait()
+    if asked.by == signal.SIGINT:
+        raise Interrupted("stopped; go on with the same command")
+
+
+class _Asked:
+    """Waits to be asked to stop; who asks twice is obeyed at once."""
+
+    def __init__(self) -> None:
+        self.by: int | None = None
+        self._event = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._heard)
+
+    def wait(self) -> None:
+        """Until the first signal."""
+        self._event.wait()
+
+    def _heard(self, number: int, _frame: object) -> None:
+        if self.by is not None:
+            # What is acknowledged is on disk; the next start takes up the rest.
+            os._exit(Interrupted.exit_code)
+        self.by = number
+        self._event.set()

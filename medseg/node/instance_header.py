@@ -1,0 +1,173 @@
+"""The bytes of an instance -> what the node must know of it; nothing is believed before it is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from medseg.errors import ImageReadError
+from medseg.export.identity import derived_uid
+from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_front
+from medseg.io.dicom_header import DicomHeader, modality_of
+from medseg.io.limits import ReadLimits
+from medseg.io.sniff import EXPLICIT_VRS
+
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN")
+_TEXT = 200
+IMPLEMENTATION_CLASS_UID = derived_uid("implementation", "medseg")
+IMPLEMENTATION_VERSION_NAME = "MEDSEG"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFacts:
+    """What the rows of an instance, its series and its study hold; see `tables`."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+    study_uid: str
+    patient: str
+    transfer_syntax_uid: str
+    modality: str
+    body_part: str
+    description: str
+    protocol: str
+    number: int | None
+
+
+def file_bytes(
+    data_set: bytes, *, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str
+) -> bytes:
+    """A DICOM file (PS3.10 7.1) of an encoded data set: an empty preamble, file meta information, the data set."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    stream = io.BytesIO()
+    write_file_meta_info(stream, meta, enforce_standard=True)
+    return b"\0" * 128 + b"DICM" + stream.getvalue() + data_set
+
+
+def read_facts(
+    data_set: bytes, transfer_syntax_uid: str, *, secret: bytes, limits: ReadLimits
+) -> InstanceFacts:
+    """Parse the front of a data set and look at the length of its pixels.
+
+    Parameters
+    ----------
+    data_set : bytes
+        Without preamble and file meta information.
+    transfer_syntax_uid : str
+    secret : bytes
+        Key of the digest that stands for the patient.
+    limits : ReadLimits
+
+    Raises
+    ------
+    ImageReadError
+        Not a data set, truncated, an identifier missing or malformed; the sentence has no identifiers.
+    """
+    name = Path("the data set")
+    if not UID(transfer_syntax_uid).is_valid:
+        raise ImageReadError("the transfer syntax is not a UID")
+    head = file_bytes(
+        b"", transfer_syntax_uid=transfer_syntax_uid, sop_class_uid="1.2", sop_instance_uid="1.2"
+    )
+    stream = io.BytesIO(head + data_set)
+    size = len(head) + len(data_set)
+    dataset, _, rest = parse_front(stream, size, name, limits, stop_at=_PIXEL_TAGS[0])
+    _check_pixels(rest, transfer_syntax_uid)
+    return _facts(dataset, name, transfer_syntax_uid, secret)
+
+
+def _facts(dataset: Dataset, name: Path, transfer_syntax_uid: str, secret: bytes) -> InstanceFacts:
+    header = DicomHeader.of(dataset, name)
+    uids = {
+        keyword: _identifier(header, keyword)
+        for keyword in ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID")
+    }
+    number = header.numbers("SeriesNumber")
+    return InstanceFacts(
+        sop_instance_uid=uids["SOPInstanceUID"],
+        sop_class_uid=uids["SOPClassUID"],
+        series_uid=uids["SeriesInstanceUID"],
+        study_uid=uids["StudyInstanceUID"],
+        patient=_patient(header, secret),
+        transfer_syntax_uid=transfer_syntax_uid,
+        modality=modality_of(header),
+        body_part=header.code("BodyPartExamined"),
+        description=_text(header, "SeriesDescription"),
+        protocol=_text(header, "ProtocolName"),
+        number=int(number[0]) if len(number) == 1 and abs(number[0]) < 2**31 else None,
+    )
+
+
+def _identifier(header: DicomHeader, keyword: str) -> str:
+    found = header.uid(keyword)
+    if not found or not UID(found).is_valid:
+        what = "is not a UID" if header.texts(keyword) else "is missing"
+        raise ImageReadError(f"{keyword} {what}; expected a UID as in DICOM PS3.5 9.1")
+    return found
+
+
+def _patient(header: DicomHeader, secret: bytes) -> str:
+    """Keyed digest that tells patients apart: of number and issuer, without a number of name and birth date."""
+    number = header.texts("PatientID")
+    keywords = ("PatientID", "IssuerOfPatientID") if any(number) else ("PatientName", "PatientBirthDate")
+    text = "\0".join(next(iter(header.texts(keyword)), "") for keyword in keywords)
+    return hmac.new(secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def _text(header: DicomHeader, keyword: str) -> str:
+    """A short text for rules, without what a database or a page would stumble over."""
+    first = next(iter(header.texts(keyword)), "")
+    return "".join(char if char.isprintable() else "�" for char in first)[:_TEXT]
+
+
+def _check_pixels(stream: DatasetStream, transfer_syntax_uid: str) -> None:
+    """Refuse pixels that are shorter than they say."""
+    big = transfer_syntax_uid == ExplicitVRBigEndian
+    order = "big" if big else "little"
+    head = stream.read(12)
+    if len(head) < 8:
+        return
+    group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))  # type: ignore[arg-type]
+    if group << 16 | element not in _PIXEL_TAGS:
+        return
+    explicit = transfer_syntax_uid != ImplicitVRLittleEndian and head[4:6] in EXPLICIT_VRS
+    long = explicit and head[4:6] in _LONG_VRS
+    place = slice(8, 12) if long else slice(6, 8) if explicit else slice(4, 8)
+    begins = stream.tell() - len(head) + place.stop
+    length = int.from_bytes(head[place], order)  # type: ignore[arg-type]
+    left = stream.size - begins
+    if length != UNDEFINED_LENGTH and length > left:
+        raise ImageReadError(f"the data set is truncated: its pixels have {length} bytes, {left} are there")
+    if length == UNDEFINED_LENGTH:
+        stream.seek(begins)
+        _check_fragments(stream, order)
+
+
+def _check_fragments(stream: DatasetStream, order: str) -> None:
+    """Walk the items of compressed pixels to their delimiter (PS3.5 A.4)."""
+    while True:
+        head = stream.read(8)
+        if len(head) < 8:
+            raise ImageReadError("the data set is truncated: its compressed pixels have no end")
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))  # type: ignore[arg-type]
+        length = int.from_bytes(head[4:8], order)  # type: ignore[arg-type]
+        if (group, element) == (0xFFFE, 0xE0DD):
+            return
+        if (group, element) != (0xFFFE, 0xE000) or length > stream.size - stream.tell():
+            raise ImageReadError("the data set is truncated or damaged in its compressed pixels")
+        stream.seek(stream.tell() + length)

@@ -1,0 +1,198 @@
+"""Instances of all routes -> files and rows; acknowledged when both are on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+
+from sqlalchemy import func, select
+
+from medseg.amounts import bytes_text
+from medseg.database import Database
+from medseg.errors import ImageReadError, StorageError
+from medseg.io.limits import ReadLimits
+from medseg.node.arrival import Arrival, Receipt, Verdict
+from medseg.node.audit import Audit
+from medseg.node.clock import Clock
+from medseg.node.disk_space import DiskSpace, SpaceState
+from medseg.node.instance_header import InstanceFacts, file_bytes, read_facts
+from medseg.node.instance_rows import InstanceRow, RowWriter
+from medseg.node.options import StorageOptions
+from medseg.node.tables import instances, results
+from medseg.node.vault import Vault
+
+_log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Takes instances in; any number of threads may call `accept`.
+
+    Parameters
+    ----------
+    options : StorageOptions
+    database : Database
+    vault : Vault
+    audit : Audit
+    clock : Clock
+    secret : bytes
+        Key of the digests that stand for patients.
+    """
+
+    def __init__(
+        self,
+        options: StorageOptions,
+        *,
+        database: Database,
+        vault: Vault,
+        audit: Audit,
+        clock: Clock,
+        secret: bytes,
+    ) -> None:
+        self._options, self._vault, self._audit, self._clock = options, vault, audit, clock
+        self._database, self._secret = database, secret
+        self._limits = ReadLimits(max_file_mb=max(1, options.instance_limit >> 20))
+        self._rows = RowWriter(database, vault)
+        self._space = DiskSpace(
+            vault.folder, reserve=options.reserve, quota=options.quota, held=self._held, clock=clock
+        )
+        self.counts: Counter[Verdict] = Counter()
+
+    def start(self) -> None:
+        """Begin to write rows."""
+        self._rows.start()
+
+    def stop(self) -> None:
+        """Write the rows that wait, then no more."""
+        self._rows.stop()
+
+    def space(self) -> SpaceState:
+        """Room on the disk, for the health page."""
+        return self._space.state()
+
+    def accept(self, arrival: Arrival) -> Receipt:
+        """Store one instance; it blocks until bytes and row are synced.
+
+        Never raises for what a sender does; a failing disk or database is a receipt `no_space`, so that the
+        sender keeps its copy and tries again.
+        """
+        try:
+            receipt = self._accept(arrival)
+        except StorageError as err:
+            _log.error("an instance was not stored: %s", err)
+            receipt = Receipt(verdict="no_space", reason="the node cannot store at the moment")
+        self.counts[receipt.verdict] += 1
+        if receipt.verdict not in ("stored", "duplicate"):
+            self._audit.record(
+                "instance",
+                peer=arrival.peer,
+                outcome=receipt.verdict,
+                reason=receipt.reason,
+                sop_instance_uid=receipt.sop_instance_uid or arrival.sop_instance_uid,
+            )
+        return receipt
+
+    def room_for(self, size: int) -> Receipt | None:
+        """The refusal of an instance of that size, or None where it would be taken."""
+        limit = self._options.instance_limit
+        if size > limit:
+            reason = f"{bytes_text(size)}, storage.instance_limit is {bytes_text(limit)}"
+            return Receipt(verdict="too_large", reason=reason)
+        full = self._space.state(size).full
+        return Receipt(verdict="no_space", reason=full) if full else None
+
+    def _accept(self, arrival: Arrival) -> Receipt:
+        refused = self.room_for(len(arrival.data_set))
+        if refused is not None:
+            return refused
+        try:
+            facts = self._facts(arrival)
+        except ImageReadError as err:
+            return Receipt(verdict="unreadable", reason=str(err))
+        mismatch = _mismatch(arrival, facts)
+        if mismatch:
+            return _receipt("mismatch", facts, mismatch)
+        content = self._file(arrival.data_set, facts)
+        self._space.take(len(content))
+        return self._store(arrival, facts, content)
+
+    def _facts(self, arrival: Arrival) -> InstanceFacts:
+        return read_facts(
+            arrival.data_set, arrival.transfer_syntax_uid, secret=self._secret, limits=self._limits
+        )
+
+    @staticmethod
+    def _file(data_set: bytes, facts: InstanceFacts) -> bytes:
+        return file_bytes(
+            data_set,
+            transfer_syntax_uid=facts.transfer_syntax_uid,
+            sop_class_uid=facts.sop_class_uid,
+            sop_instance_uid=facts.sop_instance_uid,
+        )
+
+    def _store(self, arrival: Arrival, facts: InstanceFacts, content: bytes) -> Receipt:
+        digest = hashlib.sha256(arrival.data_set).hexdigest()
+        row = InstanceRow(
+            facts=facts,
+            path=instance_path(facts, digest),
+            size=len(content),
+            sha256=digest,
+            received_at=self._clock.now(),
+            route=arrival.peer.route,
+            peer=arrival.peer.name[:64],
+        )
+        if self._rows.is_result(facts.sop_instance_uid):
+            # An archive that forwards everything sends our own results back to us.
+            return _receipt("duplicate", facts)
+        known = self._rows.known(facts.sop_instance_uid)
+        if known is None:
+            self._vault.write(row.path, content, sync_folder=False)
+            known = self._rows.add(row)
+            if known is not None and known != digest:
+                self._vault.remove(row.path)
+        if known is None:
+            return _receipt("stored", facts)
+        if known == digest:
+            return _receipt("duplicate", facts)
+        return _receipt(
+            "conflict", facts, "this SOP Instance UID was stored before with other content; that one is kept"
+        )
+
+    def _held(self) -> int:
+        with self._database.read() as connection:
+            sums = [
+                connection.execute(select(func.coalesce(func.sum(table.c.size), 0))).scalar_one()
+                for table in (instances, results)
+            ]
+        return int(sum(sums))
+
+
+def instance_path(facts: InstanceFacts, digest: str) -> str:
+    """Where an instance lies in the vault; no identifier can be read from it.
+
+    The content is in the name, so an instance with the same UID and other content never replaces it.
+    """
+    study, series, instance = (
+        hashlib.sha256(uid.encode()).hexdigest()[:24]
+        for uid in (facts.study_uid, facts.series_uid, facts.sop_instance_uid)
+    )
+    return f"instances/{study}/{series}/{instance}-{digest[:8]}.dcm"
+
+
+def _receipt(verdict: Verdict, facts: InstanceFacts, reason: str = "") -> Receipt:
+    return Receipt(
+        verdict=verdict,
+        reason=reason,
+        sop_class_uid=facts.sop_class_uid,
+        sop_instance_uid=facts.sop_instance_uid,
+    )
+
+
+def _mismatch(arrival: Arrival, facts: InstanceFacts) -> str:
+    if arrival.sop_class_uid and arrival.sop_class_uid != facts.sop_class_uid:
+        return "the data set is of another SOP class than its command says"
+    if arrival.sop_instance_uid and arrival.sop_instance_uid != facts.sop_instance_uid:
+        return "the data set is another SOP instance than its command says"
+    if arrival.study_uid and arrival.study_uid != facts.study_uid:
+        return "the instance is of another study than the one it was posted to"
+    return ""

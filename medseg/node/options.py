@@ -1,0 +1,121 @@
+"""NodeConfig: all that `medseg serve` is told, composed of the options of its parts. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from medseg.amounts import Duration, MemorySize
+from medseg.node.listen_options import CallerOptions, DimseListenOptions, HttpListenOptions
+from medseg.node.privacy_options import AuditOptions
+from medseg.node.rule_options import JobOptions, ReviewOptions, RuleOptions
+from medseg.node.source_options import Source
+from medseg.pacs.options import Destination, DestinationName, Options, SecretOptions
+
+
+class SqliteOptions(Options):
+    """The embedded database, for one node."""
+
+    use: Literal["sqlite"] = Field(default="sqlite", description="A file in the folder of the node.")
+
+
+class PostgresqlOptions(Options):
+    """A database server, where several nodes share the work and the folder."""
+
+    use: Literal["postgresql"] = Field(
+        default="postgresql", description="PostgreSQL; needs medseg[postgresql]."
+    )
+    url: SecretOptions = Field(
+        description="postgresql://USER:PASSWORD@HOST/NAME, from the environment or a file."
+    )
+
+
+DatabaseOptions = Annotated[SqliteOptions | PostgresqlOptions, Field(discriminator="use")]
+
+
+class StorageOptions(Options):
+    """Disk."""
+
+    reserve: MemorySize = Field(
+        default=2 * 10**9, description="Space that stays free; below it new instances are refused politely."
+    )
+    quota: MemorySize | None = Field(
+        default=None, description="Most that received instances and results may take; null: no limit."
+    )
+    instance_limit: MemorySize = Field(default=2 * 10**9, description="Largest instance that is taken.")
+    on_conflict: Literal["refuse", "warn"] = Field(
+        default="refuse",
+        description="What a sender of an instance hears whose UID is there with other content; the first one is kept. "
+        "warn: a warning status, after which most senders forget their copy.",
+    )
+    key: SecretOptions | None = Field(
+        default=None,
+        description="Key of 32 bytes, base64; with it all that is stored of patients is encrypted (AES-256-GCM).",
+    )
+    keep_instances: Duration = Field(
+        default=7 * 86400.0,
+        description="Received instances are removed that long after their study's last job.",
+    )
+    keep_results: Duration = Field(
+        default=90 * 86400.0, description="Results and their rows are removed after it."
+    )
+
+
+class StudyOptions(Options):
+    """When a study counts as complete."""
+
+    stable_after: Duration = Field(default=60.0, description="Quiet time after the last instance of a study.")
+    wait_for_gaps: Duration = Field(
+        default=600.0,
+        description="How much longer a series is waited for whose positions show a gap; then the job runs and its "
+        "result says so, or is refused, as the reader decides.",
+    )
+
+
+class NodeConfig(Options):
+    """A PACS node.
+
+    It refuses to listen beyond loopback where neither certificates nor a list of callers (DIMSE), or tokens over
+    TLS (HTTP), say who may come in.
+    """
+
+    medseg_node: Literal[1] = Field(description="Version of this format.")
+    name: str = Field(
+        default="medseg", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$", description="Shown to people."
+    )
+    folder: Path = Field(
+        description="Where everything is kept; one node at a time, unless PostgreSQL joins several."
+    )
+    database: DatabaseOptions = Field(default=SqliteOptions(), description="Where states are kept.")
+    dimse: DimseListenOptions | None = Field(default=None, description="DICOM listener; null: none.")
+    http: HttpListenOptions | None = Field(
+        default=HttpListenOptions(), description="Page, STOW-RS, health and metrics; null: none."
+    )
+    callers: tuple[CallerOptions, ...] = Field(default=(), description="Who may call the DICOM listener.")
+    sources: tuple[Source, ...] = Field(default=(), description="Where studies are fetched from.")
+    rules: tuple[RuleOptions, ...] = Field(
+        min_length=1, description="Which series are segmented by what; all rules that match apply."
+    )
+    destinations: dict[DestinationName, Destination] = Field(
+        default_factory=dict, description="Archives by name; rules name those that their results go to."
+    )
+    studies: StudyOptions = Field(default=StudyOptions(), description="When a study is complete.")
+    jobs: JobOptions = Field(default=JobOptions(), description="Limits of jobs.")
+    review: ReviewOptions = Field(default=ReviewOptions(), description="What is held for a person.")
+    storage: StorageOptions = Field(default=StorageOptions(), description="Disk, encryption, retention.")
+    audit: AuditOptions = Field(default=AuditOptions(), description="Who did what.")
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"rules: the name {doubled[0]!r} is used twice")
+        for rule in self.rules:
+            if missing := [name for name in rule.send_to if name not in self.destinations]:
+                known = ", ".join(self.destinations) or "none"
+                raise ValueError(
+                    f"rule {rule.name!r}: no destination {missing[0]!r}; those of the node: {known}"
+                )
+        return self

@@ -1,0 +1,436 @@
+"""The node as a whole: its parts made, joined, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+import secrets
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from sqlalchemy import Connection, func, select
+
+from medseg import __version__
+from medseg.database import Database
+from medseg.errors import ConfigError, MedsegError, MissingPackageError, StorageError
+from medseg.io.foreign import PARSER_ERRORS
+from medseg.node import sealing
+from medseg.node.arrival import Arrival, Peer, Receipt
+from medseg.node.audit import Audit
+from medseg.node.callers import check_open
+from medseg.node.clock import Clock
+from medseg.node.dimse_server import DimseServer
+from medseg.node.intake import Intake
+from medseg.node.job_model import JobModel, job_model
+from medseg.node.job_queue import JobQueue, ResultFile
+from medseg.node.life import Life
+from medseg.node.listen_options import HttpListenOptions, ServerTlsOptions
+from medseg.node.node_lock import node_lock
+from medseg.node.node_view import node_view
+from medseg.node.options import NodeConfig, PostgresqlOptions
+from medseg.node.retention import Retention
+from medseg.node.scheduler import Scheduler
+from medseg.node.sources.make import source_threads
+from medseg.node.stow import StowAnswer, store_request
+from medseg.node.tables import SCHEMA_VERSION, about, instances, metadata
+from medseg.node.vault import Vault
+from medseg.node.web.accounts import Accounts, read_accounts
+from medseg.node.workers import Workers
+from medseg.pacs.outbox import Outbox, sender_for
+from medseg.pacs.secret import read_secret
+from medseg.pacs.tls import server_context
+
+if TYPE_CHECKING:
+    from medseg.node.web.gate import Store as StowStore
+    from medseg.node.web.server import HttpServer
+
+_log = logging.getLogger(__name__)
+_BEAT_S = 1.0
+_RETENTION_S = 300.0
+_STORE_THREADS = 16
+STOP_WITHIN_S = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What can be found out before anything is started."""
+
+    models: dict[str, JobModel]
+    dimse_tls: ssl.SSLContext | None
+    accounts: Accounts | None
+    database_url: str
+    key: bytes | None
+
+
+def check(config: NodeConfig) -> Checked:
+    """Look at models, certificates, keys and secrets of the settings; nothing is written.
+
+    Raises
+    ------
+    ConfigError
+        The first of them that cannot be used.
+    """
+    tls = None
+    if config.dimse is not None:
+        check_open(config.dimse, config.callers)
+        tls = listener_tls(config.dimse.tls, field="dimse.tls")
+    accounts = None
+    if config.http is not None:
+        accounts = read_accounts(config.http)
+        listener_tls(config.http.tls, field="http.tls")
+    for destination in config.destinations.values():
+        sender_for(destination)
+    key = None
+    if config.storage.key is not None:
+        key = sealing.parse_key(read_secret(config.storage.key, field="storage.key"), field="storage.key")
+    url = f"sqlite:///{config.folder.absolute() / 'node.db'}"
+    if isinstance(config.database, PostgresqlOptions):
+        url = read_secret(config.database.url, field="database.url")
+    if config.dimse is None and config.http is None and not config.sources:
+        raise ConfigError("nothing can come in: expected `dimse`, `http` or `sources`")
+    models = {rule.name: job_model(rule) for rule in config.rules}
+    return Checked(models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key)
+
+
+def listener_tls(options: ServerTlsOptions | None, *, field: str) -> ssl.SSLContext | None:
+    """The TLS context of a listener, None without TLS."""
+    if options is None:
+        return None
+    return server_context(options.certificate, options.key, options.client_authorities, field=field)
+
+
+class Node:
+    """All parts of a running node; made by `running`.
+
+    Parameters
+    ----------
+    config : NodeConfig
+    checked : Checked
+    clock : Clock
+    """
+
+    def __init__(self, config: NodeConfig, checked: Checked, clock: Clock) -> None:
+        self.config, self.clock, self.models = config, clock, checked.models
+        self.vault = Vault(config.folder, checked.key)
+        self.database = Database(checked.database_url, metadata)
+        _check_version(self.database)
+        self.audit = Audit(config.folder, config.audit, clock)
+        self.life = Life(self.database, clock, config.name)
+        self.outbox = Outbox(
+            self.database,
+            config.destinations,
+            read=self.vault.read,
+            clock=clock,
+            owner=self.life.node_id,
+            told=self._delivered,
+        )
+        self.queue = JobQueue(
+            self.database,
+            clock,
+            self.life.node_id,
+            deliver=self._deliver,
+            attempts=config.jobs.attempts,
+            first_wait_s=config.jobs.first_wait,
+        )
+        self.intake = Intake(
+            config.storage,
+            database=self.database,
+            vault=self.vault,
+            audit=self.audit,
+            clock=clock,
+            secret=_secret(self.vault),
+        )
+        self.scheduler = Scheduler(
+            config.rules,
+            {name: model.digest for name, model in checked.models.items()},
+            config.studies,
+            database=self.database,
+            vault=self.vault,
+            queue=self.queue,
+            audit=self.audit,
+            clock=clock,
+        )
+        self.workers = Workers(
+            config.jobs,
+            config.review,
+            checked.models,
+            database=self.database,
+            queue=self.queue,
+            vault=self.vault,
+            audit=self.audit,
+        )
+        self.retention = Retention(
+            config.storage, database=self.database, vault=self.vault, audit=self.audit, clock=clock
+        )
+        self.dimse: DimseServer | None = None
+        if config.dimse is not None:
+            self.dimse = DimseServer(
+                config.dimse,
+                callers=config.callers,
+                intake=self.intake,
+                audit=self.audit,
+                tls=checked.dimse_tls,
+                instance_limit=config.storage.instance_limit,
+                warn_conflict=config.storage.on_conflict == "warn",
+                report=self._commitment,
+            )
+        self.http: HttpServer | None = None
+        if config.http is not None and checked.accounts is not None:
+            self.http = _http_server(self, config.http, checked.accounts)
+        self.sources = source_threads(
+            config.sources,
+            intake=self.intake,
+            database=self.database,
+            audit=self.audit,
+            clock=clock,
+            file_limit=config.storage.instance_limit,
+        )
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._rules = {rule.name: rule for rule in config.rules}
+
+    def start(self) -> str:
+        """Recover what the last end left, then start every part; a sentence about what was found.
+
+        Raises
+        ------
+        StorageError
+            Database, disk or address cannot be used.
+        """
+        swept = 0
+        self.life.begin()
+        if self.database.is_sqlite:
+            dead = self.life.bury_all_others()
+            swept = self.retention.sweep()
+        else:
+            dead = self.life.dead()
+        queued = self.queue.take_over(dead)
+        again = self.outbox.recover(dead)
+        self.intake.start()
+        if self.dimse is not None:
+            self.dimse.start()
+        if self.http is not None:
+            self.http.start()
+        self.workers.start()
+        self.outbox.start()
+        for source in self.sources:
+            source.start()
+        for name, work, every in (
+            ("beat", self._beat, _BEAT_S),
+            ("scheduler", self.scheduler.tick, min(1.0, self.config.studies.stable_after)),
+            ("retention", self.retention.run, _RETENTION_S),
+        ):
+            self._run_every(name, work, every)
+        self.audit.record("start", version=__version__, jobs=queued, deliveries=again, swept=swept)
+        kept = self._stored_instances()
+        return (
+            f"instances {kept}, jobs re-queued {queued}, deliveries taken up {again}, "
+            f"half-written files removed {swept}"
+        )
+
+    def listeners(self) -> dict[str, str]:
+        """What listens where, for people."""
+        found = {}
+        if self.dimse is not None and self.config.dimse is not None:
+            options = self.config.dimse
+            secured = " over TLS" if options.tls is not None else ""
+            found["DICOM"] = f"{options.ae_title} at {options.host}:{self.dimse.port}{secured}"
+        if self.http is not None and self.config.http is not None:
+            scheme = "https" if self.config.http.tls is not None else "http"
+            found["HTTP"] = f"{scheme}://{_url_host(self.config.http.host)}:{self.http.port}"
+        return found
+
+    def problems(self) -> tuple[str, ...]:
+        """Why studies are not taken at the moment, without what disk and database say themselves."""
+        if self._stop.is_set():
+            return ("the node is stopping",)
+        lost = [thread.name for thread in self._threads if not thread.is_alive()]
+        return tuple(f"the part {name} has ended" for name in lost)
+
+    def _stored_instances(self) -> int:
+        with self.database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(instances)).scalar_one())
+
+    def stop(self, within_s: float = STOP_WITHIN_S) -> str:
+        """Take nothing more, finish what can be finished in time; a sentence about it."""
+        end = time.monotonic() + within_s - 3.0
+        self._stop.set()
+        for source in self.sources:
+            source.stop(0.0)
+        if self.dimse is not None:
+            self.dimse.stop(min(10.0, within_s / 3))
+        if self.http is not None:
+            self.http.stop(min(6.0, within_s / 4))
+        self.workers.stop(max(1.0, (end - time.monotonic()) / 2))
+        self.outbox.stop(max(1.0, end - time.monotonic()))
+        self.intake.stop()
+        for thread in self._threads:
+            thread.join(1.0)
+        with contextlib.suppress(StorageError):
+            self.life.end()
+        outcomes = self.workers.outcomes
+        finished, returned = outcomes["done"] + outcomes["held"], outcomes["put_back"]
+        self.audit.record("stop", finished=finished, returned=returned)
+        self.database.close()
+        return f"finished {finished}, returned {returned} to the queue"
+
+    def _run_every(self, name: str, work: Callable[[], Any], every_s: float) -> None:
+        def loop() -> None:
+            while not self._stop.wait(every_s):
+                try:
+                    work()
+                except MedsegError as err:
+                    _log.error("%s: %s", name, err)
+                except Exception:
+                    _log.exception("%s failed", name)
+
+        thread = threading.Thread(target=loop, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _beat(self) -> None:
+        self.life.beat()
+        if not self.database.is_sqlite:
+            dead = self.life.dead()
+            self.queue.take_over(dead)
+            self.outbox.recover(dead)
+
+    def _deliver(self, connection: Connection, job_id: int, rule: str, files: Sequence[ResultFile]) -> None:
+        """The results of a job that its rule's destinations want, as deliveries."""
+        options = self._rules.get(rule)
+        for name in options.send_to if options is not None else ():
+            for file in files:
+                if file.kind in self.config.destinations[name].kinds and file.sop_instance_uid:
+                    self.outbox.put(
+                        connection,
+                        destination=name,
+                        sop_class_uid=file.sop_class_uid,
+                        sop_instance_uid=file.sop_instance_uid,
+                        path=file.path,
+                        job_id=job_id,
+                    )
+
+    def _delivered(self, destination: str, state: str, sop_instance_uid: str, reason: str) -> None:
+        self.audit.record(
+            "delivery",
+            outcome=state,
+            destination=destination,
+            sop_instance_uid=sop_instance_uid,
+            reason=reason,
+        )
+
+    def _commitment(self, data: bytes, syntax: str, event_type: int) -> int:
+        """A report of storage commitment that came to our own listener; the status of the answer."""
+        try:
+            information: Dataset = read_dataset(
+                io.BytesIO(data), syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+            )
+            return self.outbox.report(information, event_type)
+        except PARSER_ERRORS:
+            return 0x0110
+        except StorageError:
+            return 0x0213
+
+
+@contextlib.contextmanager
+def running(config: NodeConfig, *, clock: Clock | None = None) -> Iterator[Node]:
+    """A started node; it is stopped when the block ends.
+
+    Raises
+    ------
+    ConfigError
+        See `check`.
+    StorageError
+        The folder is in use, or cannot be written; the database or an address cannot be used.
+    """
+    clock = clock or Clock()
+    checked = check(config)
+    with contextlib.ExitStack() as stack:
+        if not isinstance(config.database, PostgresqlOptions):
+            stack.enter_context(node_lock(config.folder, clock))
+        try:
+            config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as err:
+            raise StorageError(f"cannot use {config.folder}: {err.strerror or err}") from err
+        node = Node(config, checked, clock)
+        try:
+            _log.info("started: %s", node.start())
+            yield node
+        finally:
+            _log.info("stopped: %s", node.stop())
+
+
+def _http_server(node: Node, options: HttpListenOptions, accounts: Accounts) -> HttpServer:
+    try:
+        from medseg.node.web.app import create_app
+        from medseg.node.web.server import HttpServer
+    except ModuleNotFoundError as err:
+        raise MissingPackageError(f"`http` needs {err.name}; pip install 'medseg[node]'") from err
+    app = create_app(
+        node_view(node),
+        options,
+        accounts=accounts,
+        audit=node.audit,
+        secret=_secret(node.vault),
+        store=_store(node, options) if options.stow else None,
+    )
+    return HttpServer(app, options)
+
+
+def _store(node: Node, options: HttpListenOptions) -> StowStore:
+    """What takes the requests of STOW-RS in; instances are stored in threads, as many as disks like."""
+    threads = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="stow")
+
+    async def accept(arrival: Arrival) -> Receipt:
+        return await asyncio.get_running_loop().run_in_executor(threads, node.intake.accept, arrival)
+
+    async def store(
+        content_type: str, chunks: AsyncIterator[bytes], peer: Peer, study_uid: str
+    ) -> StowAnswer:
+        return await store_request(
+            content_type,
+            chunks,
+            store=accept,
+            peer=peer,
+            part_limit=node.config.storage.instance_limit,
+            body_limit=options.body_limit,
+            study_uid=study_uid,
+        )
+
+    return store
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _secret(vault: Vault) -> bytes:
+    """Key of the digests that stand for patients; made at the first start and kept."""
+    name = "patients.key"
+    if not vault.place(name).exists():
+        vault.write(name, secrets.token_bytes(32))
+        vault.place(name).chmod(0o600)
+    return vault.read(name)
+
+
+def _check_version(database: Database) -> None:
+    """Refuse a database of a later version of the tables; write ours into a new one."""
+    row = {"key": "schema", "value": str(SCHEMA_VERSION)}
+    with database.write() as connection:
+        connection.execute(database.insert(about).values(row).on_conflict_do_nothing())
+        found = connection.execute(select(about.c.value).where(about.c.key == "schema")).scalar_one()
+    if found != str(SCHEMA_VERSION):
+        raise ConfigError(
+            f"the database was written by another medseg (tables of version {found}, this one has {SCHEMA_VERSION}); "
+            "install that one, or choose another `folder`"
+        )

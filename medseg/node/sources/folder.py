@@ -1,0 +1,103 @@
+"""A watched folder: files that have come to rest are taken, once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from medseg.errors import StorageError
+from medseg.io.limits import open_regular
+from medseg.node.arrival import Arrival, Peer
+from medseg.node.audit import Audit
+from medseg.node.clock import Clock
+from medseg.node.part10 import arrival_of
+from medseg.node.source_options import FolderSource as FolderOptions
+from medseg.node.sources.marks import Marks
+from medseg.node.sources.source import Taker, later
+
+
+class FolderSource:
+    """See `Source`. Links are not followed, and nothing outside of the folder is touched.
+
+    Parameters
+    ----------
+    options : FolderOptions
+    intake : Taker
+    marks : Marks
+    audit : Audit
+    clock : Clock
+    file_limit : int
+        Largest file that is read, bytes.
+    """
+
+    def __init__(
+        self,
+        options: FolderOptions,
+        *,
+        intake: Taker,
+        marks: Marks,
+        audit: Audit,
+        clock: Clock,
+        file_limit: int,
+    ) -> None:
+        self.name, self.every_s = options.name, options.every
+        self._options, self._intake, self._marks = options, intake, marks
+        self._audit, self._clock, self._limit = audit, clock, file_limit
+        self._resting: dict[str, tuple[str, float]] = {}
+
+    def look(self) -> int:
+        """Take the files that have not changed for `quiet`."""
+        top = self._options.folder
+        if not top.is_dir():
+            raise StorageError(f"source {self.name}: the folder {top} is not there")
+        now, taken = self._clock.monotonic(), 0
+        seen: dict[str, tuple[str, float]] = {}
+        for path, status in _files(top):
+            name = path.relative_to(top).as_posix()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+            before, since = self._resting.get(name, (state, now))
+            seen[name] = (state, since if before == state else now)
+            if now - seen[name][1] >= self._options.quiet and self._marks.get(name) != state:
+                taken += self._take(path, name, state)
+        self._resting = seen
+        return taken
+
+    def _take(self, path: Path, name: str, state: str) -> int:
+        """Offer a file to the intake; 1 where it was taken."""
+        problem, receipt = "", None
+        try:
+            receipt = self._intake.accept(self._arrival(path))
+        except (ValueError, OSError) as err:
+            problem = str(err)
+        if receipt is not None and later(receipt):
+            raise StorageError(f"source {self.name}: {receipt.reason}")
+        if problem:
+            self._audit.record("instance", outcome="unreadable", source=self.name, reason=problem)
+        self._marks.set(name, state)
+        acknowledged = receipt is not None and receipt.acknowledged
+        if acknowledged and self._options.after == "remove":
+            path.unlink(missing_ok=True)
+        return int(acknowledged)
+
+    def _arrival(self, path: Path) -> Arrival:
+        with open_regular(path) as stream:
+            content = stream.read(self._limit + 1)
+        if len(content) > self._limit:
+            raise ValueError(f"a file of more than {self._limit} bytes (storage.instance_limit)")
+        return arrival_of(content, Peer(route="folder", name=self.name))
+
+
+def _files(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files below a folder, by their names; hidden ones are somebody's temporary files."""
+    for folder, folders, names in os.walk(top, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder) / name
+            try:
+                status = path.lstat()
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode) and not name.startswith("."):
+                yield path, status

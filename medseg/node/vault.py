@@ -1,0 +1,196 @@
+"""Files of patients on disk: whole or absent, encrypted at rest where a key is given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from medseg.errors import StorageError
+from medseg.node import sealing
+from medseg.provenance import TEMPORARY_SUFFIX
+
+SCRATCH = "scratch"
+
+
+class Vault:
+    """Files below one folder, by names such as `instances/ab/cd.dcm`.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the node.
+    key : bytes or None
+        32 bytes; every file is then encrypted, see `sealing`.
+    """
+
+    def __init__(self, folder: Path, key: bytes | None = None) -> None:
+        self.folder = folder.absolute()
+        self._key = key
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether files are encrypted."""
+        return self._key is not None
+
+    def place(self, name: str) -> Path:
+        """Where a file lies.
+
+        Raises
+        ------
+        StorageError
+            The name leads out of the folder.
+        """
+        parts = name.split("/")
+        if not name or name.startswith("/") or any(part in ("", ".", "..") for part in parts) or "\0" in name:
+            raise StorageError(f"{name!r} is no name of a file in {self.folder}")
+        return self.folder / name
+
+    def write(self, name: str, content: bytes, *, sync_folder: bool = True) -> None:
+        """Write a file, whole or not at all; its bytes are on disk when this returns.
+
+        With `sync_folder=False` the name itself may be lost by a power failure until `sync_folders`.
+
+        Raises
+        ------
+        StorageError
+            No space, no permission; nothing is left behind.
+        """
+        path = self.place(name)
+        sealed = content if self._key is None else sealing.seal(content, self._key, name)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as stream:
+                stream.write(sealed)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+            if sync_folder:
+                _sync_folder(path.parent)
+        except OSError as err:
+            raise StorageError(f"cannot write {name} of the node: {err.strerror or err}") from err
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def sync_folders(self, names: Iterable[str]) -> None:
+        """Make the names of written files survive a power failure.
+
+        Raises
+        ------
+        StorageError
+            The disk fails.
+        """
+        folders = {path for name in names for path in self._up(self.place(name).parent)}
+        try:
+            for folder in folders:
+                _sync_folder(folder)
+        except OSError as err:
+            raise StorageError(f"cannot sync the folder of the node: {err.strerror or err}") from err
+
+    def _up(self, folder: Path) -> Iterator[Path]:
+        """A folder and those above it that may be new: its name stands in them."""
+        yield folder
+        while folder != self.folder:
+            folder = folder.parent
+            yield folder
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises
+        ------
+        StorageError
+            It is not there, was changed, or is encrypted with another key.
+        """
+        try:
+            content = self.place(name).read_bytes()
+        except OSError as err:
+            raise StorageError(f"cannot read {name} of the node: {err.strerror or err}") from err
+        return sealing.unseal(content, self._key, name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, and the folders that it leaves empty; one that is not there is no error."""
+        path = self.place(name)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder in (self.folder, *self.folder.parents):
+                    break
+                folder.rmdir()
+
+    def adopt(self, name: str, path: Path) -> None:
+        """Take in a finished plain file from elsewhere; the original stays.
+
+        Raises
+        ------
+        StorageError
+            It cannot be read or written.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as err:
+            raise StorageError(f"cannot read {path.name}: {err.strerror or err}") from err
+        self.write(name, content)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for plain files that lives as long as the block; only this user may look in."""
+        above = self.folder / SCRATCH
+        try:
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="job-", dir=above))
+        except OSError as err:
+            raise StorageError(f"cannot make a folder in {above}: {err.strerror or err}") from err
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def plain(self, names: Iterable[str]) -> Iterator[Path]:
+        """Plain copies of files, numbered in their order, in a folder that lives as long as the block.
+
+        Raises
+        ------
+        StorageError
+            One of them cannot be read.
+        """
+        with self.scratch() as folder:
+            for index, name in enumerate(names):
+                copy = folder / f"{index:06d}{Path(name).suffix}"
+                if self._key is None:
+                    _link_or_copy(self.place(name), copy)
+                else:
+                    copy.write_bytes(self.read(name))
+            yield folder
+
+    def sweep(self) -> int:
+        """Remove what a killed process left half-written; the number of files. Called when nobody else writes."""
+        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+        left = [path for path in self.folder.rglob(f".*{TEMPORARY_SUFFIX}*") if path.is_file()]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError as err:
+        raise StorageError(f"{source.name} of the node is not there") from err
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,221 @@
+"""The questions that `view` asks the tables; each takes a connection of a consistent read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
+
+from medseg.node.tables import deliveries, instances, jobs, nodes, results, series, studies
+from medseg.node.view_rows import (
+    DeliveryRow,
+    JobRow,
+    NodeRow,
+    ResultRow,
+    StudyRow,
+    delivery_row,
+    job_row,
+    study_row,
+)
+from medseg.privacy import pseudonym
+
+_PSEUDONYM = re.compile(r"P-([0-9A-F]{8})", re.IGNORECASE)
+_UID = re.compile(r"[0-9]+(\.[0-9]+){2,}")
+_BIGGEST_ID = 2**63 - 1
+Condition = ColumnElement[bool]
+
+
+def ping(connection: Connection) -> None:
+    """Whether the tables are there."""
+    connection.execute(select(studies.c.study_uid).limit(1)).first()
+
+
+def job_counts(connection: Connection) -> dict[str, int]:
+    """Jobs by state."""
+    return _counts(connection, select(jobs.c.state, func.count()).group_by(jobs.c.state))
+
+
+def study_counts(connection: Connection) -> dict[str, int]:
+    """Studies by state."""
+    return _counts(connection, select(studies.c.state, func.count()).group_by(studies.c.state))
+
+
+def delivery_counts(connection: Connection) -> list[tuple[str, str, int]]:
+    """Destination, state, number."""
+    both = (deliveries.c.destination, deliveries.c.state)
+    rows = connection.execute(select(*both, func.count()).group_by(*both).order_by(*both))
+    return [(str(name), str(state), int(count)) for name, state, count in rows]
+
+
+def queue_age(connection: Connection, now: float) -> float:
+    """Seconds that the oldest job has waited that is due."""
+    due = and_(jobs.c.state == "queued", jobs.c.not_before <= now)
+    first = connection.execute(select(func.min(jobs.c.created_at)).where(due)).scalar()
+    return 0.0 if first is None else max(0.0, now - float(first))
+
+
+def stored(connection: Connection) -> tuple[int, int]:
+    """Number and bytes of received instances."""
+    query = select(func.count(), func.coalesce(func.sum(instances.c.size), 0))
+    count, size = connection.execute(query).one()
+    return int(count), int(size)
+
+
+def is_job(job_id: int) -> Condition:
+    """One job by its number."""
+    return jobs.c.id == min(job_id, _BIGGEST_ID)
+
+
+def job_condition(
+    connection: Connection, *, state: str, rule: str, verdict: str, text: str, identify: bool
+) -> tuple[Condition, str]:
+    """What a filter of jobs means, and a sentence where it cannot be honoured; several states stand with commas."""
+    chosen = [
+        column.in_(value.split(","))
+        for column, value in ((jobs.c.state, state), (jobs.c.rule, rule), (jobs.c.verdict, verdict))
+        if value
+    ]
+    text = text.strip()
+    if not text:
+        return and_(true(), *chosen), ""
+    found, note = _job_text(connection, text, identify)
+    return and_(found, *chosen), note
+
+
+def _job_text(connection: Connection, text: str, identify: bool) -> tuple[Condition, str]:
+    nothing = jobs.c.id < 0
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        return jobs.c.id == int(text), ""
+    if match := _PSEUDONYM.fullmatch(text):
+        return jobs.c.study_uid.in_(_studies_called(connection, match[1])), ""
+    if not _UID.fullmatch(text):
+        return nothing, "The search takes a job number or a pseudonym such as P-1A2B3C4D."
+    if not identify:
+        return nothing, "UIDs are searched by operators only."
+    holding = select(instances.c.series_uid).where(instances.c.sop_instance_uid == text)
+    made = select(results.c.job_id).where(results.c.sop_instance_uid == text)
+    ways = (
+        jobs.c.study_uid == text,
+        jobs.c.series_uid == text,
+        jobs.c.series_uid.in_(holding),
+        jobs.c.id.in_(made),
+    )
+    return or_(*ways), ""
+
+
+def _studies_called(connection: Connection, digits: str) -> list[str]:
+    """Studies that a pseudonym stands for, be it that of the study or of its patient."""
+    wanted = f"P-{digits.upper()}"
+    known = connection.execute(select(studies.c.study_uid, studies.c.patient)).all()
+    # Jobs outlive the rows of their studies.
+    gone = connection.execute(select(jobs.c.study_uid).distinct()).scalars()
+    uids = {str(uid) for uid in gone} | {str(uid) for uid, _ in known}
+    by_patient = {str(uid) for uid, patient in known if str(patient).lower().startswith(digits.lower())}
+    return sorted(by_patient | {uid for uid in uids if pseudonym(uid) == wanted})[:500]
+
+
+def jobs_of(connection: Connection, condition: Condition, *, limit: int, offset: int) -> tuple[JobRow, ...]:
+    """Jobs with what is known of their series, the newest first."""
+    joined = jobs.outerjoin(series, jobs.c.series_uid == series.c.series_uid).outerjoin(
+        studies, jobs.c.study_uid == studies.c.study_uid
+    )
+    columns = (jobs, series.c.modality, series.c.body_part, series.c.description, studies.c.patient)
+    query = select(*columns).select_from(joined).where(condition).order_by(jobs.c.id.desc())
+    rows = connection.execute(query.limit(limit).offset(offset)).mappings()
+    return tuple(job_row(dict(row)) for row in rows)
+
+
+def results_of(connection: Connection, job_id: int) -> tuple[ResultRow, ...]:
+    """Files of a job."""
+    return _results(connection, results.c.job_id == min(job_id, _BIGGEST_ID))
+
+
+def result(connection: Connection, result_id: int) -> ResultRow | None:
+    """One file."""
+    found = _results(connection, results.c.id == min(result_id, _BIGGEST_ID))
+    return found[0] if found else None
+
+
+def _results(connection: Connection, condition: Condition) -> tuple[ResultRow, ...]:
+    columns = [results.c[name] for name in ResultRow.__slots__]
+    rows = connection.execute(select(*columns).where(condition).order_by(results.c.id)).mappings()
+    return tuple(ResultRow(**row) for row in rows)
+
+
+def study_condition(connection: Connection, *, text: str, state: str) -> tuple[Condition, str]:
+    """What a filter of studies means, and a sentence where it cannot be honoured."""
+    chosen = [studies.c.state == state] if state else []
+    text = text.strip()
+    if not text:
+        return and_(true(), *chosen), ""
+    match = _PSEUDONYM.fullmatch(text)
+    if match is None:
+        return studies.c.study_uid == "", "The search takes a pseudonym such as P-1A2B3C4D."
+    return and_(studies.c.study_uid.in_(_studies_called(connection, match[1])), *chosen), ""
+
+
+def studies_of(
+    connection: Connection, condition: Condition, *, limit: int, offset: int
+) -> tuple[StudyRow, ...]:
+    """Studies with their counts, the one that grew last first."""
+    of_study = series.c.study_uid == studies.c.study_uid
+    count = select(func.count()).select_from(series).where(of_study).scalar_subquery()
+    total = select(func.sum(series.c.instances)).where(of_study).scalar_subquery()
+    runs = select(func.count()).select_from(jobs).where(jobs.c.study_uid == studies.c.study_uid)
+    query = select(
+        studies,
+        count.label("series"),
+        total.label("instances"),
+        runs.scalar_subquery().label("jobs"),
+    ).where(condition)
+    last = query.order_by(studies.c.last_at.desc(), studies.c.study_uid).limit(limit).offset(offset)
+    return tuple(study_row(dict(row)) for row in connection.execute(last).mappings())
+
+
+def delivery_condition(*, destination: str, state: str, job_id: int | None) -> Condition:
+    """What a filter of deliveries means."""
+    chosen: list[Any] = [
+        column.in_(value.split(","))
+        for column, value in ((deliveries.c.destination, destination), (deliveries.c.state, state))
+        if value
+    ]
+    if job_id is not None:
+        chosen.append(deliveries.c.job_id == min(job_id, _BIGGEST_ID))
+    return and_(true(), *chosen)
+
+
+def deliveries_of(
+    connection: Connection, condition: Condition, *, limit: int, offset: int
+) -> tuple[DeliveryRow, ...]:
+    """Deliveries with the kind of their result, the newest first."""
+    kind = (
+        select(results.c.kind)
+        .where(results.c.job_id == deliveries.c.job_id, results.c.path == deliveries.c.path)
+        .limit(1)
+        .scalar_subquery()
+        .label("kind")
+    )
+    query = select(deliveries, kind).where(condition).order_by(deliveries.c.id.desc())
+    rows = connection.execute(query.limit(limit).offset(offset)).mappings()
+    return tuple(delivery_row(dict(row)) for row in rows)
+
+
+def next_tries(connection: Connection) -> dict[str, float]:
+    """When the next delivery to each destination is due."""
+    waiting = select(deliveries.c.destination, func.min(deliveries.c.not_before)).where(
+        deliveries.c.state == "waiting"
+    )
+    rows = connection.execute(waiting.group_by(deliveries.c.destination))
+    return {str(name): float(due) for name, due in rows}
+
+
+def last_nodes(connection: Connection) -> tuple[NodeRow, ...]:
+    """The last starts, the newest first."""
+    columns = [nodes.c[name] for name in NodeRow.__slots__]
+    rows = connection.execute(select(*columns).order_by(nodes.c.started_at.desc()).limit(20)).mappings()
+    return tuple(NodeRow(**row) for row in rows)
+
+
+def _counts(connection: Connection, query: Any) -> dict[str, int]:
+    return {str(state): int(count) for state, count in connection.execute(query)}

@@ -1,0 +1,188 @@
+"""Claims jobs, has them done by worker processes, and tells the queue what became of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from medseg.database import Database
+from medseg.errors import EnvironmentFailure, MedsegError, StorageError
+from medseg.io.dicom_frames import cores
+from medseg.node import child, results
+from medseg.node.audit import Audit
+from medseg.node.child import Child, ChildDied, Limits, Stopped
+from medseg.node.job_model import JobModel
+from medseg.node.job_queue import Job, JobQueue
+from medseg.node.results import ResultError, SourceStudy
+from medseg.node.rule_options import JobOptions, ReviewOptions
+from medseg.node.scheduler import read_header
+from medseg.node.tables import instances
+from medseg.node.vault import SCRATCH, Vault
+
+_log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 0.5
+_OUR_MISTAKE = 70
+
+
+class Workers:
+    """A thread and a process for each job at a time.
+
+    Parameters
+    ----------
+    options : JobOptions
+    review : ReviewOptions
+    models : mapping of str to JobModel
+        By name of the rule.
+    database : Database
+    queue : JobQueue
+    vault : Vault
+    audit : Audit
+    command : sequence of str
+        Starts a worker process.
+    """
+
+    def __init__(
+        self,
+        options: JobOptions,
+        review: ReviewOptions,
+        models: Mapping[str, JobModel],
+        *,
+        database: Database,
+        queue: JobQueue,
+        vault: Vault,
+        audit: Audit,
+        command: Sequence[str] = child.COMMAND,
+    ) -> None:
+        self._options, self._review, self._models = options, review, models
+        self._database, self._queue, self._vault, self._audit = database, queue, vault, audit
+        self._command = command
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.outcomes: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Begin to claim jobs."""
+        for number in range(self._options.workers):
+            thread = threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, deadline_s: float) -> None:
+        """End the processes; the jobs that they were doing go back to the queue."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(deadline_s)
+
+    def _work(self, number: int) -> None:
+        limits = Limits(max_bytes=self._options.max_ram, max_seconds=self._options.max_time)
+        folder = self._vault.folder / SCRATCH / f"worker-{number}"
+        process = Child(folder, limits, command=self._command)
+        try:
+            while not self._stop.is_set():
+                if not self._one(process):
+                    self._stop.wait(_LOOK_EVERY_S)
+        finally:
+            process.end()
+
+    def _one(self, process: Child) -> bool:
+        """Claim and do one job; whether there was one."""
+        try:
+            job = self._queue.claim()
+        except StorageError as err:
+            _log.error("no job can be claimed: %s", err)
+            return False
+        if job is None:
+            return False
+        try:
+            outcome = self._do(job, process)
+        except Stopped:
+            outcome = self._stopped(job)
+        except (ChildDied, StorageError, ResultError) as err:
+            outcome = self._queue.failed_try(job, str(err))
+        except Exception as err:
+            _log.exception("job %d failed", job.id)
+            outcome = self._queue.failed_try(job, f"internal error, please report it: {type(err).__name__}")
+        self.outcomes[outcome] += 1
+        self._audit.record("job", outcome=outcome, job=job.id, rule=job.rule, study_uid=job.study_uid)
+        return True
+
+    def _stopped(self, job: Job) -> str:
+        if self._stop.is_set():
+            self._queue.put_back(job)
+            return "put_back"
+        return "taken_away"
+
+    def _do(self, job: Job, process: Child) -> str:
+        if job.rule not in self._models:
+            self._queue.refuse(job, f"the rule {job.rule} is no longer in the settings of the node")
+            return "failed"
+        paths, source = self._source(job)
+        if not paths:
+            self._queue.refuse(job, "its instances were removed")
+            return "failed"
+        with self._vault.plain(paths) as given, self._vault.scratch() as made:
+            answer = process.ask(self._request(job, given, made), go_on=lambda: self._go_on(job))
+            return self._judge(job, answer, made, source, process.peak_bytes)
+
+    def _go_on(self, job: Job) -> bool:
+        return not self._stop.is_set() and self._queue.still_mine(job)
+
+    def _request(self, job: Job, given: Path, made: Path) -> dict[str, Any]:
+        threads = self._options.threads or max(1, cores() // self._options.workers)
+        return {
+            "name": f"job-{job.id}",
+            "input": str(given),
+            "output": str(made),
+            "model": self._models[job.rule].to_json(),
+            "threads": threads,
+            "max_bytes": self._options.max_ram,
+        }
+
+    def _judge(
+        self, job: Job, answer: Mapping[str, Any], made: Path, source: SourceStudy, peak_bytes: int
+    ) -> str:
+        cases = answer.get("cases") or []
+        failed = [case for case in cases if "error" in case] or ([answer] if "error" in answer else [])
+        if failed:
+            sentence, code = str(failed[0]["error"]), int(failed[0]["exit_code"])
+            if code in (EnvironmentFailure.exit_code, _OUR_MISTAKE):
+                return self._queue.failed_try(job, sentence)
+            self._queue.refuse(job, sentence)
+            return "failed"
+        done = results.gather(
+            made,
+            [str(case["folder"]) for case in cases],
+            vault=self._vault,
+            job_id=job.id,
+            source=source,
+            review=self._review,
+            peak_bytes=peak_bytes,
+        )
+        if not self._queue.finish(job, done):
+            return "taken_away"
+        return "held" if done.held else "done"
+
+    def _source(self, job: Job) -> tuple[list[str], SourceStudy]:
+        """Paths of the instances of a job, and what its results must refer to."""
+        query = (
+            select(instances.c.path, instances.c.sop_instance_uid)
+            .where(instances.c.series_uid == job.series_uid)
+            .order_by(instances.c.id)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        patient = ""
+        if rows:
+            try:
+                patient = next(iter(read_header(self._vault, rows[0].path).texts("PatientID")), "")
+            except MedsegError as err:
+                raise StorageError(str(err)) from err
+        uids = frozenset(row.sop_instance_uid for row in rows)
+        source = SourceStudy(study_uid=job.study_uid, patient_id=patient, sop_instance_uids=uids)
+        return [row.path for row in rows], source

@@ -1,0 +1,267 @@
+"""STOW-RS, QIDO-RS and WADO-RS towards an archive (DICOM PS3.18), by httpx. Only configured URLs are called."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import httpx
+
+from medseg.errors import PacsRejectedError, PacsUnreachableError
+from medseg.pacs.multipart import read_parts
+from medseg.pacs.options import ClientTlsOptions, DicomwebDestination, SecretOptions
+from medseg.pacs.secret import read_secret
+from medseg.pacs.sending import Outgoing, Sent, all_answered
+from medseg.pacs.tls import client_context
+
+_JSON = "application/dicom+json"
+_MAX_ANSWER = 64 << 20
+_REFERENCED, _FAILED, _INSTANCE, _REASON = "00081199", "00081198", "00081155", "00081197"
+_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+
+
+class Login(Protocol):
+    """The settings that say how to reach a DICOMweb server."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def tls(self) -> ClientTlsOptions | None: ...
+    @property
+    def user(self) -> str | None: ...
+    @property
+    def password(self) -> SecretOptions | None: ...
+    @property
+    def token(self) -> SecretOptions | None: ...
+
+
+class DicomwebClient:
+    """A DICOMweb server, or another HTTP server of an archive.
+
+    Parameters
+    ----------
+    options : Login
+        Base URL and how to log in.
+    timeout_s : float
+        Longest silence.
+    """
+
+    def __init__(self, options: Login, *, timeout_s: float) -> None:
+        self.url = options.url.rstrip("/")
+        headers, auth = {}, None
+        if options.token is not None:
+            headers["Authorization"] = f"Bearer {read_secret(options.token, field='token')}"
+        if options.user is not None and options.password is not None:
+            auth = httpx.BasicAuth(options.user, read_secret(options.password, field="password"))
+        verify: ssl.SSLContext | bool = True
+        if options.tls is not None:
+            verify = client_context(options.tls, field="tls")
+        # No proxies or redirects: nothing but the operator says where the data go.
+        self._http = httpx.Client(
+            headers=headers,
+            auth=auth,
+            verify=verify,
+            timeout=timeout_s,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    @contextlib.contextmanager
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        content: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[httpx.Response]:
+        """An answer as it comes in.
+
+        Raises
+        ------
+        PacsUnreachableError
+            No connection, silence, or an answer that says "later" (429, 5xx).
+        PacsRejectedError
+            Login refused, a redirect, or another error.
+        """
+        try:
+            with self._http.stream(
+                method, f"{self.url}{path}", params=params, content=content, headers=headers
+            ) as answer:
+                yield answer
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as err:
+            raise PacsUnreachableError(f"{self.url} does not answer: {err or type(err).__name__}") from err
+
+    def get_json(self, path: str, *, params: Mapping[str, str] | None = None, accept: str = _JSON) -> Any:
+        """The JSON of a GET; None where the server has no content.
+
+        Raises
+        ------
+        PacsUnreachableError, PacsRejectedError
+        """
+        with self.request("GET", path, params=params, headers={"Accept": accept}) as answer:
+            self.check(answer)
+            content = _bounded(answer)
+        try:
+            return json.loads(content) if content else None
+        except ValueError as err:
+            raise PacsRejectedError(f"{self.url}{path}: the answer is not JSON") from err
+
+    def find(self, path: str, params: Mapping[str, str]) -> list[Mapping[str, Any]]:
+        """QIDO-RS: the data sets that match, as DICOM JSON."""
+        found = self.get_json(path, params=params)
+        return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+    def retrieve(self, path: str, *, part_limit: int) -> Iterator[bytes]:
+        """WADO-RS: the DICOM files below a resource, one after the other, in the transfer syntax they have.
+
+        Raises
+        ------
+        PacsUnreachableError, PacsRejectedError
+        """
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        with self.request("GET", path, headers={"Accept": accept}) as answer:
+            self.check(answer)
+            try:
+                for part in read_parts(
+                    answer.headers.get("content-type", ""), answer.iter_bytes(), part_limit=part_limit
+                ):
+                    yield part.content
+            except ValueError as err:
+                raise PacsRejectedError(f"{self.url}{path}: {err}") from err
+
+    def check(self, answer: httpx.Response) -> None:
+        """Raise for an answer that is no success."""
+        status = answer.status_code
+        if 200 <= status < 300:
+            return
+        if status == 429 or status >= 500:
+            raise PacsUnreachableError(f"{self.url} answered {status}: try later")
+        if status in (401, 403):
+            raise PacsRejectedError(f"{self.url} answered {status}: user, password or token are not accepted")
+        if 300 <= status < 400:
+            raise PacsRejectedError(f"{self.url} answered {status}, a redirect; set the URL that it leads to")
+        raise PacsRejectedError(f"{self.url} answered {status}")
+
+
+class DicomwebSender:
+    """Delivers to one archive by STOW-RS.
+
+    Parameters
+    ----------
+    options : DicomwebDestination
+    """
+
+    def __init__(self, options: DicomwebDestination) -> None:
+        self._client = DicomwebClient(options, timeout_s=options.timeout)
+
+    def echo(self) -> None:
+        """A query for nothing: DICOMweb has no echo.
+
+        Raises
+        ------
+        PacsUnreachableError, PacsRejectedError
+        """
+        self._client.find("/studies", {"limit": "1", "StudyInstanceUID": "1.2.3"})
+
+    def send(self, files: Sequence[Outgoing]) -> list[Sent]:
+        """STOW-RS of all files in one request; see `Sender`."""
+        boundary = secrets.token_hex(16)
+        headers = {
+            "Accept": _JSON,
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+        }
+        try:
+            with self._client.request(
+                "POST", "/studies", content=_body(files, boundary), headers=headers
+            ) as answer:
+                return self._judge(files, answer)
+        except PacsUnreachableError as err:
+            return all_answered(files, "again", str(err))
+
+    def _judge(self, files: Sequence[Outgoing], answer: httpx.Response) -> list[Sent]:
+        status, url = answer.status_code, self._client.url
+        if status in (200, 202, 409):
+            return _answers(files, _bounded(answer), status)
+        wait = _retry_after(answer)
+        if status == 413 and len(files) > 1:
+            # One by one they may be small enough.
+            return [sent for file in files for sent in self.send([file])]
+        if status == 413:
+            return all_answered(files, "refused", f"{url} answered 413: too large")
+        # A login or an address is mended by a person; the results wait.
+        sentence = f"{url} answered {status}"
+        return [
+            Sent(sop_instance_uid=file.sop_instance_uid, state="again", reason=sentence, retry_after_s=wait)
+            for file in files
+        ]
+
+
+def _body(files: Sequence[Outgoing], boundary: str) -> Iterator[bytes]:
+    for file in files:
+        yield f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        yield file.content
+        yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
+
+
+def _answers(files: Sequence[Outgoing], content: bytes, status: int) -> list[Sent]:
+    """What the response message says of each instance (PS3.18 10.5.3)."""
+    try:
+        message = json.loads(content) if content else {}
+    except ValueError:
+        message = {}
+    if isinstance(message, list):
+        message = message[0] if message else {}
+    stored = {_value(item, _INSTANCE) for item in _items(message, _REFERENCED)}
+    failed = {_value(item, _INSTANCE): _value(item, _REASON) for item in _items(message, _FAILED)}
+    return [_one(file.sop_instance_uid, stored, failed, status) for file in files]
+
+
+def _one(uid: str, stored: set[Any], failed: Mapping[Any, Any], status: int) -> Sent:
+    if uid in stored:
+        return Sent(sop_instance_uid=uid, state="sent")
+    if uid in failed:
+        reason = failed[uid] if isinstance(failed[uid], int) else 0
+        again = reason in _OUT_OF_RESOURCES
+        text = f"the archive answered with failure {reason:04X}"
+        return Sent(sop_instance_uid=uid, state="again" if again else "refused", reason=text)
+    if status == 200:
+        return Sent(sop_instance_uid=uid, state="sent")
+    return Sent(
+        sop_instance_uid=uid, state="again", reason=f"answered {status} without a word on this instance"
+    )
+
+
+def _items(message: Any, tag: str) -> list[Any]:
+    element = message.get(tag) if isinstance(message, Mapping) else None
+    found = element.get("Value") if isinstance(element, Mapping) else None
+    return found if isinstance(found, list) else []
+
+
+def _value(item: Any, tag: str) -> Any:
+    return next(iter(_items(item, tag)), None)
+
+
+def _bounded(answer: httpx.Response) -> bytes:
+    parts, size = [], 0
+    for part in answer.iter_bytes():
+        size += len(part)
+        if size > _MAX_ANSWER:
+            raise PacsRejectedError(f"the answer is longer than {_MAX_ANSWER >> 20} MiB")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    text = answer.headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else None

@@ -1,0 +1,257 @@
+"""C-STORE and C-ECHO towards an archive, by pynetdicom."""
+
+from __future__ import annotations
+
+import io
+import logging
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
+from pynetdicom.status import code_to_category
+
+from medseg.errors import PacsRejectedError, PacsUnreachableError
+from medseg.io.foreign import PARSER_ERRORS
+from medseg.pacs.options import DimseDestination
+from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered
+from medseg.pacs.tls import client_context
+
+# It logs what is sent, identifiers included.
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+
+_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_MAX_CONTEXTS = 127
+_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+
+EventReport = Callable[[Dataset, int], int]
+"""Event information and event type of a storage commitment report -> status."""
+
+
+class DimseSender:
+    """Delivers to one archive; every batch has an association of its own.
+
+    Parameters
+    ----------
+    options : DimseDestination
+    report : callable or None
+        Takes a report of storage commitment that comes on the same association.
+    """
+
+    def __init__(self, options: DimseDestination, *, report: EventReport | None = None) -> None:
+        self._options, self._report = options, report
+        self._tls: tuple[ssl.SSLContext, str] | None = None
+        if options.tls is not None:
+            context = client_context(options.tls, field="tls")
+            self._tls = (context, options.tls.server_name or options.host)
+
+    def echo(self) -> None:
+        """C-ECHO.
+
+        Raises
+        ------
+        PacsUnreachableError
+            It does not answer.
+        PacsRejectedError
+            It refuses the association or the echo.
+        """
+        ae = self._entity()
+        ae.add_requested_context(Verification)
+        association = self._associate(ae)
+        try:
+            status = association.send_c_echo()
+        finally:
+            association.release()
+        if "Status" not in status:
+            raise PacsUnreachableError(f"{self._place()} took the association but does not answer C-ECHO")
+        if int(status.Status) != 0:
+            raise PacsRejectedError(f"{self._place()} answered C-ECHO with status {int(status.Status):04X}")
+
+    def send(self, files: Sequence[Outgoing]) -> list[Sent]:
+        """C-STORE of each file; see `Sender`."""
+        answers: list[Sent] = []
+        for batch in _batches(files):
+            answers += self._send_batch(batch)
+        return answers
+
+    def ask_commitment(self, files: Sequence[tuple[str, str]], transaction_uid: str) -> None:
+        """N-ACTION: ask the archive to promise that it keeps instances.
+
+        Parameters
+        ----------
+        files : sequence of (SOP class UID, SOP instance UID)
+        transaction_uid : str
+
+        Raises
+        ------
+        PacsUnreachableError, PacsRejectedError
+        """
+        request = Dataset()
+        request.TransactionUID = transaction_uid
+        request.ReferencedSOPSequence = [_reference(*file) for file in files]
+        ae = self._entity()
+        ae.add_requested_context(StorageCommitmentPushModel)
+        association = self._associate(ae)
+        try:
+            if not association.accepted_contexts:
+                raise PacsRejectedError(f"{self._place()} does not offer storage commitment")
+            status, _ = association.send_n_action(
+                request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+            )
+        finally:
+            association.release()
+        if "Status" not in status:
+            raise PacsUnreachableError(f"{self._place()} does not answer the request for storage commitment")
+        if int(status.Status) != 0:
+            raise PacsRejectedError(
+                f"{self._place()} refused storage commitment with status {int(status.Status):04X}"
+            )
+
+    def _entity(self) -> Any:
+        ae = AE(ae_title=self._options.calling_ae_title)
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = (
+            self._options.timeout
+        )
+        return ae
+
+    def _place(self) -> str:
+        options = self._options
+        return f"{options.called_ae_title} at {options.host} port {options.port}"
+
+    def _associate(self, ae: Any) -> Any:
+        handlers = [] if self._report is None else [(evt.EVT_N_EVENT_REPORT, self._reported)]
+        association = ae.associate(
+            self._options.host,
+            self._options.port,
+            ae_title=self._options.called_ae_title,
+            tls_args=self._tls,
+            evt_handlers=handlers,
+        )
+        if association.is_established:
+            return association
+        if association.is_rejected:
+            answer = association.acceptor.primitive
+            if int(answer.result) == 2:
+                raise PacsUnreachableError(f"{self._place()} is busy: {answer.reason_str}")
+            raise PacsRejectedError(f"{self._place()} refused the association: {answer.reason_str}")
+        if _had_no_context(association):
+            raise PacsRejectedError(f"{self._place()} takes none of the objects")
+        raise PacsUnreachableError(f"{self._place()} does not answer, or ended the connection")
+
+    def _reported(self, event: Any) -> tuple[int, None]:
+        report = self._report
+        return (0x0211 if report is None else report(event.event_information, int(event.event_type))), None
+
+    def _send_batch(self, files: Sequence[Outgoing]) -> list[Sent]:
+        ae = self._entity()
+        for abstract, syntax in _contexts(files):
+            ae.add_requested_context(abstract, [syntax])
+        try:
+            association = self._associate(ae)
+        except PacsUnreachableError as err:
+            return all_answered(files, "again", str(err))
+        except PacsRejectedError as err:
+            # A wrong AE title is mended at the archive, not by giving results up.
+            return all_answered(files, "again", str(err))
+        try:
+            return [self._store(association, file) for file in files]
+        finally:
+            association.release()
+
+    def _store(self, association: Association, file: Outgoing) -> Sent:
+        if not association.is_established:
+            return _answer(file, "again", f"{self._place()} ended the association")
+        try:
+            data_set = _acceptable(dcmread(io.BytesIO(file.content)), association)
+            status = association.send_c_store(data_set)
+        except _NotTakenError as err:
+            return _answer(file, "refused", f"{self._place()} {err}")
+        except (ValueError, AttributeError, RuntimeError, *PARSER_ERRORS) as err:
+            if not association.is_established:
+                return _answer(file, "again", f"{self._place()} ended the association")
+            return _answer(file, "refused", f"the file cannot be sent ({type(err).__name__})")
+        if "Status" not in status:
+            return _answer(file, "again", f"{self._place()} did not answer in {self._options.timeout:g} s")
+        return self._judge(file, int(status.Status))
+
+    def _judge(self, file: Outgoing, status: int) -> Sent:
+        category = code_to_category(status)
+        if category == "Success":
+            return _answer(file, "sent", "")
+        if category == "Warning":
+            return _answer(file, "sent", f"stored with warning {status:04X}")
+        if status in _OUT_OF_RESOURCES:
+            return _answer(file, "again", f"{self._place()} is out of resources (status {status:04X})")
+        return _answer(file, "refused", f"{self._place()} refused it with status {status:04X}")
+
+
+class _NotTakenError(Exception):
+    """No accepted presentation context fits the file."""
+
+
+def _answer(file: Outgoing, state: SentState, reason: str) -> Sent:
+    return Sent(sop_instance_uid=file.sop_instance_uid, state=state, reason=reason)
+
+
+def _batches(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Parts whose presentation contexts fit into one association."""
+    batch: list[Outgoing] = []
+    for file in files:
+        if len(_contexts([*batch, file])) > _MAX_CONTEXTS:
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+def _contexts(files: Sequence[Outgoing]) -> list[tuple[str, str]]:
+    """A context for each SOP class and syntax: peers choose one of each context, so one each."""
+    asked: dict[tuple[str, str], None] = {}
+    for file in files:
+        for syntax in (_syntax_of(file.content), *_NATIVE):
+            asked[file.sop_class_uid, str(syntax)] = None
+    return list(asked)
+
+
+def _syntax_of(content: bytes) -> str:
+    meta = dcmread(io.BytesIO(content), specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta
+    return str(meta.TransferSyntaxUID)
+
+
+def _acceptable(data_set: Dataset, association: Association) -> Dataset:
+    """The data set in a transfer syntax that the archive took; never with loss."""
+    sop_class, own = data_set.SOPClassUID, data_set.file_meta.TransferSyntaxUID
+    taken = {
+        UID(str(context.transfer_syntax[0]))
+        for context in association.accepted_contexts
+        if context.abstract_syntax == sop_class
+    }
+    if not taken:
+        raise _NotTakenError(f"does not take {UID(str(sop_class)).name}")
+    native = [syntax for syntax in _NATIVE if syntax in taken]
+    if own in taken or (own in _NATIVE and native):
+        return data_set
+    if not native:
+        raise _NotTakenError(
+            f"takes {UID(str(sop_class)).name}, but not in {UID(str(own)).name} or uncompressed"
+        )
+    data_set.decompress()
+    return data_set
+
+
+def _had_no_context(association: Any) -> bool:
+    return bool(association.rejected_contexts) and not association.accepted_contexts
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return item

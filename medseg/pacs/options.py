@@ -1,0 +1,127 @@
+"""What a YAML may say about archives that results are sent to. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medseg.amounts import Duration
+
+AeTitle = Annotated[
+    str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
+]
+"""An AE title (DICOM PS3.5 6.2): 1 to 16 printable ASCII characters, no backslash, no blank at either end."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+
+
+class Options(BaseModel):
+    """Settings: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SecretOptions(Options):
+    """A secret: where it is found, never the secret itself."""
+
+    env: EnvironmentName | None = Field(default=None, description="Environment variable that holds it.")
+    file: Path | None = Field(
+        default=None,
+        description="File that holds it, readable by nobody else; blanks at its end do not count.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give either `env` or `file`")
+        return self
+
+
+class ClientTlsOptions(Options):
+    """TLS towards a server (BCP 195: TLS 1.2 or newer)."""
+
+    authorities: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that the server's certificate may come from; "
+        "null: those of the system.",
+    )
+    certificate: Path | None = Field(
+        default=None, description="Own certificate, PEM, where the server asks for one."
+    )
+    key: Path | None = Field(default=None, description="Its private key, PEM.")
+    server_name: str | None = Field(
+        default=None, description="Name that the server's certificate must bear; null: the host."
+    )
+
+
+class _Destination(Options):
+    commitment: Literal["none", "ask"] = Field(
+        default="none",
+        description="ask: storage commitment is asked for after sending, and an instance counts as delivered when "
+        "the archive has promised to keep it (dimse only).",
+    )
+    kinds: tuple[str, ...] = Field(
+        default=("dicom_seg", "measurement_sr"),
+        min_length=1,
+        description="Exports that go there, such as dicom_seg, dicom_seg_labelmap, measurement_sr, secondary_capture.",
+    )
+    first_wait: Duration = Field(
+        default=10.0, description="Wait after the first failed try; it doubles with each."
+    )
+    longest_wait: Duration = Field(default=3600.0, description="Longest wait between two tries.")
+    give_up_after: Duration = Field(
+        default=7 * 86400.0, description="A delivery that is older is given up and waits for a person."
+    )
+    timeout: Duration = Field(default=60.0, description="Longest silence of the archive.")
+
+
+class DimseDestination(_Destination):
+    """An archive that takes C-STORE."""
+
+    use: Literal["dimse"] = Field(default="dimse", description="DICOM upper layer, C-STORE.")
+    host: str = Field(min_length=1, max_length=253, description="Name or address.")
+    port: Port = Field(default=104, description="TCP port.")
+    called_ae_title: AeTitle = Field(description="AE title of the archive.")
+    calling_ae_title: AeTitle = Field(default="MEDSEG", description="AE title that we call with.")
+    tls: ClientTlsOptions | None = Field(default=None, description="TLS; null: none.")
+
+
+class DicomwebDestination(_Destination):
+    """An archive that takes STOW-RS."""
+
+    use: Literal["dicomweb"] = Field(default="dicomweb", description="DICOMweb, STOW-RS.")
+    url: str = Field(
+        pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$",
+        description="Base URL, such as https://pacs.example.org/dicom-web; no user or password in it.",
+    )
+    tls: ClientTlsOptions | None = Field(
+        default=None, description="Own certificates and authorities, for https."
+    )
+    user: str | None = Field(default=None, description="User of basic authentication.")
+    password: SecretOptions | None = Field(default=None, description="Its password.")
+    token: SecretOptions | None = Field(default=None, description="Bearer token.")
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Self:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("`user` and `password` go together")
+        if self.token is not None and self.user is not None:
+            raise ValueError("give `token` or `user`, not both")
+        if self.commitment == "ask":
+            raise ValueError("storage commitment is for `use: dimse`")
+        return self
+
+
+Destination = Annotated[DimseDestination | DicomwebDestination, Field(discriminator="use")]
+"""An archive by one of its protocols."""
+
+DestinationName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+
+class PacsOptions(Options):
+    """Archives by name, for `medseg send --config`."""
+
+    destinations: dict[DestinationName, Destination] = Field(min_length=1, description="Archives by name.")

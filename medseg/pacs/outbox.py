@@ -1,0 +1,366 @@
+"""What is to be sent, until the archive has it: kept in a database, so no restart loses or doubles anything."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select, update
+
+from medseg.amounts import time_text
+from medseg.database import Database
+from medseg.errors import MedsegError, StorageError
+from medseg.pacs.dicomweb_client import DicomwebSender
+from medseg.pacs.dimse_client import DimseSender
+from medseg.pacs.options import Destination, DimseDestination
+from medseg.pacs.outbox_table import deliveries
+from medseg.pacs.sending import Outgoing, Sender, Sent, all_answered
+
+_BATCH = 50
+_BATCH_BYTES = 512 << 20
+_LOOK_EVERY_S = 1.0
+_COMMITMENT_S = 24 * 3600.0
+"""How long a promise to keep may take before instances are sent and asked for once more."""
+
+_log = logging.getLogger(__name__)
+
+
+class Times(Protocol):
+    """The clock that the outbox goes by."""
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+
+
+class Told(Protocol):
+    """Hears of every delivery that ends, or fails for good."""
+
+    def __call__(self, destination: str, state: str, sop_instance_uid: str, reason: str) -> None: ...
+
+
+def sender_for(options: Destination, *, report: Callable[[Dataset, int], int] | None = None) -> Sender:
+    """What delivers to a destination.
+
+    Raises
+    ------
+    ConfigError
+        A certificate or secret of it cannot be used.
+    """
+    if isinstance(options, DimseDestination):
+        return DimseSender(options, report=report)
+    return DicomwebSender(options)
+
+
+class Outbox:
+    """Delivers the rows of `deliveries`, with a thread for each destination.
+
+    Parameters
+    ----------
+    database : Database
+        Has the table `deliveries`.
+    destinations : mapping of str to Destination
+    read : callable
+        The content of a file by the path of its row.
+    clock : Times
+    owner : str
+        Stands in the rows that are being sent; what a dead owner left is taken up by `recover`.
+    told : callable or None
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        destinations: Mapping[str, Destination],
+        *,
+        read: Callable[[str], bytes],
+        clock: Times,
+        owner: str,
+        told: Told | None = None,
+    ) -> None:
+        self._database, self._destinations, self._read = database, dict(destinations), read
+        self._clock, self._owner, self._told = clock, owner, told
+        self._senders = {
+            name: sender_for(options, report=self.report) for name, options in self._destinations.items()
+        }
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def put(
+        self,
+        connection: Connection,
+        *,
+        destination: str,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        path: str,
+        job_id: int | None = None,
+    ) -> None:
+        """Write a delivery in the caller's transaction.
+
+        One of the same instance to the same place stays as it is, unless it was given up or cancelled.
+        """
+        row = {
+            "destination": destination,
+            "sop_class_uid": sop_class_uid,
+            "sop_instance_uid": sop_instance_uid,
+            "path": path,
+            "job_id": job_id,
+            "state": "waiting",
+            "created_at": self._clock.now(),
+        }
+        connection.execute(
+            self._database.insert(deliveries)
+            .values(row)
+            .on_conflict_do_update(
+                index_elements=["destination", "sop_instance_uid"],
+                set_={"state": "waiting", "path": path, "job_id": job_id, "reason": "", "not_before": 0.0},
+                where=deliveries.c.state.in_(("failed", "cancelled")),
+            )
+        )
+
+    def recover(self, dead: Sequence[str] | None = None) -> int:
+        """Take up what other owners were sending; their number.
+
+        Parameters
+        ----------
+        dead : sequence of str or None
+            Owners that live no more; None: all but this one.
+        """
+        gone = deliveries.c.owner != self._owner if dead is None else deliveries.c.owner.in_(dead)
+        back = (
+            update(deliveries).where(deliveries.c.state == "sending", gone).values(state="waiting", owner="")
+        )
+        with self._database.write() as connection:
+            return int(connection.execute(back).rowcount)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        for name in self._destinations:
+            thread = threading.Thread(target=self._work, args=(name,), name=f"outbox-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, deadline_s: float) -> None:
+        """Begin nothing more; what is being sent at the deadline is sent again after the next start."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(deadline_s / max(len(self._threads), 1))
+
+    def run_once(self, destination: str) -> int:
+        """Try what is due; the number of instances that were delivered."""
+        rows = self._claim(destination)
+        if not rows:
+            return 0
+        files, unread = self._files(rows)
+        answers = unread + (self._send(destination, files) if files else [])
+        by_uid = {answer.sop_instance_uid: answer for answer in answers}
+        with self._database.write() as connection:
+            for row in rows:
+                self._settle(connection, row, by_uid[row["sop_instance_uid"]])
+        self._tell(destination, rows, by_uid)
+        self._ask_commitment(destination, rows, by_uid)
+        return sum(answer.state == "sent" for answer in answers)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Deliveries by destination and state."""
+        query = select(deliveries.c.destination, deliveries.c.state, func.count()).group_by(
+            deliveries.c.destination, deliveries.c.state
+        )
+        found: dict[str, dict[str, int]] = {name: {} for name in self._destinations}
+        with self._database.read() as connection:
+            for destination, state, count in connection.execute(query):
+                found.setdefault(destination, {})[state] = count
+        return found
+
+    def retry(self, delivery_id: int) -> bool:
+        """Let a delivery that waits, or was given up, be tried at once; whether there was one."""
+        return self._change(delivery_id, ("waiting", "failed", "cancelled"), state="waiting", not_before=0.0)
+
+    def cancel(self, delivery_id: int) -> bool:
+        """Send it no more; whether it was still to be sent."""
+        return self._change(
+            delivery_id, ("waiting", "failed"), state="cancelled", reason="cancelled by a person"
+        )
+
+    def report(self, information: Dataset, event_type: int) -> int:
+        """Take a report of storage commitment (PS3.4 J.3.3); the status of the answer."""
+        transaction = str(information.get("TransactionUID") or "")
+        kept = _references(information, "ReferencedSOPSequence")
+        failed = _references(information, "FailedSOPSequence")
+        mine = and_(deliveries.c.transaction_uid == transaction, deliveries.c.state == "sent")
+        with self._database.write() as connection:
+            known = connection.execute(select(deliveries.c.id).where(mine)).all() if transaction else []
+            if not known:
+                # PS3.7 C.5.16: no such object instance; the archive need not try again.
+                return 0x0112
+            now = self._clock.now()
+            promised = update(deliveries).where(mine, deliveries.c.sop_instance_uid.in_(kept))
+            connection.execute(promised.values(state="committed", committed_at=now))
+            missing = update(deliveries).where(mine, deliveries.c.sop_instance_uid.in_(failed))
+            connection.execute(
+                missing.values(
+                    state="waiting",
+                    transaction_uid="",
+                    reason="the archive does not promise to keep it; it is sent again",
+                    attempts=deliveries.c.attempts + 1,
+                    not_before=now + 60.0,
+                )
+            )
+        return 0x0000
+
+    def _work(self, destination: str) -> None:
+        while not self._stop.is_set():
+            try:
+                self._resend_uncommitted(destination)
+                if self.run_once(destination):
+                    continue
+            except StorageError as err:
+                _log.error("deliveries to %s wait: %s", destination, err)
+            except Exception:
+                _log.exception("deliveries to %s wait", destination)
+            self._stop.wait(_LOOK_EVERY_S)
+
+    def _claim(self, destination: str) -> list[RowMapping]:
+        """Rows that are due, marked as being sent."""
+        options, now = self._destinations[destination], self._clock.now()
+        # A clock that was set back must not hold deliveries up for longer than any wait.
+        due = or_(deliveries.c.not_before <= now, deliveries.c.not_before > now + options.longest_wait)
+        query = (
+            select(deliveries)
+            .where(deliveries.c.destination == destination, deliveries.c.state == "waiting", due)
+            .order_by(deliveries.c.id)
+            .limit(_BATCH)
+        )
+        with self._database.write() as connection:
+            rows = list(connection.execute(_locked(query, self._database)).mappings())
+            ids = [row["id"] for row in rows]
+            taken = update(deliveries).where(deliveries.c.id.in_(ids))
+            if ids:
+                connection.execute(taken.values(state="sending", owner=self._owner))
+        return rows
+
+    def _files(self, rows: Sequence[RowMapping]) -> tuple[list[Outgoing], list[Sent]]:
+        """What can be read now, and answers for what cannot."""
+        files: list[Outgoing] = []
+        left: list[Sent] = []
+        size = 0
+        for row in rows:
+            uid = row["sop_instance_uid"]
+            if files and size > _BATCH_BYTES:
+                left.append(Sent(sop_instance_uid=uid, state="again", retry_after_s=0.0))
+                continue
+            try:
+                content = self._read(row["path"])
+            except MedsegError as err:
+                left.append(Sent(sop_instance_uid=uid, state="again", reason=str(err)))
+                continue
+            size += len(content)
+            files.append(Outgoing(sop_class_uid=row["sop_class_uid"], sop_instance_uid=uid, content=content))
+        return files, left
+
+    def _send(self, destination: str, files: Sequence[Outgoing]) -> list[Sent]:
+        try:
+            return self._senders[destination].send(files)
+        except MedsegError as err:
+            return all_answered(files, "again", str(err))
+
+    def _settle(self, connection: Connection, row: RowMapping, answer: Sent) -> None:
+        now, options = self._clock.now(), self._destinations[row["destination"]]
+        values: dict[str, Any] = {"owner": "", "reason": answer.reason, "attempts": row["attempts"] + 1}
+        if answer.state == "sent":
+            values |= {"state": "sent", "sent_at": now}
+        elif answer.state == "refused":
+            values |= {"state": "failed"}
+        elif now - row["created_at"] > options.give_up_after:
+            age = time_text(options.give_up_after)
+            values |= {"state": "failed", "reason": f"given up after {age}: {answer.reason}"}
+        else:
+            wait = (
+                wait_before(values["attempts"], options)
+                if answer.retry_after_s is None
+                else answer.retry_after_s
+            )
+            values |= {"state": "waiting", "not_before": now + min(wait, options.longest_wait)}
+            if answer.retry_after_s == 0.0:
+                values["attempts"] = row["attempts"]
+        # A person may have cancelled it in the meantime.
+        mine = and_(deliveries.c.id == row["id"], deliveries.c.state == "sending")
+        connection.execute(update(deliveries).where(mine).values(values))
+
+    def _tell(self, destination: str, rows: Sequence[RowMapping], answers: Mapping[str, Sent]) -> None:
+        for row in rows if self._told is not None else ():
+            answer = answers[row["sop_instance_uid"]]
+            if answer.state != "again" and self._told is not None:
+                self._told(destination, answer.state, row["sop_instance_uid"], answer.reason)
+
+    def _ask_commitment(
+        self, destination: str, rows: Sequence[RowMapping], answers: Mapping[str, Sent]
+    ) -> None:
+        sender = self._senders[destination]
+        sent = [row for row in rows if answers[row["sop_instance_uid"]].state == "sent"]
+        if (
+            self._destinations[destination].commitment == "none"
+            or not sent
+            or not isinstance(sender, DimseSender)
+        ):
+            return
+        transaction = str(generate_uid())
+        ids = [row["id"] for row in sent]
+        # Written first: the report may come before the request is answered.
+        with self._database.write() as connection:
+            connection.execute(
+                update(deliveries).where(deliveries.c.id.in_(ids)).values(transaction_uid=transaction)
+            )
+        try:
+            sender.ask_commitment(
+                [(row["sop_class_uid"], row["sop_instance_uid"]) for row in sent], transaction
+            )
+        except MedsegError as err:
+            with self._database.write() as connection:
+                connection.execute(
+                    update(deliveries)
+                    .where(deliveries.c.id.in_(ids))
+                    .values(reason=f"sent; its storage commitment is asked for again: {err}")
+                )
+
+    def _resend_uncommitted(self, destination: str) -> None:
+        """Send once more what the archive has not promised to keep after a day."""
+        if self._destinations[destination].commitment == "none":
+            return
+        late = and_(
+            deliveries.c.destination == destination,
+            deliveries.c.state == "sent",
+            deliveries.c.sent_at < self._clock.now() - _COMMITMENT_S,
+        )
+        with self._database.write() as connection:
+            connection.execute(
+                update(deliveries).where(late).values(state="waiting", transaction_uid="", not_before=0.0)
+            )
+
+    def _change(self, delivery_id: int, states: tuple[str, ...], **values: Any) -> bool:
+        one = and_(deliveries.c.id == delivery_id, deliveries.c.state.in_(states))
+        with self._database.write() as connection:
+            return bool(connection.execute(update(deliveries).where(one).values(values)).rowcount)
+
+
+def wait_before(attempts: int, options: Destination) -> float:
+    """Seconds before the next try: they double with each, up to a ceiling."""
+    return float(min(options.first_wait * 2 ** min(attempts - 1, 30), options.longest_wait))
+
+
+def _locked(query: Select[Any], database: Database) -> Select[Any]:
+    """Of several nodes on one PostgreSQL each gets rows of its own; SQLite has one writer anyway."""
+    return query if database.is_sqlite else query.with_for_update(skip_locked=True)
+
+
+def _references(information: Dataset, keyword: str) -> list[str]:
+    return list(_each(information.get(keyword) or []))
+
+
+def _each(items: Sequence[Dataset]) -> Iterator[str]:
+    for item in items:
+        yield str(item.get("ReferencedSOPInstanceUID") or "")

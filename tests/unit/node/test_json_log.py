@@ -1,0 +1,45 @@
+"""The log: one line of JSON for each message, nothing of what other packages say."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import pytest
+
+from medseg.node.json_log import JsonLines, TextLines
+
+TOKEN = "DOE^JANE"
+
+
+def record(logger: str, message: str, *, error: bool = False) -> logging.LogRecord:
+    info = None
+    if error:
+        try:
+            raise ValueError(TOKEN)
+        except ValueError:
+            info = sys.exc_info()
+    return logging.LogRecord(logger, logging.ERROR, __file__, 1, message, None, info)
+
+
+def test_a_line_is_one_table():
+    line = JsonLines().format(record("medseg.node.service", "a\nb\x1b[2J\u2028c"))
+    assert line.isascii()
+    assert "\n" not in line
+    assert json.loads(line)["message"] == "a\nb\x1b[2J\u2028c"
+
+
+@pytest.mark.parametrize("form", [JsonLines(), TextLines()])
+def test_other_packages_and_errors_name_nobody(form):
+    assert TOKEN not in form.format(record("pydicom", f"Invalid value {TOKEN}"))
+    assert TOKEN not in form.format(record("medsegment", f"Invalid value {TOKEN}"))
+    told = form.format(record("medseg.node", "failed", error=True))
+    assert TOKEN not in told
+    assert "ValueError at test_json_log.py:" in told
+
+
+def test_text_is_one_line_without_escapes():
+    line = TextLines().format(record("medseg.node", "a\nb\x1b[2J"))
+    assert "\n" not in line
+    assert "\x1b" not in line

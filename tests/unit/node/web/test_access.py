@@ -1,0 +1,236 @@
+"""Who gets in: roles, sessions, forms, throttling, hosts and origins."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from medseg.errors import ConfigError
+from medseg.node.listen_options import HttpListenOptions
+from medseg.node.stow import StowAnswer
+from medseg.node.web.accounts import read_accounts
+
+PAGES = ("/", "/jobs/1", "/studies", "/deliveries", "/system", "/reports/1")
+OPERATIONS = (("GET", "/results/2"), ("POST", "/api/jobs/2/release"), ("POST", "/api/deliveries/1/retry"))
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/results/1"])
+def test_a_stranger_is_sent_to_the_log_in(site, path):
+    answer = site.get(path)
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/login?next=")
+    assert "node of tests" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/status", "/metrics"])
+def test_a_program_without_token_is_asked_for_one(site, path):
+    answer = site.get(path)
+    assert answer.status_code == 401
+    assert "Bearer" in answer.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/nothing"])
+def test_what_is_not_there_says_so_and_no_more(site, path):
+    answer = site.get(path)
+    assert answer.status_code == 404
+    assert "paths" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("role", "views", "acts"),
+    [("viewer", 200, 403), ("sender", 403, 403), ("operator", 200, 200), ("admin", 200, 200)],
+)
+def test_each_role_may_do_its_part(site, role, views, acts):
+    for path in (*PAGES, "/api/jobs", "/metrics"):
+        assert site.get(path, role=role).status_code == views, path
+    for method, path in OPERATIONS:
+        assert site.ask(method, path, role=role).status_code == acts, path
+
+
+@pytest.mark.parametrize(
+    ("role", "status"), [("viewer", 403), ("operator", 403), ("sender", 200), ("admin", 200)]
+)
+def test_senders_alone_deliver(make_site, role, status):
+    heard = []
+
+    async def store(kind, chunks, peer, study_uid):
+        heard.append((kind, b"".join([chunk async for chunk in chunks]), peer.name))
+        return StowAnswer(status=200, body=b"{}")
+
+    site = make_site(store=store)
+    answer = site.post(
+        "/dicom-web/studies", role=role, content=b"abc", headers={"content-type": "multipart/related"}
+    )
+    assert answer.status_code == status
+    assert heard == ([("multipart/related", b"abc", role)] if status == 200 else [])
+
+
+def test_basic_authentication_wants_the_name_of_the_token(site):
+    def ask(name):
+        pair = base64.b64encode(f"{name}:viewer-token-0123456789".encode()).decode()
+        return site.get("/api/jobs", headers={"authorization": f"Basic {pair}"}).status_code
+
+    assert ask("viewer") == 200
+    assert ask("admin") == 401
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Basic !!", "Basic YWJj", "Digest x", "Bearer " + "x" * 2000, "Bearer \xff"]
+)
+def test_a_malformed_authorization_is_none(site, header):
+    answer = site.get("/api/jobs", headers={b"authorization": header.encode("latin-1")})
+    assert answer.status_code == 401
+
+
+def test_a_log_in_lasts_until_the_log_out(site):
+    answer = site.log_in("operator")
+    assert answer.status_code == 303
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert site.get("/").status_code == 200
+    kept = dict(site.cookies)
+    assert site.post("/logout", data={"form_token": site.form_token()}).status_code == 303
+    site.cookies.clear()
+    site.cookies.update(kept)
+    assert site.get("/").status_code == 303
+
+
+def test_over_tls_the_cookie_is_for_this_host_and_tls_alone(make_site):
+    cookie = make_site(behind_proxy=True).log_in("viewer").headers["set-cookie"]
+    assert cookie.startswith("__Host-medseg=")
+    assert "Secure" in cookie
+    assert "Path=/" in cookie
+
+
+def test_a_session_ends_by_itself_and_cannot_be_forged(site):
+    site.log_in("viewer")
+    name, value = next(iter(site.cookies.items()))
+    encoded, _, signature = value.partition(".")
+    forged = base64.urlsafe_b64encode(
+        base64.urlsafe_b64decode(encoded).replace(b"viewer|", b"admin|")
+    ).decode()
+    for wrong in (f"{forged}.{signature}", f"{encoded}.{signature[:-1]}0x", "x", ".", f"{encoded}."):
+        assert site.get("/", headers={"cookie": f"{name}={wrong}"}).status_code == 303
+    assert site.get("/").status_code == 200
+    site.clock.seconds += 8 * 3600 + 1
+    assert site.get("/").status_code == 303
+
+
+def test_an_action_needs_the_token_of_its_session(site):
+    site.log_in("operator")
+    for data in ({}, {"form_token": "x"}):
+        assert site.post("/jobs/2/release", data=data).status_code == 403
+    assert site.called.calls == []
+    answer = site.post("/jobs/2/release", data={"form_token": site.form_token(), "back": "/?state=held"})
+    assert answer.headers["location"] == "/?state=held&said=ok"
+    assert site.called.calls == [("release", 2)]
+    assert '"event": "job_release", "account": "operator", "outcome": "done"' in site.audit()
+
+
+def test_the_form_of_another_session_is_refused(site):
+    site.log_in("operator")
+    token = site.form_token()
+    site.cookies.clear()
+    site.log_in("operator")
+    assert site.post("/jobs/2/release", data={"form_token": token}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "back", ["//evil.example", "https://evil.example/", "/\\evil.example", "javascript:x", "/a\nb"]
+)
+def test_nothing_leads_elsewhere(site, back):
+    site.log_in("operator")
+    answer = site.post("/jobs/2/hold", data={"form_token": site.form_token(), "back": back})
+    assert answer.headers["location"] == "/?said=ok"
+    site.cookies.clear()
+    data = {"name": "viewer", "token": "viewer-token-0123456789", "next": back}
+    assert site.post("/login", data=data).headers["location"] == "/"
+
+
+def test_wrong_log_ins_are_slowed_down_by_address(site):
+    def wrong():
+        return site.post("/login", data={"name": "admin", "token": "wrong"}).status_code
+
+    assert [wrong() for _ in range(6)] == [401] * 5 + [429]
+    assert site.get("/api/jobs", role="admin").status_code == 429
+    site.address = "10.0.0.2"
+    assert site.get("/api/jobs", role="admin").status_code == 200
+    site.address = "10.0.0.1"
+    site.clock.seconds += 3
+    assert site.get("/api/jobs", role="admin").status_code == 200
+    assert [wrong() for _ in range(2)] == [401, 401]
+    assert '"outcome": "throttled"' in site.audit()
+    assert "wrong" not in site.audit()
+
+
+def test_the_wait_grows_with_each_failure(site):
+    for _ in range(5):
+        site.post("/login", data={"name": "admin", "token": "wrong"})
+    waits = []
+    for _ in range(4):
+        waits.append(
+            int(site.post("/login", data={"name": "admin", "token": "wrong"}).headers["retry-after"])
+        )
+        site.clock.seconds += waits[-1]
+        site.post("/login", data={"name": "admin", "token": "wrong"})
+    assert waits == [3, 5, 9, 17]
+
+
+def test_another_host_name_is_refused(site):
+    assert site.get("/health", base="http://evil.example").status_code == 421
+    assert site.get("/health", base="http://127.0.0.1:8080").status_code == 200
+    assert site.get("/health", base="http://[::1]:8080").status_code == 200
+    assert site.get("/health", headers={"host": "localhost@evil.example"}).status_code == 421
+
+
+def test_a_host_name_of_the_settings_is_known(make_site):
+    assert make_site(hosts=("pacs.example",)).get("/health", base="http://PACS.example").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "same-site"}]
+)
+def test_another_sites_form_is_refused(make_site, headers):
+    site = make_site(roles=())
+    assert site.post("/api/jobs/2/release", headers=headers).status_code == 403
+    assert site.post("/api/jobs/2/release", headers={"origin": "http://localhost"}).status_code == 200
+    assert site.called.calls == [("release", 2)]
+
+
+def test_on_loopback_without_accounts_the_page_is_open_but_its_forms_are_not(make_site):
+    site = make_site(roles=())
+    assert site.get("/").status_code == 200
+    assert site.get("/login").headers["location"] == "/"
+    assert site.post("/jobs/2/release").status_code == 403
+    assert site.post("/jobs/2/release", data={"form_token": site.form_token()}).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"host": "0.0.0.0"}, "expected http.accounts"),
+        ({"host": "::"}, "expected http.accounts"),
+        ({"behind_proxy": True}, "expected http.accounts"),
+        ({"host": "10.1.2.3", "accounts": True}, "tokens would cross it in the clear"),
+    ],
+)
+def test_it_does_not_open_to_the_network_without_accounts_and_tls(options, words, monkeypatch):
+    monkeypatch.setenv("TOKEN", "0123456789abcdef")
+    if options.pop("accounts", False):
+        options["accounts"] = [{"name": "a", "role": "admin", "token": {"env": "TOKEN"}}]
+    with pytest.raises(ConfigError, match=words):
+        read_accounts(HttpListenOptions(**options))
+
+
+def test_short_and_doubled_tokens_are_refused(monkeypatch):
+    monkeypatch.setenv("TOKEN", "short")
+    one = {"name": "a", "role": "admin", "token": {"env": "TOKEN"}}
+    with pytest.raises(ConfigError, match=r"http.accounts\[0\].token: 5 characters, expected 16 or more"):
+        read_accounts(HttpListenOptions(accounts=[one]))
+    monkeypatch.setenv("TOKEN", "0123456789abcdef")
+    with pytest.raises(ConfigError, match="same token"):
+        read_accounts(HttpListenOptions(accounts=[one, one | {"name": "b"}]))
+    with pytest.raises(ConfigError, match="'a' is used twice"):
+        read_accounts(HttpListenOptions(accounts=[one, one]))

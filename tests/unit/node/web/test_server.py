@@ -1,0 +1,129 @@
+"""The listener itself: headers that drip, too many at a time, TLS versions, a port in use."""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import socket
+import ssl
+import time
+
+import pytest
+
+from medseg.errors import StorageError
+from medseg.node.listen_options import HttpListenOptions
+from medseg.node.web import server
+from medseg.node.web.guard import Guard
+
+
+async def app(scope, receive, send):
+    body = (await receive()).get("body", b"")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok" if len(body) < 9 else b"no"})
+
+
+@pytest.fixture
+def listening(monkeypatch):
+    monkeypatch.setattr(server, "_HEADER_S", 0.3)
+    monkeypatch.setattr(server, "_CONNECTIONS", 3)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    http_server = server.HttpServer(Guard(app), HttpListenOptions(port=port))
+    http_server.start()
+    yield http_server
+    http_server.stop(5.0)
+
+
+def _closed(connection: socket.socket, within_s: float = 5.0) -> bool:
+    connection.settimeout(within_s)
+    try:
+        return connection.recv(1000) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_who_drips_his_header_is_cut_off_and_others_are_served(listening):
+    with (
+        socket.create_connection(("127.0.0.1", listening.port)) as silent,
+        socket.create_connection(("127.0.0.1", listening.port)) as dripping,
+    ):
+        begin = time.monotonic()
+        dripping.sendall(b"GET / HTTP/1.1\r\n")
+        connection = http.client.HTTPConnection("127.0.0.1", listening.port, timeout=5)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"ok"
+        time.sleep(0.2)
+        dripping.sendall(b"Host: localhost\r\n")
+        assert _closed(dripping)
+        assert _closed(silent)
+        assert time.monotonic() - begin < 3.0
+        # The second request of a connection has a deadline as well.
+        connection.sock.sendall(b"GET / HT")
+        assert _closed(connection.sock)
+        connection.close()
+
+
+def test_one_connection_too_many_is_closed(listening):
+    held = [socket.create_connection(("127.0.0.1", listening.port)) for _ in range(3)]
+    time.sleep(0.1)
+    with socket.create_connection(("127.0.0.1", listening.port)) as more:
+        assert _closed(more, 0.2)
+    for connection in held:
+        connection.close()
+
+
+def test_a_port_in_use_is_one_sentence(listening):
+    other = server.HttpServer(app, HttpListenOptions(port=listening.port))
+    with pytest.raises(
+        StorageError, match=f"cannot listen on 127.0.0.1 port {listening.port}: Address already in use"
+    ):
+        other.start()
+
+
+def _certificate(folder):
+    """A certificate for localhost that signs itself, with its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = built.serial_number(1).not_valid_before(now - datetime.timedelta(hours=1))
+    built = built.not_valid_after(now + datetime.timedelta(hours=1))
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    certificate = built.add_extension(names, critical=True).sign(key, hashes.SHA256())
+    (folder / "own.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "own.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return {"certificate": folder / "own.pem", "key": folder / "own.key"}
+
+
+def test_https_is_spoken_in_tls_1_2_and_newer_alone(tmp_path):
+    tls = _certificate(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    secured = server.HttpServer(Guard(app, secure=True), HttpListenOptions(port=port, tls=tls))
+    secured.start()
+    try:
+        context = ssl.create_default_context(cafile=str(tls["certificate"]))
+        connection = http.client.HTTPSConnection("localhost", secured.port, timeout=5, context=context)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert answer.getheader("strict-transport-security")
+        assert connection.sock.version() == "TLSv1.3"
+        connection.close()
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.load_verify_locations(tls["certificate"])
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with socket.create_connection(("localhost", secured.port)) as plain, pytest.raises(ssl.SSLError):
+            old.wrap_socket(plain, server_hostname="localhost")
+    finally:
+        secured.stop(5.0)
