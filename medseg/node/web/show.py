@@ -52,7 +52,7 @@ def environment() -> Environment:
         "ago": span_text,
         "moment": moment,
         "machine_time": machine_time,
-        "bytes": bytes_text,
+        "bytes": size_text,
         "state_name": state_name,
         "colour": lambda state: STATE_COLOURS.get(state, "none"),
     }
@@ -72,6 +72,13 @@ def span_text(seconds: float) -> str:
         if seconds < most * size:
             return f"{int(seconds // size)} {unit}"
     return f"{int(seconds // 86400)} d"
+
+
+def size_text(count: float) -> str:
+    """A size with a unit that leaves digits to read."""
+    if count < 1000:
+        return f"{int(count)} B"
+    return f"{count / 1000:.0f} kB" if count < 10**6 else bytes_text(count)
 
 
 def moment(seconds: float) -> str:

@@ -1,175 +1,132 @@
-"""Files of patients: whole or absent at every failing call, and unreadable where anything was changed."""
+"""Files of patients: whole or absent, sealed where a key is given, never outside of the folder."""
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("cryptography", reason="needs medseg[node]")
+pytest.importorskip("cryptography", reason="needs medseg[pacs]")
+from hypothesis import given
+from hypothesis import strategies as st
+
 from medseg.errors import ConfigError, StorageError
-from medseg.node import sealing, vault
+from medseg.node import sealing
+from medseg.node.disk_space import DiskSpace
 from medseg.node.vault import Vault
+from tests.unit.node.turned_clock import TurnedClock
 
-KEY = bytes(range(32))
-NAME = "instances/ab/cd.dcm"
-CHUNK = 1 << 20
-
-
-@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
-def test_what_was_sealed_comes_back_and_shows_nothing(size: int):
-    content = (b"Doe^Jane" * (size // 8 + 1))[:size]
-    sealed = sealing.seal(content, KEY, NAME)
-    assert sealing.unseal(sealed, KEY, NAME) == content
-    assert b"Doe" not in sealed
-    assert sealing.seal(content, KEY, NAME) != sealed
+KEY = b"k" * 32
+SECRET = b"PATIENT^NAME" * 10
 
 
-def test_a_change_anywhere_is_noticed():
-    sealed = sealing.seal(bytes(100), KEY, NAME)
-    for place in range(len(sealed)):
-        changed = bytearray(sealed)
-        changed[place] ^= 1
-        with pytest.raises(StorageError, match=r"was changed on disk|is not encrypted"):
-            sealing.unseal(bytes(changed), KEY, NAME)
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_what_is_written_is_read(tmp_path: Path, key, size: int):
+    vault, content = Vault(tmp_path, key), os.urandom(1) * size
+    vault.write("instances/ab/cd.dcm", content)
+    assert vault.read("instances/ab/cd.dcm") == content
 
 
-@pytest.mark.parametrize(
-    ("key", "name", "keep"),
-    [
-        (bytes(32), NAME, None),
-        (KEY, "instances/ab/other.dcm", None),
-        (KEY, NAME, -1),
-        (KEY, NAME, 8 + 16 + CHUNK + 16),
-        (KEY, NAME, 8 + 16),
-        (KEY, NAME, 10),
-    ],
-    ids=["other key", "other name", "cut", "cut at a chunk", "no chunk", "no salt"],
-)
-def test_another_key_another_name_and_a_cut_are_noticed(key: bytes, name: str, keep: int | None):
-    sealed = sealing.seal(bytes(CHUNK + 5), KEY, NAME)
-    with pytest.raises(StorageError, match=r"was changed on disk, or storage\.key is another one"):
-        sealing.unseal(sealed[:keep], key, name)
-
-
-def test_chunks_of_one_file_cannot_change_places():
-    sealed = sealing.seal(bytes(3 * CHUNK), KEY, NAME)
-    head, step = 24, CHUNK + 16
-    first, second, last = (sealed[head + i * step : head + (i + 1) * step] for i in range(3))
-    with pytest.raises(StorageError, match="was changed"):
-        sealing.unseal(sealed[:head] + second + first + last, KEY, NAME)
-
-
-def test_a_key_too_few_or_too_many_is_said():
-    with pytest.raises(StorageError, match=r"is encrypted; set storage\.key"):
-        sealing.unseal(sealing.seal(b"x", KEY, NAME), None, NAME)
-    with pytest.raises(StorageError, match=r"not encrypted although storage\.key is set"):
-        sealing.unseal(b"plain", KEY, NAME)
-
-
-@pytest.mark.parametrize("text", ["", "short", "AAAA", "!" * 44])
-def test_a_key_that_is_none_is_refused_without_being_told(text: str):
-    with pytest.raises(ConfigError, match="expected a key of 32 bytes in base64") as caught:
-        sealing.parse_key(text, field="storage.key")
-    assert not text or text not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["", "/etc/passwd", "a/../../b", "..", "a//b", "a/./b", "a\0b"])
-def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
-    with pytest.raises(StorageError, match="is no name of a file"):
-        Vault(tmp_path).place(name)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def fail_at(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]:
-    """Let the n-th call of any of the calls that reach the disk fail; the calls that were made."""
-    calls: list[str] = []
-
-    def counted(owner: object, name: str) -> None:
-        real = getattr(owner, name)
-
-        def call(*given: object, **options: object) -> object:
-            calls.append(name)
-            if len(calls) == number:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(*given, **options)
-
-        monkeypatch.setattr(owner, name, call)
-
-    for owner, name in ((os, "fsync"), (os, "replace"), (Path, "mkdir"), (Path, "open"), (os, "open")):
-        counted(owner, name)
-    return calls
-
-
-@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
-def test_a_failing_call_leaves_the_old_file_or_the_new_one(tmp_path: Path, key: bytes | None):
-    sentences: list[str] = []
-    for number in range(1, 40):
-        folder = tmp_path / str(number)
-        kept = Vault(folder, key)
-        kept.write(NAME, b"old")
-        handles = len(os.listdir("/proc/self/fd"))
-        with pytest.MonkeyPatch.context() as patch:
-            calls = fail_at(patch, number)
-            try:
-                kept.write(NAME, b"new")
-            except StorageError as err:
-                sentences.append(str(err))
-        assert list(files_of(folder)) == ["cd.dcm"]
-        assert kept.read(NAME) in (b"old", b"new")
-        assert len(os.listdir("/proc/self/fd")) == handles
-        if len(calls) < number:
-            assert kept.read(NAME) == b"new"
-            break
-    # mkdir, open, fsync, replace, and an open and an fsync of each of three folders
-    assert len(sentences) == number - 1 == 10
-    assert all(sentence.endswith(os.strerror(errno.ENOSPC)) for sentence in sentences)
-
-
-def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    real, calls = vault._write_through, []
-
-    def write(path: Path, content: bytes) -> None:
-        calls.append(path)
-        if len(calls) == 1:
-            raise FileNotFoundError(errno.ENOENT, "gone")
-        real(path, content)
-
-    monkeypatch.setattr(vault, "_write_through", write)
-    Vault(tmp_path).write(NAME, b"new")
-    assert Vault(tmp_path).read(NAME) == b"new"
-
-
-def test_plain_copies_live_as_long_as_they_are_needed(tmp_path: Path):
-    kept = Vault(tmp_path, KEY)
-    kept.write(NAME, b"content")
-    assert files_of(tmp_path)["cd.dcm"] != b"content"
-    with kept.plain([NAME]) as folder:
-        assert [path.read_bytes() for path in folder.iterdir()] == [b"content"]
-        assert folder.stat().st_mode & 0o077 == 0
+def test_nothing_of_a_sealed_file_can_be_read_on_disk(tmp_path: Path):
+    vault = Vault(tmp_path, KEY)
+    vault.write("a/b", SECRET)
+    assert all(b"PATIENT" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    with vault.plain(["a/b"]) as folder:
+        (copy,) = folder.iterdir()
+        assert copy.read_bytes() == SECRET
     assert not folder.exists()
 
 
-def test_a_sweep_takes_the_halves_and_leaves_the_whole(tmp_path: Path):
-    kept = Vault(tmp_path)
-    kept.write(NAME, b"whole")
-    half = kept.place(NAME).with_name(f".cd.dcm.0123{vault.TEMPORARY_SUFFIX}")
-    half.write_bytes(b"ha")
+@given(st.integers(0, 200), st.integers(1, 255))
+def test_a_changed_byte_is_noticed(at: int, change: int):
+    sealed = bytearray(sealing.seal(SECRET, KEY, "name"))
+    sealed[at % len(sealed)] ^= change
+    with pytest.raises(StorageError):
+        sealing.unseal(bytes(sealed), KEY, "name")
+
+
+def test_a_file_cannot_be_cut_renamed_or_put_together(tmp_path: Path):
+    content = b"x" * (2 << 20)
+    sealed = sealing.seal(content, KEY, "one")
+    head, step = 24, (1 << 20) + 16
+    for spoilt, name in (
+        (sealed[: head + step], "one"),
+        (sealed, "two"),
+        (sealed[:head] + sealed[head + step :] + sealed[head : head + step], "one"),
+    ):
+        with pytest.raises(StorageError, match="changed on disk"):
+            sealing.unseal(spoilt, KEY, name)
+    with pytest.raises(StorageError, match=r"storage\.key is another one"):
+        sealing.unseal(sealed, b"o" * 32, "one")
+    with pytest.raises(StorageError, match=r"set storage\.key"):
+        sealing.unseal(sealed, None, "one")
+    with pytest.raises(StorageError, match="not encrypted"):
+        sealing.unseal(b"plain", KEY, "one")
+
+
+def test_the_same_content_never_looks_the_same():
+    assert sealing.seal(SECRET, KEY, "one") != sealing.seal(SECRET, KEY, "one")
+
+
+@pytest.mark.parametrize("text", ["", "short", "A" * 43, "!" * 44])
+def test_a_key_that_is_none_is_refused_without_quoting_it(text: str):
+    with pytest.raises(ConfigError, match=r"storage\.key: expected a key of 32 bytes") as refused:
+        sealing.parse_key(text, field="storage.key")
+    assert not text or text not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../out", "a/../../out", "a//b", "a/./b", "a\0b"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
+    with pytest.raises(StorageError, match="no name of a file"):
+        Vault(tmp_path).write(name, b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
+    vault = Vault(tmp_path)
+    vault.write("a/b", b"before")
+
+    def fail(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    if call == "open":
+        monkeypatch.setattr(Path, "open", fail)
+    else:
+        monkeypatch.setattr(os, call, fail)
+    with pytest.raises(StorageError, match="No space left on device"):
+        vault.write("a/b", b"after")
+    monkeypatch.undo()
+    assert vault.read("a/b") == b"before"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path):
+    vault = Vault(tmp_path)
+    vault.write("a/b", b"whole")
+    (tmp_path / "a" / ".c.123.medseg-part").write_bytes(b"half")
     (tmp_path / "scratch" / "job-1").mkdir(parents=True)
-    assert kept.sweep() == 1
-    assert list(files_of(tmp_path)) == ["cd.dcm"]
-    assert not (tmp_path / "scratch").exists()
+    assert vault.sweep() == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b"]
 
 
-def test_the_last_file_takes_its_folders_with_it(tmp_path: Path):
-    kept = Vault(tmp_path)
-    kept.write(NAME, b"1")
-    kept.write("instances/xy/z.dcm", b"2")
-    kept.remove(NAME)
-    kept.remove(NAME)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["instances", "xy", "z.dcm"]
+def test_a_removed_file_takes_its_empty_folders_along(tmp_path: Path):
+    vault = Vault(tmp_path)
+    vault.write("a/b/c", b"1")
+    vault.write("a/d", b"2")
+    vault.remove("a/b/c")
+    vault.remove("a/b/c")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "d"]
+
+
+def test_reserve_and_quota_say_why_nothing_is_taken(tmp_path: Path):
+    clock, held = TurnedClock(), [0]
+    space = DiskSpace(tmp_path, reserve=1, quota=1000, held=lambda: held[0], clock=clock)
+    assert space.take(600).full == ""
+    assert "storage.quota" in space.take(600).full
+    clock.turn(2.0)
+    assert space.take(600).full == ""
+    huge = DiskSpace(tmp_path, reserve=1 << 60, quota=None, held=lambda: 0, clock=clock)
+    assert "storage.reserve" in huge.state().full

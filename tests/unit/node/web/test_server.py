@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import socket
+import ssl
 import time
 
 import pytest
@@ -77,3 +79,51 @@ def test_a_port_in_use_is_one_sentence(listening):
         StorageError, match=f"cannot listen on 127.0.0.1 port {listening.port}: Address already in use"
     ):
         other.start()
+
+
+def _certificate(folder):
+    """A certificate for localhost that signs itself, with its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = built.serial_number(1).not_valid_before(now - datetime.timedelta(hours=1))
+    built = built.not_valid_after(now + datetime.timedelta(hours=1))
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    certificate = built.add_extension(names, critical=True).sign(key, hashes.SHA256())
+    (folder / "own.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "own.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return {"certificate": folder / "own.pem", "key": folder / "own.key"}
+
+
+def test_https_is_spoken_in_tls_1_2_and_newer_alone(tmp_path):
+    tls = _certificate(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    secured = server.HttpServer(Guard(app, secure=True), HttpListenOptions(port=port, tls=tls))
+    secured.start()
+    try:
+        context = ssl.create_default_context(cafile=str(tls["certificate"]))
+        connection = http.client.HTTPSConnection("localhost", secured.port, timeout=5, context=context)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert answer.getheader("strict-transport-security")
+        assert connection.sock.version() == "TLSv1.3"
+        connection.close()
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.load_verify_locations(tls["certificate"])
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with socket.create_connection(("localhost", secured.port)) as plain, pytest.raises(ssl.SSLError):
+            old.wrap_socket(plain, server_hostname="localhost")
+    finally:
+        secured.stop(5.0)
