@@ -21,7 +21,8 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="start, train, predict, all of these; latency; io, inference or metrics (minutes, beside their peers)."
+            help="start, train, predict, all of these; latency; io, inference, metrics or node (minutes, beside "
+            "their peers)."
         ),
     ] = "all",
     repeats: Annotated[
@@ -30,10 +31,13 @@ def bench(
     full: Annotated[
         bool, typer.Option("--full", help="With io: also 104 segments on 512 x 512 x 800 voxels.")
     ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="With inference: smaller sizes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="With inference and node: smaller sizes.")] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="With inference: network, volume, resampling, labels, case or start; repeatable."),
+        typer.Option(
+            help="With inference: network, volume, resampling, labels, case or start; with node: rate, memory, kills, "
+            "flood, full or queued; repeatable."
+        ),
     ] = None,
     nnunet_python: Annotated[
         Path | None, typer.Option(help="With inference: Python of an environment that has nnunetv2.")
@@ -66,9 +70,15 @@ def bench(
             repeats or 3, quick=quick, only=only or [], python=nnunet_python, threads=threads, as_json=as_json
         )
         return
-    from medseg.bench.program import bench as run_bench
+    if what == "node":
+        from medseg.bench import node
 
-    rows = run_bench(what, repeats=repeats or 5)
+        counts = node.QUICK if quick else node.Counts()
+        rows = list(node.measure_node(only or [], repeats=repeats or 3, counts=counts))
+    else:
+        from medseg.bench.program import bench as run_bench
+
+        rows = run_bench(what, repeats=repeats or 5)
     if as_json:
         print(json.dumps(rows, indent=2))
         return

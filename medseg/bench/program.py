@@ -31,7 +31,7 @@ def bench(what: str, *, repeats: int) -> list[Row]:
     parts: dict[str, Callable[[int], Iterator[Row]]] = {"start": _start, "train": _train, "predict": _predict}
     if what != "all" and what not in parts:
         raise ConfigError(
-            f"no benchmark {what!r}; there are: {', '.join(parts)}, all, latency, io, inference, metrics"
+            f"no benchmark {what!r}; there are: {', '.join(parts)}, all, latency, io, inference, metrics, node"
         )
     chosen = parts.values() if what == "all" else [parts[what]]
     return [row for part in chosen for row in part(repeats)]

@@ -29,6 +29,8 @@ from medseg.node.upper_layer import PeerGone, UpperLayerError
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 1 << 30
 _STREAM_BUFFER = 1 << 20
+_HANDSHAKE_S = 10.0
+"""Connections in their TLS handshake are not counted yet; short, so that few can pile up."""
 
 
 class DimseServer:
@@ -123,7 +125,7 @@ class DimseServer:
         secured = (
             {}
             if self._tls is None
-            else {"ssl": self._tls, "ssl_handshake_timeout": self._options.idle_timeout}
+            else {"ssl": self._tls, "ssl_handshake_timeout": min(_HANDSHAKE_S, self._options.idle_timeout)}
         )
         self._server = await asyncio.start_server(
             self._connected,

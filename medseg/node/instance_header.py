@@ -8,7 +8,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
@@ -16,6 +18,7 @@ from medseg.errors import ImageReadError
 from medseg.export.identity import derived_uid
 from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_front
 from medseg.io.dicom_header import DicomHeader, modality_of
+from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
 from medseg.io.sniff import EXPLICIT_VRS
 
@@ -87,7 +90,8 @@ def read_facts(
     stream = io.BytesIO(head + data_set)
     size = len(head) + len(data_set)
     dataset, _, rest = parse_front(stream, size, name, limits, stop_at=_PIXEL_TAGS[0])
-    _check_pixels(rest, transfer_syntax_uid)
+    if not _check_pixels(rest, transfer_syntax_uid):
+        _check_end(dataset, rest.size)
     return _facts(dataset, name, transfer_syntax_uid, secret)
 
 
@@ -135,16 +139,44 @@ def _text(header: DicomHeader, keyword: str) -> str:
     return "".join(char if char.isprintable() else "�" for char in first)[:_TEXT]
 
 
-def _check_pixels(stream: DatasetStream, transfer_syntax_uid: str) -> None:
-    """Refuse pixels that are shorter than they say."""
+def _check_end(dataset: Dataset, size: int) -> None:
+    """Refuse bytes behind the last element; pydicom passes over the beginning of one more."""
+    last = dataset.get_item(max(dataset.keys())) if len(dataset) else None
+    if isinstance(last, RawDataElement) and last.length != UNDEFINED_LENGTH:
+        left = size - last.value_tell - last.length
+        if left:
+            raise ImageReadError(f"the data set is truncated or damaged: {left} bytes after its last element")
+
+
+def _check_tail(stream: DatasetStream, begins: int, transfer_syntax_uid: str) -> None:
+    """Refuse what follows the pixels and is no element."""
+    stream.seek(begins)
+    tail = stream.read()
+    if not tail:
+        return
+    try:
+        with recorded_warnings() as caught:
+            implicit, big = (
+                transfer_syntax_uid == other for other in (ImplicitVRLittleEndian, ExplicitVRBigEndian)
+            )
+            found = read_dataset(io.BytesIO(tail), implicit, not big)
+    except PARSER_ERRORS as err:
+        raise ImageReadError("what follows the pixels of the data set is no element") from err
+    if caught or not len(found) or min(found.keys()) <= _PIXEL_TAGS[-1]:
+        raise ImageReadError("what follows the pixels of the data set is no element")
+    _check_end(found, len(tail))
+
+
+def _check_pixels(stream: DatasetStream, transfer_syntax_uid: str) -> bool:
+    """Refuse pixels that are shorter than they say; whether there are any."""
     big = transfer_syntax_uid == ExplicitVRBigEndian
     order = "big" if big else "little"
     head = stream.read(12)
     if len(head) < 8:
-        return
+        return False
     group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))  # type: ignore[arg-type]
     if group << 16 | element not in _PIXEL_TAGS:
-        return
+        return False
     explicit = transfer_syntax_uid != ImplicitVRLittleEndian and head[4:6] in EXPLICIT_VRS
     long = explicit and head[4:6] in _LONG_VRS
     place = slice(8, 12) if long else slice(6, 8) if explicit else slice(4, 8)
@@ -155,11 +187,13 @@ def _check_pixels(stream: DatasetStream, transfer_syntax_uid: str) -> None:
         raise ImageReadError(f"the data set is truncated: its pixels have {length} bytes, {left} are there")
     if length == UNDEFINED_LENGTH:
         stream.seek(begins)
-        _check_fragments(stream, order)
+        length = _check_fragments(stream, order) - begins
+    _check_tail(stream, begins + length, transfer_syntax_uid)
+    return True
 
 
-def _check_fragments(stream: DatasetStream, order: str) -> None:
-    """Walk the items of compressed pixels to their delimiter (PS3.5 A.4)."""
+def _check_fragments(stream: DatasetStream, order: str) -> int:
+    """Walk the items of compressed pixels to their delimiter (PS3.5 A.4); where it ends."""
     while True:
         head = stream.read(8)
         if len(head) < 8:
@@ -167,7 +201,7 @@ def _check_fragments(stream: DatasetStream, order: str) -> None:
         group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))  # type: ignore[arg-type]
         length = int.from_bytes(head[4:8], order)  # type: ignore[arg-type]
         if (group, element) == (0xFFFE, 0xE0DD):
-            return
+            return stream.tell()
         if (group, element) != (0xFFFE, 0xE000) or length > stream.size - stream.tell():
             raise ImageReadError("the data set is truncated or damaged in its compressed pixels")
         stream.seek(stream.tell() + length)

@@ -105,8 +105,11 @@ class RowWriter:
             with self._database.write() as connection:
                 known = [_add(self._database, connection, waiting.row) for waiting in batch]
         except Exception as err:
-            for waiting in batch:
-                waiting.known.set_exception(err)
+            if len(batch) == 1:
+                batch[0].known.set_exception(err)
+            # A row that the database does not take must not take its neighbours with it.
+            for waiting in batch if len(batch) > 1 else ():
+                self._write([waiting])
             return
         for waiting, digest in zip(batch, known, strict=True):
             waiting.known.set_result(digest)

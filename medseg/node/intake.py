@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from collections import Counter
 
 from sqlalchemy import func, select
@@ -81,6 +82,10 @@ class Intake:
         except StorageError as err:
             _log.error("an instance was not stored: %s", err)
             receipt = Receipt(verdict="no_space", reason="the node cannot store at the moment")
+        except Exception as err:
+            # One instance must not end its sender's association without an answer; the text may hold identifiers.
+            _log.error("an instance was not stored: unexpected %s", type(err).__name__)
+            receipt = Receipt(verdict="no_space", reason="the node failed at this instance")
         self.counts[receipt.verdict] += 1
         if receipt.verdict not in ("stored", "duplicate"):
             self._audit.record(
@@ -134,7 +139,7 @@ class Intake:
         digest = hashlib.sha256(arrival.data_set).hexdigest()
         row = InstanceRow(
             facts=facts,
-            path=instance_path(facts, digest),
+            path=instance_path(facts),
             size=len(content),
             sha256=digest,
             received_at=self._clock.now(),
@@ -146,10 +151,7 @@ class Intake:
             return _receipt("duplicate", facts)
         known = self._rows.known(facts.sop_instance_uid)
         if known is None:
-            self._vault.write(row.path, content, sync_folder=False)
-            known = self._rows.add(row)
-            if known is not None and known != digest:
-                self._vault.remove(row.path)
+            known = self._write(row, content)
         if known is None:
             return _receipt("stored", facts)
         if known == digest:
@@ -157,6 +159,20 @@ class Intake:
         return _receipt(
             "conflict", facts, "this SOP Instance UID was stored before with other content; that one is kept"
         )
+
+    def _write(self, row: InstanceRow, content: bytes) -> str | None:
+        """Write file and row; None, or the SHA-256 of the instance that was there first."""
+        self._vault.write(row.path, content, sync_folder=False)
+        try:
+            known = self._rows.add(row)
+        except StorageError:
+            # A commit that failed may still have happened; then the file stays.
+            if self._rows.known(row.facts.sop_instance_uid) is None:
+                self._vault.remove(row.path)
+            raise
+        if known is not None:
+            self._vault.remove(row.path)
+        return known
 
     def _held(self) -> int:
         with self._database.read() as connection:
@@ -167,16 +183,16 @@ class Intake:
         return int(sum(sums))
 
 
-def instance_path(facts: InstanceFacts, digest: str) -> str:
-    """Where an instance lies in the vault; no identifier can be read from it.
+def instance_path(facts: InstanceFacts) -> str:
+    """Where an instance will lie in the vault; no identifier can be read from it.
 
-    The content is in the name, so an instance with the same UID and other content never replaces it.
+    Every arrival has a name of its own: none replaces another's file, nor loses its own to the removal of an older one.
     """
     study, series, instance = (
         hashlib.sha256(uid.encode()).hexdigest()[:24]
         for uid in (facts.study_uid, facts.series_uid, facts.sop_instance_uid)
     )
-    return f"instances/{study}/{series}/{instance}-{digest[:8]}.dcm"
+    return f"instances/{study}/{series}/{instance}-{secrets.token_hex(4)}.dcm"
 
 
 def _receipt(verdict: Verdict, facts: InstanceFacts, reason: str = "") -> Receipt:

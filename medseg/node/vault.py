@@ -64,14 +64,15 @@ class Vault:
         sealed = content if self._key is None else sealing.seal(content, self._key, name)
         part = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as stream:
-                stream.write(sealed)
-                stream.flush()
-                os.fsync(stream.fileno())
+            try:
+                _write_through(part, sealed)
+            except FileNotFoundError:
+                # `remove` of the last file of a folder takes the folder away at any moment.
+                _write_through(part, sealed)
             os.replace(part, path)
             if sync_folder:
-                _sync_folder(path.parent)
+                for folder in self._up(path.parent):
+                    _sync_folder(folder)
         except OSError as err:
             raise StorageError(f"cannot write {name} of the node: {err.strerror or err}") from err
         finally:
@@ -186,6 +187,14 @@ def _link_or_copy(source: Path, target: Path) -> None:
         raise StorageError(f"{source.name} of the node is not there") from err
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
