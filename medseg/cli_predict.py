@@ -87,8 +87,8 @@ def add_predict(app: typer.Typer, *, reporting: Reporting, finish: Finish) -> No
             bool,
             typer.Option(
                 "--fit-windows",
-                help="Larger windows where fewer of them cover an image with less work; masks differ a little. Not below "
-                "--max-ram.",
+                help="Larger windows where fewer of them cover an image with less work; masks differ a little. "
+                "Not below --max-ram.",
             ),
         ] = False,
         recognise: Annotated[
