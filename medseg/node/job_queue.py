@@ -321,8 +321,10 @@ class JobQueue:
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
         with self._database.read() as connection:
-            rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            return dict(rows.tuples().all())
+            rows = connection.execute(
+                select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
+            )
+            return {row.state: row.number for row in rows}
 
     def _mine(self, job: Job) -> Any:
         return and_(jobs.c.id == job.id, jobs.c.state == "running", jobs.c.owner == self._node_id)

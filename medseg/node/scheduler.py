@@ -96,7 +96,7 @@ class Scheduler:
     def _receiving(self) -> dict[str, int]:
         query = select(studies.c.study_uid, studies.c.arrivals).where(studies.c.state == "receiving")
         with self._database.read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row.study_uid: row.arrivals for row in connection.execute(query)}
 
     def _settle(self, study_uid: str, seen: _Watched, now: float) -> int:
         candidates = self._candidates(study_uid)

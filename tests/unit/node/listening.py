@@ -97,3 +97,12 @@ def wait_until(true, seconds: float = 5.0) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
+
+
+def encoded(data_set: Dataset) -> bytes:
+    """A data set as it goes over the network, Explicit VR Little Endian."""
+    from pynetdicom.dsutils import encode
+
+    body = encode(data_set, False, True)
+    assert body is not None
+    return body

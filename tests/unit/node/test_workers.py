@@ -1,0 +1,252 @@
+"""Worker processes that answer, die, hang, eat memory or lie; the node and other jobs live on."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
+from sqlalchemy import select
+
+from medseg.node.audit import Audit
+from medseg.node.child import Child, ChildDied, Limits, Stopped
+from medseg.node.clock import Clock
+from medseg.node.job_model import JobModel
+from medseg.node.job_queue import JobQueue, NewJob
+from medseg.node.privacy_options import AuditOptions
+from medseg.node.results import ResultError, SourceStudy, check_object
+from medseg.node.rule_options import JobOptions, ReviewOptions
+from medseg.node.tables import jobs, results, series
+from medseg.node.workers import Workers
+from tests.unit.node.listening import Listener, ct_slice, wait_until
+
+MODEL = JobModel(model="x", exports=("nifti",), engine="torch", recognise=None, digest="d")
+
+CHILD = """
+import json, os, signal, sys, time
+from pathlib import Path
+for line in sys.stdin:
+    request = json.loads(line)
+    act = Path(sys.argv[1]).read_text().strip()
+    if act == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "leave":
+        sys.exit(7)
+    if act == "hang":
+        time.sleep(60)
+    if act == "eat":
+        kept = bytearray(400_000_000); kept[::4096] = b"x" * len(kept[::4096]); time.sleep(60)
+    if act == "lie":
+        print("this is no answer", flush=True); continue
+    if act == "refuse":
+        print(json.dumps({"error": "slices are missing", "exit_code": 3}), flush=True); continue
+    case = Path(request["output"]) / request["name"]
+    case.mkdir()
+    record = {"verdict": act, "flags": [], "export_notes": []}
+    (case / "measurements.json").write_text(json.dumps(record))
+    (case / "segmentation.nii.gz").write_bytes(b"mask of " + str(len(os.listdir(request["input"]))).encode())
+    print(json.dumps({"cases": [{"folder": request["name"], "verdict": act}]}), flush=True)
+"""
+
+
+class Site:
+    """A listener that has taken three slices, and workers whose process is a script."""
+
+    def __init__(self, folder: Path, **limits) -> None:
+        (folder / "child.py").write_text(textwrap.dedent(CHILD))
+        self.act = folder / "act"
+        self.listener = Listener(folder / "node")
+        association = self.listener.associate()
+        for number in range(3):
+            assert association.send_c_store(ct_slice(number)).Status == 0
+        association.release()
+        self.queue = JobQueue(
+            self.listener.database, Clock(), "here", deliver=lambda *_: None, attempts=2, first_wait_s=0.01
+        )
+        self.workers = Workers(
+            JobOptions(**({"max_ram": "200MB", "max_time": "0.8s"} | limits)),
+            ReviewOptions(hold="review"),
+            {"ct": MODEL},
+            database=self.listener.database,
+            queue=self.queue,
+            vault=self.listener.vault,
+            audit=Audit(folder, AuditOptions(), Clock()),
+            command=(sys.executable, str(folder / "child.py"), str(self.act)),
+        )
+
+    def run(self, act: str, state: str) -> dict:
+        """Queue a job, let the workers do it, and wait for its state."""
+        self.act.write_text(act)
+        (row,) = self.listener.rows(series)
+        job = NewJob(
+            study_uid=row["study_uid"],
+            series_uid=row["series_uid"],
+            rule="ct",
+            model="m",
+            input=act,
+            instances=3,
+        )
+        with self.listener.database.write() as connection:
+            job_id = self.queue.put(connection, job)
+        self.workers.start()
+        wait_until(lambda: self.job(job_id)["state"] == state, 20)
+        return self.job(job_id)
+
+    def job(self, job_id: int) -> dict:
+        with self.listener.database.read() as connection:
+            return dict(connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one())
+
+    def close(self) -> None:
+        self.workers.stop(10)
+        self.listener.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path):
+    made = Site(tmp_path)
+    yield made
+    made.close()
+
+
+def test_what_the_process_made_lies_in_the_vault(site: Site):
+    site.run("pass", "done")
+    rows = site.listener.rows(results)
+    assert {row["kind"]: row["path"] for row in rows} == {
+        "record": "jobs/1/measurements.json",
+        "nifti": "jobs/1/segmentation.nii.gz",
+    }
+    assert site.listener.vault.read("jobs/1/segmentation.nii.gz") == b"mask of 3"
+    wait_until(lambda: not list((site.listener.folder / "scratch").glob("job-*")))
+
+
+def test_a_verdict_that_asks_for_a_look_is_held(site: Site):
+    assert site.run("review", "held")["verdict"] == "review"
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        ("die", "the worker process was ended by SIGKILL"),
+        ("leave", "the worker process ended with exit code 7"),
+        ("hang", "took longer than 0.8 s, the limit jobs.max_time"),
+        ("eat", "needed more than 200 MB, the limit jobs.max_ram"),
+        ("lie", "the worker process gave no answer that can be read"),
+    ],
+)
+def test_a_job_that_ends_its_process_is_given_up_and_the_next_runs(site: Site, act: str, reason: str):
+    job = site.run(act, "given_up")
+    assert job["reason"].startswith(f"given up after 2 tries: {reason}")
+    assert site.job(1)["attempts"] == 2
+    site.run("pass", "done")
+
+
+def test_refused_input_is_not_tried_again(site: Site):
+    job = site.run("refuse", "failed")
+    assert (job["reason"], job["attempts"]) == ("slices are missing", 1)
+
+
+def test_a_cancelled_job_ends_its_process(tmp_path: Path):
+    site = Site(tmp_path, max_time="1min")
+    site.act.write_text("hang")
+    canceller = threading.Timer(0.8, lambda: site.queue.cancel(1))
+    canceller.start()
+    site.run("hang", "cancelled")
+    wait_until(lambda: site.workers.outcomes["taken_away"] == 1)
+    site.close()
+
+
+def test_a_stop_puts_the_job_back_untried(tmp_path: Path):
+    site = Site(tmp_path, max_time="1min")
+    site.run("hang", "running")
+    site.workers.stop(10)
+    assert (site.job(1)["state"], site.job(1)["attempts"]) == ("queued", 0)
+    site.close()
+
+
+def test_a_process_serves_many_requests_and_ends_with_its_supervisor(tmp_path: Path):
+    (tmp_path / "child.py").write_text(
+        "import json,os,sys\nfor line in sys.stdin: print(json.dumps({'pid': os.getpid()}), flush=True)"
+    )
+    child = Child(
+        tmp_path / "home",
+        Limits(max_bytes=10**9, max_seconds=5),
+        command=(sys.executable, str(tmp_path / "child.py")),
+    )
+    first, second = (child.ask({}, go_on=lambda: True)["pid"] for _ in range(2))
+    assert first == second
+    child.end()
+    assert not Path(f"/proc/{first}").exists()
+
+
+def test_secrets_of_the_environment_stay_with_the_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PACS_PASSWORD", "hidden")
+    (tmp_path / "child.py").write_text(
+        "import json,os,sys\nfor line in sys.stdin: print(json.dumps(dict(os.environ)), flush=True)"
+    )
+    child = Child(
+        tmp_path, Limits(max_bytes=10**9, max_seconds=5), command=(sys.executable, str(tmp_path / "child.py"))
+    )
+    assert "PACS_PASSWORD" not in child.ask({}, go_on=lambda: True)
+    child.end()
+
+
+def test_waiting_ends_when_it_is_told_to(tmp_path: Path):
+    (tmp_path / "child.py").write_text("import time; time.sleep(60)")
+    child = Child(
+        tmp_path,
+        Limits(max_bytes=10**9, max_seconds=50),
+        command=(sys.executable, str(tmp_path / "child.py")),
+    )
+    with pytest.raises(Stopped):
+        child.ask({}, go_on=lambda: False)
+    (tmp_path / "child.py").write_text("raise SystemExit(3)")
+    with pytest.raises(ChildDied, match=r"exit code 3|before it began"):
+        child.ask({}, go_on=lambda: True)
+
+
+def result_object(**changed):
+    made = ct_slice(1)
+    made.Modality, made.SOPInstanceUID, made.PatientID = "SEG", "1.2.9", "P1"
+    reference = ct_slice(2)
+    item = type(made)()
+    item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
+    made.ReferencedInstanceSequence = [item]
+    for keyword, value in changed.items():
+        setattr(made, keyword, value)
+    source = SourceStudy(
+        study_uid=ct_slice(1).StudyInstanceUID,
+        patient_id="P1",
+        sop_instance_uids=frozenset({reference.SOPInstanceUID}),
+    )
+    return made, source
+
+
+def test_a_result_that_belongs_to_its_source_may_leave():
+    check_object(*result_object(), "segmentation.dcm")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"StudyInstanceUID": "1.2.3"}, "of another study"),
+        ({"PatientID": "P2"}, "of another patient"),
+        ({"ContentQualification": "PRODUCT"}, "not marked RESEARCH"),
+        ({"ReferencedInstanceSequence": []}, "refers to none of the instances"),
+    ],
+)
+def test_a_result_of_something_else_never_leaves(changed, sentence: str):
+    with pytest.raises(ResultError, match=sentence):
+        check_object(*result_object(**changed), "segmentation.dcm")
+
+
+def test_a_seg_that_refers_to_strangers_never_leaves():
+    made, source = result_object()
+    item = type(made)()
+    item.ReferencedSOPInstanceUID = "1.2.77"
+    made.ReferencedInstanceSequence.append(item)
+    with pytest.raises(ResultError, match="instances that it was not made from"):
+        check_object(made, source, "segmentation.dcm")
