@@ -255,6 +255,7 @@ class Node:
         if self._stop.is_set():
             return ("the node is stopping",)
         lost = [thread.name for thread in self._threads if not thread.is_alive()]
+        lost += ["DICOM listener"] if self.dimse is not None and not self.dimse.alive else []
         return tuple(f"the part {name} has ended" for name in lost)
 
     def _stored_instances(self) -> int:
