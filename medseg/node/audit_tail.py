@@ -15,7 +15,6 @@ _TURNED_AWAY = {
     "association": ("refused", "aborted", "flood"),
     "log_in": ("refused", "throttled"),
     "instance": ("refused", "unreadable", "mismatch", "conflict", "no_space", "too_large"),
-    "request": ("refused",),
 }
 
 

@@ -89,6 +89,12 @@ class DimseServer:
         """Open associations."""
         return sum(association is not None for association in list(self._open.values()))
 
+    @property
+    def alive(self) -> bool:
+        """Whether it listens."""
+        running = self._thread is not None and self._thread.is_alive()
+        return running and self._server is not None and self._server.is_serving()
+
     def start(self) -> None:
         """Listen.
 

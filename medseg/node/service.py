@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import logging
@@ -10,8 +9,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,26 +20,24 @@ from sqlalchemy import Connection, func, select
 
 from medseg import __version__
 from medseg.database import Database
-from medseg.errors import ConfigError, MedsegError, MissingPackageError, StorageError
+from medseg.errors import ConfigError, MedsegError, StorageError
 from medseg.io.foreign import PARSER_ERRORS
 from medseg.node import sealing
-from medseg.node.arrival import Arrival, Peer, Receipt
 from medseg.node.audit import Audit
 from medseg.node.callers import check_open
 from medseg.node.clock import Clock
 from medseg.node.dimse_server import DimseServer
+from medseg.node.http_side import http_server
 from medseg.node.intake import Intake
 from medseg.node.job_model import JobModel, job_model
 from medseg.node.job_queue import JobQueue, ResultFile
 from medseg.node.life import Life
-from medseg.node.listen_options import HttpListenOptions, ServerTlsOptions
+from medseg.node.listen_options import ServerTlsOptions
 from medseg.node.node_lock import node_lock
-from medseg.node.node_view import node_view
 from medseg.node.options import NodeConfig, PostgresqlOptions
 from medseg.node.retention import Retention
 from medseg.node.scheduler import Scheduler
 from medseg.node.sources.make import source_threads
-from medseg.node.stow import StowAnswer, store_request
 from medseg.node.tables import SCHEMA_VERSION, about, instances, metadata
 from medseg.node.vault import Vault
 from medseg.node.web.accounts import Accounts, read_accounts
@@ -51,13 +47,11 @@ from medseg.pacs.secret import read_secret
 from medseg.pacs.tls import server_context
 
 if TYPE_CHECKING:
-    from medseg.node.web.gate import Store as StowStore
     from medseg.node.web.server import HttpServer
 
 _log = logging.getLogger(__name__)
 _BEAT_S = 1.0
 _RETENTION_S = 300.0
-_STORE_THREADS = 16
 STOP_WITHIN_S = 25.0
 
 
@@ -186,7 +180,7 @@ class Node:
             )
         self.http: HttpServer | None = None
         if config.http is not None and checked.accounts is not None:
-            self.http = _http_server(self, config.http, checked.accounts)
+            self.http = http_server(self, config.http, checked.accounts, secret=_secret(self.vault))
         self.sources = source_threads(
             config.sources,
             intake=self.intake,
@@ -255,6 +249,7 @@ class Node:
         if self._stop.is_set():
             return ("the node is stopping",)
         lost = [thread.name for thread in self._threads if not thread.is_alive()]
+        lost += ["DICOM listener"] if self.dimse is not None and not self.dimse.alive else []
         return tuple(f"the part {name} has ended" for name in lost)
 
     def _stored_instances(self) -> int:
@@ -368,46 +363,6 @@ def running(config: NodeConfig, *, clock: Clock | None = None) -> Iterator[Node]
             yield node
         finally:
             _log.info("stopped: %s", node.stop())
-
-
-def _http_server(node: Node, options: HttpListenOptions, accounts: Accounts) -> HttpServer:
-    try:
-        from medseg.node.web.app import create_app
-        from medseg.node.web.server import HttpServer
-    except ModuleNotFoundError as err:
-        raise MissingPackageError(f"`http` needs {err.name}; pip install 'medseg[node]'") from err
-    app = create_app(
-        node_view(node),
-        options,
-        accounts=accounts,
-        audit=node.audit,
-        secret=_secret(node.vault),
-        store=_store(node, options) if options.stow else None,
-    )
-    return HttpServer(app, options)
-
-
-def _store(node: Node, options: HttpListenOptions) -> StowStore:
-    """What takes the requests of STOW-RS in; instances are stored in threads, as many as disks like."""
-    threads = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="stow")
-
-    async def accept(arrival: Arrival) -> Receipt:
-        return await asyncio.get_running_loop().run_in_executor(threads, node.intake.accept, arrival)
-
-    async def store(
-        content_type: str, chunks: AsyncIterator[bytes], peer: Peer, study_uid: str
-    ) -> StowAnswer:
-        return await store_request(
-            content_type,
-            chunks,
-            store=accept,
-            peer=peer,
-            part_limit=node.config.storage.instance_limit,
-            body_limit=options.body_limit,
-            study_uid=study_uid,
-        )
-
-    return store
 
 
 def _url_host(host: str) -> str:

@@ -114,7 +114,7 @@ class Browser:
         """No console message but those with `allowed`, no request to elsewhere."""
         said, asked = self.logs()
         assert [text for text in said if not allowed or allowed not in text] == []
-        assert [url for url in asked if not url.startswith((self.base + "/", "data:", "chrome:"))] == []
+        assert [url for url in asked if not url.startswith((self.base + "/", "data:", "chrome"))] == []
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -39,6 +40,7 @@ ACTION_HINTS = {
 }
 
 
+@cache
 def environment() -> Environment:
     """Templates that escape whatever they show."""
     pages = Environment(
