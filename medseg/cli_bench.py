@@ -14,7 +14,7 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="start, train, predict, all of these; latency; io, inference, metrics or node (minutes, beside their peers)."
+            help="start, train, predict, all of these; latency; io, inference, metrics, node (minutes, beside peers)."
         ),
     ] = "all",
     repeats: Annotated[
