@@ -31,7 +31,10 @@ def needed_program(name: str) -> str:
     MissingPackageError
         It is not installed.
     """
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    # pynetdicom brings a storescu of its own, beside the interpreter.
+    own = str(Path(sys.executable).parent)
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != own]
+    found = shutil.which(name, path=os.pathsep.join([*folders, "/usr/sbin"]))
     if found is None:
         raise MissingPackageError(
             f"the program {name} is not installed (Debian: apt-get install dcmtk orthanc)"
