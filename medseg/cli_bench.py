@@ -21,12 +21,7 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-<<<<<<< HEAD
-            help="start, train, predict, all of these; latency; io, inference, metrics or node (minutes, beside "
-            "their peers)."
-=======
             help="start, train, predict, all of these; latency; io, inference, metrics, node (minutes, beside peers)."
->>>>>>> h8-intake
         ),
     ] = "all",
     repeats: Annotated[
