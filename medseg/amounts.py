@@ -54,7 +54,9 @@ def time_text(seconds: float) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """A size for people: ``640 MB``, ``2.1 GB``."""
+    """A size for people: ``52 kB``, ``640 MB``, ``2.1 GB``."""
+    if abs(count) < 1e6:
+        return f"{count / 1e3:.0f} kB"
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
