@@ -72,7 +72,7 @@ def test_a_comparison_says_both_and_whether_they_agree():
     predicted = predict(PROBE, WORK, epochs=4)
     found = compare(predicted, ram_bytes=900, seconds=70.0)
     assert found is not None
-    assert "took 0 MB of memory (predicted 0 MB) and 70 s (predicted 50 s)" in found.text
+    assert "took 1 kB of memory (predicted 1 kB) and 70 s (predicted 50 s)" in found.text
     assert found.to_json()["ram_within"] is True
     assert found.to_json()["time_within"] is False
     assert compare(None, ram_bytes=1, seconds=1.0) is None
