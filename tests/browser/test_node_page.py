@@ -136,6 +136,8 @@ def test_log_in_is_refused_and_then_accepted(browser):
     assert browser.driver.current_url.endswith("/?state=held")
     assert browser.run("return document.cookie") == ""
     browser.one("#log-out").click()
+    # Another page opened at once would cut the request to log out off.
+    browser.wait(lambda: "/login" in browser.driver.current_url)
     browser.go("/")
     assert "/login" in browser.driver.current_url
     browser.assert_quiet()
