@@ -26,9 +26,10 @@ from medseg.node import sealing
 from medseg.node.audit import Audit
 from medseg.node.callers import check_open
 from medseg.node.clock import Clock
+from medseg.node.deidentify import deidentifier
 from medseg.node.dimse_server import DimseServer
 from medseg.node.http_side import http_server
-from medseg.node.intake import Intake
+from medseg.node.intake import Deidentifier, Intake
 from medseg.node.job_model import JobModel, job_model
 from medseg.node.job_queue import JobQueue, ResultFile
 from medseg.node.life import Life
@@ -64,6 +65,7 @@ class Checked:
     accounts: Accounts | None
     database_url: str
     key: bytes | None
+    deidentify: Deidentifier | None
 
 
 def check(config: NodeConfig) -> Checked:
@@ -87,13 +89,19 @@ def check(config: NodeConfig) -> Checked:
     key = None
     if config.storage.key is not None:
         key = sealing.parse_key(read_secret(config.storage.key, field="storage.key"), field="storage.key")
+    deidentify = None
+    if config.deidentify is not None:
+        secret = read_secret(config.deidentify.key, field="deidentify.key")
+        deidentify = deidentifier(config.deidentify, secret.encode())
     url = f"sqlite:///{config.folder.absolute() / 'node.db'}"
     if isinstance(config.database, PostgresqlOptions):
         url = read_secret(config.database.url, field="database.url")
     if config.dimse is None and config.http is None and not config.sources:
         raise ConfigError("nothing can come in: expected `dimse`, `http` or `sources`")
     models = {rule.name: job_model(rule) for rule in config.rules}
-    return Checked(models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key)
+    return Checked(
+        models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key, deidentify=deidentify
+    )
 
 
 def listener_tls(options: ServerTlsOptions | None, *, field: str) -> ssl.SSLContext | None:
@@ -143,6 +151,7 @@ class Node:
             audit=self.audit,
             clock=clock,
             secret=_secret(self.vault),
+            deidentify=checked.deidentify,
         )
         self.scheduler = Scheduler(
             config.rules,
