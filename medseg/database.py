@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from medseg.errors import ConfigError, StorageError
+from medseg.errors import ConfigError, MissingPackageError, StorageError
 
 _BUSY_S = 60.0
 
@@ -32,6 +32,8 @@ class Database:
     ------
     ConfigError
         The URL is none, or of another kind of database.
+    MissingPackageError
+        PostgreSQL is asked for and its driver is not installed.
     StorageError
         It cannot be opened: unreachable, damaged, read-only, no space. Never tells the password.
     """
@@ -107,6 +109,8 @@ def _engine(url: str) -> Engine:
         if not url.startswith("sqlite:///"):
             raise ConfigError("database: expected a URL sqlite:///PATH or postgresql://USER@HOST/NAME")
         engine = create_engine(url, connect_args={"timeout": _BUSY_S}, pool_size=20, max_overflow=20)
+    except ModuleNotFoundError as err:
+        raise MissingPackageError("PostgreSQL needs psycopg; pip install 'medseg[postgresql]'") from err
     except ArgumentError as err:
         raise ConfigError("database: expected a URL sqlite:///PATH or postgresql://USER@HOST/NAME") from err
     event.listen(engine, "connect", _settle_sqlite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from medseg.database import Database
-from medseg.errors import ConfigError, StorageError
+from medseg.errors import ConfigError, MissingPackageError, StorageError
 from medseg.node.tables import deliveries, metadata, studies
 
 STUDY = {"study_uid": "1.2", "state": "receiving", "arrivals": 0, "first_at": 0.0, "last_at": 0.0}
@@ -89,6 +90,13 @@ def test_a_damaged_file_is_named_and_a_password_is_not(tmp_path: Path):
     (tmp_path / "node.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(StorageError, match=r"node\.db: file is not a database"):
         Database.in_file(tmp_path / "node.db", metadata)
+    pytest.importorskip("psycopg", reason="needs medseg[postgresql]")
     with pytest.raises(StorageError) as refused:
         Database("postgresql://me:hidden@127.0.0.1:1/nowhere", metadata)
     assert "hidden" not in str(refused.value)
+
+
+def test_a_driver_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'medseg\[postgresql\]'"):
+        Database("postgresql://me@127.0.0.1:1/nowhere", metadata)
