@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import tracemalloc
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -348,3 +349,18 @@ def test_the_quota_counts_what_is_held_and_is_free_again_when_it_is_removed(tmp_
     site.intake._space._looked_at = float("-inf")
     assert site.intake.accept(arrival(ct_slice(3))).verdict == "stored"
     site.stop()
+
+
+def test_parsers_in_many_threads_leave_the_warnings_as_they_were(site: Site):
+    before = (list(warnings.filters), warnings._showwarnmsg_impl)
+    threads = [
+        threading.Thread(
+            target=lambda n=n: [site.intake.accept(arrival(ct_slice(n * 20 + k))) for k in range(20)]
+        )
+        for n in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (list(warnings.filters), warnings._showwarnmsg_impl) == before
