@@ -24,6 +24,7 @@ from sqlalchemy import select
 
 from medseg.database import Database
 from medseg.errors import StorageError
+from medseg.io.foreign import recorded_warnings
 from medseg.io.limits import ReadLimits
 from medseg.node import instance_rows
 from medseg.node.arrival import Arrival, Peer
@@ -351,16 +352,19 @@ def test_the_quota_counts_what_is_held_and_is_free_again_when_it_is_removed(tmp_
     site.stop()
 
 
-def test_parsers_in_many_threads_leave_the_warnings_as_they_were(site: Site):
+def test_threads_that_record_warnings_leave_them_as_they_were():
     before = (list(warnings.filters), warnings._showwarnmsg_impl)
-    threads = [
-        threading.Thread(
-            target=lambda n=n: [site.intake.accept(arrival(ct_slice(n * 20 + k))) for k in range(20)]
-        )
-        for n in range(6)
-    ]
-    for thread in threads:
+    inside, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with recorded_warnings():
+            inside.set()
+            leave.wait(5)
+
+    thread = threading.Thread(target=second)
+    with recorded_warnings():
         thread.start()
-    for thread in threads:
-        thread.join()
+        inside.wait(0.1)
+    leave.set()
+    thread.join()
     assert (list(warnings.filters), warnings._showwarnmsg_impl) == before
