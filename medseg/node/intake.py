@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import secrets
-import zlib
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sqlalchemy import func, select
 
 from medseg.amounts import bytes_text
 from medseg.database import Database
 from medseg.errors import ImageReadError, StorageError
-from medseg.io.foreign import PARSER_ERRORS
 from medseg.io.limits import ReadLimits
 from medseg.node.arrival import Arrival, Receipt, Verdict
 from medseg.node.audit import Audit
@@ -33,7 +23,6 @@ from medseg.node.options import StorageOptions
 from medseg.node.tables import instances, results
 from medseg.node.vault import Vault
 
-Deidentifier = Callable[[Dataset], Dataset]
 _log = logging.getLogger(__name__)
 
 
@@ -49,8 +38,6 @@ class Intake:
     clock : Clock
     secret : bytes
         Key of the digests that stand for patients.
-    deidentify : callable or None
-        Takes identifiers out before anything is stored.
     """
 
     def __init__(
@@ -62,10 +49,9 @@ class Intake:
         audit: Audit,
         clock: Clock,
         secret: bytes,
-        deidentify: Deidentifier | None = None,
     ) -> None:
         self._options, self._vault, self._audit, self._clock = options, vault, audit, clock
-        self._database, self._secret, self._deidentify = database, secret, deidentify
+        self._database, self._secret = database, secret
         self._limits = ReadLimits(max_file_mb=max(1, options.instance_limit >> 20))
         self._rows = RowWriter(database, vault)
         self._space = DiskSpace(
@@ -131,10 +117,7 @@ class Intake:
         mismatch = _mismatch(arrival, facts)
         if mismatch:
             return _receipt("mismatch", facts, mismatch)
-        try:
-            content, facts = self._content(arrival, facts)
-        except ImageReadError as err:
-            return _receipt("unreadable", facts, str(err))
+        content = self._file(arrival.data_set, facts)
         self._space.take(len(content))
         return self._store(arrival, facts, content)
 
@@ -142,16 +125,6 @@ class Intake:
         return read_facts(
             arrival.data_set, arrival.transfer_syntax_uid, secret=self._secret, limits=self._limits
         )
-
-    def _content(self, arrival: Arrival, facts: InstanceFacts) -> tuple[bytes, InstanceFacts]:
-        """The file that is stored, and what its rows say."""
-        data_set = arrival.data_set
-        if self._deidentify is not None:
-            data_set = _changed(self._file(data_set, facts), self._deidentify)
-            facts = read_facts(
-                data_set, arrival.transfer_syntax_uid, secret=self._secret, limits=self._limits
-            )
-        return self._file(data_set, facts), facts
 
     @staticmethod
     def _file(data_set: bytes, facts: InstanceFacts) -> bytes:
@@ -239,25 +212,3 @@ def _mismatch(arrival: Arrival, facts: InstanceFacts) -> str:
     if arrival.study_uid and arrival.study_uid != facts.study_uid:
         return "the instance is of another study than the one it was posted to"
     return ""
-
-
-def _changed(content: bytes, change: Deidentifier) -> bytes:
-    """The data set of a file, changed, in the same transfer syntax."""
-    try:
-        before = dcmread(io.BytesIO(content))
-        syntax = before.file_meta.TransferSyntaxUID
-        after = change(before)
-        stream: Any = DicomBytesIO()
-        stream.is_little_endian, stream.is_implicit_VR = syntax.is_little_endian, syntax.is_implicit_VR
-        write_dataset(stream, after)
-    except PARSER_ERRORS as err:
-        raise ImageReadError(f"its identifiers cannot be taken out ({type(err).__name__})") from err
-    encoded = bytes(stream.getvalue())
-    return _deflated(encoded) if syntax == DeflatedExplicitVRLittleEndian else encoded
-
-
-def _deflated(data_set: bytes) -> bytes:
-    """PS3.5 A.5: raw deflate, padded to an even length."""
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = packer.compress(data_set) + packer.flush()
-    return packed + b"\0" * (len(packed) % 2)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from medseg.amounts import Duration, MemorySize
 from medseg.node.listen_options import CallerOptions, DimseListenOptions, HttpListenOptions
-from medseg.node.privacy_options import AuditOptions, DeidentifyOptions
+from medseg.node.privacy_options import AuditOptions
 from medseg.node.rule_options import JobOptions, ReviewOptions, RuleOptions
 from medseg.node.source_options import Source
 from medseg.pacs.options import Destination, DestinationName, Options, SecretOptions
@@ -106,9 +106,6 @@ class NodeConfig(Options):
     review: ReviewOptions = Field(default=ReviewOptions(), description="What is held for a person.")
     storage: StorageOptions = Field(default=StorageOptions(), description="Disk, encryption, retention.")
     audit: AuditOptions = Field(default=AuditOptions(), description="Who did what.")
-    deidentify: DeidentifyOptions | None = Field(
-        default=None, description="What is taken out of instances before they are stored; null: nothing."
-    )
 
     @model_validator(mode="after")
     def _named(self) -> Self:

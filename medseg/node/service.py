@@ -80,10 +80,6 @@ def check(config: NodeConfig) -> Checked:
     ConfigError
         The first of them that cannot be used.
     """
-    if config.deidentify is not None:
-        raise ConfigError(
-            "deidentify: this version cannot take identifiers out yet; remove it, or nothing starts"
-        )
     tls = None
     if config.dimse is not None:
         check_open(config.dimse, config.callers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import tracemalloc
@@ -16,7 +15,6 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs medseg[node]")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
@@ -44,7 +42,7 @@ PEER = Peer(route="stow", name="tester")
 class Site:
     """An intake with its disk and database."""
 
-    def __init__(self, folder: Path, *, key: bytes | None = None, deidentify=None, **options) -> None:
+    def __init__(self, folder: Path, *, key: bytes | None = None, **options) -> None:
         self.folder, self.vault = folder, Vault(folder, key)
         self.database = Database.in_file(folder / "node.db", metadata)
         self.audit = Audit(folder, AuditOptions(), Clock())
@@ -56,7 +54,6 @@ class Site:
             audit=self.audit,
             clock=Clock(),
             secret=b"s" * 32,
-            deidentify=deidentify,
         )
         self.intake.start()
 
@@ -297,37 +294,6 @@ def test_a_sweep_removes_files_without_a_row_only(site: Site):
     site.vault.write("instances/aa/bb/lost.dcm", b"of a killed process")
     assert site.retention().sweep() == 1
     assert [path.name for path in site.files()] == [Path(site.rows()[0]["path"]).name]
-
-
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
-def test_identifiers_are_taken_out_before_anything_is_written(tmp_path: Path, syntax: str):
-    def without_name(data_set: Dataset) -> Dataset:
-        data_set.PatientName, data_set.PatientID = "Nobody", "N1"
-        return data_set
-
-    site = Site(tmp_path, deidentify=without_name)
-    body = encode(ct_slice(), False, True)
-    if syntax == DeflatedExplicitVRLittleEndian:
-        body = deflated(body)
-    assert site.intake.accept(arrival(body, syntax=syntax)).verdict == "stored"
-    stored = dcmread(io.BytesIO(site.vault.read(site.rows()[0]["path"])))
-    assert (stored.PatientName, stored.PixelData) == ("Nobody", ct_slice().PixelData)
-    assert site.intake.accept(arrival(body, syntax=syntax)).verdict == "duplicate"
-    site.stop()
-    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert b"Doe^Jane" not in written
-
-
-def test_identifiers_that_cannot_be_taken_out_are_not_stored(tmp_path: Path):
-    def fails(_data_set: Dataset) -> Dataset:
-        raise ValueError("Doe^Jane")
-
-    site = Site(tmp_path, deidentify=fails)
-    receipt = site.intake.accept(arrival(ct_slice()))
-    assert receipt.verdict == "unreadable"
-    assert "Doe" not in receipt.reason
-    assert site.files() == []
-    site.stop()
 
 
 def test_an_unexpected_error_is_an_answer_not_an_acknowledgement(

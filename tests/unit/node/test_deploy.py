@@ -1,0 +1,77 @@
+"""The files in deploy/ say the same things as each other and as the node."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from medseg.config.yaml_model import load_yaml_model
+from medseg.node.options import NodeConfig
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+pytestmark = pytest.mark.skipif(not DEPLOY.is_dir(), reason="deploy/ is not part of an installed package")
+
+
+def documents(name: str) -> list[Any]:
+    return list(YAML(typ="safe", pure=True).load_all((DEPLOY / name).read_text()))
+
+
+def secrets_of_settings() -> set[str]:
+    return set(re.findall(r"/run/secrets/([\w.]+)", (DEPLOY / "node.yaml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def config() -> NodeConfig:
+    return load_yaml_model(DEPLOY / "node.yaml", NodeConfig).config
+
+
+@pytest.fixture(scope="module")
+def kinds() -> dict[str, Any]:
+    return {one["kind"]: one for one in documents("kubernetes/medseg.yaml")}
+
+
+def test_compose_gives_the_node_its_ports_secrets_and_little_else(config: NodeConfig):
+    (compose,) = documents("compose.yaml")
+    node = compose["services"]["medseg"]
+    assert config.dimse is not None
+    assert config.http is not None
+    assert [port.split(":")[-1] for port in node["ports"]] == [str(config.dimse.port), str(config.http.port)]
+    assert set(node["secrets"]) == secrets_of_settings()
+    assert set(node["secrets"]) <= set(compose["secrets"])
+    assert node["read_only"]
+    assert node["cap_drop"] == ["ALL"]
+    assert f"state:{config.folder}" in node["volumes"]
+
+
+def test_kubernetes_probes_limits_and_confines_the_node(config: NodeConfig, kinds: dict[str, Any]):
+    spec = kinds["Deployment"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert config.dimse is not None
+    assert config.http is not None
+    assert [port["containerPort"] for port in container["ports"]] == [config.dimse.port, config.http.port]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+    assert str(config.folder) in [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert spec["terminationGracePeriodSeconds"] > 25
+
+
+def test_more_than_one_replica_needs_a_database_server(config: NodeConfig, kinds: dict[str, Any]):
+    assert kinds["Deployment"]["spec"]["replicas"] > 1
+    assert config.database.use == "postgresql"
+    assert kinds["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_the_image_runs_as_nobody_in_particular_and_holds_no_secret(kinds: dict[str, Any]):
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    user = next(line for line in lines if line.startswith("USER")).split()[1]
+    spec = kinds["Deployment"]["spec"]["template"]["spec"]["securityContext"]
+    assert user == f"{spec['runAsUser']}:{spec['runAsGroup']}"
+    assert [line for line in lines if line.startswith("ENTRYPOINT")] == ['ENTRYPOINT ["medseg", "serve"]']
+    assert not any("secret" in line.lower() for line in lines)
