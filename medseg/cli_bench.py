@@ -21,7 +21,8 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="start, train, predict, all of these; latency; io, inference, metrics, node (minutes, beside peers)."
+            help="start, train, predict, all of these; latency; io, inference, metrics or node (minutes, beside "
+            "their peers)."
         ),
     ] = "all",
     repeats: Annotated[

@@ -97,11 +97,17 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self._close()
 
     def kill(self) -> None:
         """By SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def memory(self) -> int:
         """Resident bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ PARSER_ERRORS = (
     zlib.error,
 )
 _MAX_REASON = 160
+_filters = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -63,8 +65,12 @@ def first_line(err: BaseException) -> str:
 
 @contextlib.contextmanager
 def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep warnings of parsers off the screen and hand them to the caller, who judges them."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Keep warnings of parsers off the screen and hand them to the caller, who judges them.
+
+    One thread at a time: the filters belong to the process, and two that leave in the order in which they came would
+    leave those of the second behind for good.
+    """
+    with _filters, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
 

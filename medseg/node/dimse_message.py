@@ -1,14 +1,9 @@
-"""DIMSE command sets (PS3.7 E): those of requests are parsed with pydicom, the short replies are packed."""
+"""DIMSE command sets (PS3.7 E): a few elements of Implicit VR Little Endian."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-
-from medseg.io.foreign import PARSER_ERRORS
 from medseg.node.upper_layer import UpperLayerError
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ, N_EVENT_REPORT_RQ = 0x0001, 0x0030, 0x0FFF, 0x0100
@@ -43,22 +38,39 @@ def parse_command(data: bytes) -> Command:
     UpperLayerError
         It is none.
     """
+    found = _elements(data)
     try:
-        found = read_dataset(io.BytesIO(data), True, True)
         return Command(
-            field=int(found.CommandField),
-            message_id=int(found.get("MessageID") or 0),
-            has_data_set=int(found.CommandDataSetType) != NO_DATA_SET,
-            sop_class_uid=_uid(found, "AffectedSOPClassUID"),
-            sop_instance_uid=_uid(found, "AffectedSOPInstanceUID"),
-            event_type=int(found.get("EventTypeID") or 0),
+            field=_number(found[0x0100]),
+            message_id=_number(found.get(0x0110, b"")),
+            has_data_set=_number(found[0x0800]) != NO_DATA_SET,
+            sop_class_uid=_uid(found.get(0x0002, b"")),
+            sop_instance_uid=_uid(found.get(0x1000, b"")),
+            event_type=_number(found.get(0x1002, b"")),
         )
-    except PARSER_ERRORS as err:
+    except (KeyError, UnicodeDecodeError) as err:
         raise UpperLayerError("a command set that cannot be read", 6) from err
 
 
-def _uid(found: Dataset, keyword: str) -> str:
-    return str(found.get(keyword) or "").strip("\0 ")
+def _elements(data: bytes) -> dict[int, bytes]:
+    """Element number of group 0000 -> value."""
+    found, at = {}, 0
+    while at < len(data):
+        head, value = data[at : at + 8], at + 8
+        length = int.from_bytes(head[4:], "little")
+        if len(head) < 8 or head[:2] != b"\0\0" or length > len(data) - value:
+            raise UpperLayerError("a command set that cannot be read", 6)
+        found[int.from_bytes(head[2:4], "little")] = data[value : value + length]
+        at = value + length
+    return found
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value[:2], "little")
+
+
+def _uid(value: bytes) -> str:
+    return value.decode("ascii").strip("\0 ")
 
 
 def reply(command: Command, status: int, *, comment: str = "") -> bytes:

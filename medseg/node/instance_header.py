@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pydicom.dataelem import RawDataElement
@@ -84,15 +85,23 @@ def read_facts(
     name = Path("the data set")
     if not UID(transfer_syntax_uid).is_valid:
         raise ImageReadError("the transfer syntax is not a UID")
-    head = file_bytes(
-        b"", transfer_syntax_uid=transfer_syntax_uid, sop_class_uid="1.2", sop_instance_uid="1.2"
-    )
+    head = _head(transfer_syntax_uid)
     stream = io.BytesIO(head + data_set)
     size = len(head) + len(data_set)
     dataset, _, rest = parse_front(stream, size, name, limits, stop_at=_PIXEL_TAGS[0])
     if not _check_pixels(rest, transfer_syntax_uid):
         _check_end(dataset, rest.size)
-    return _facts(dataset, name, transfer_syntax_uid, secret)
+    # pydicom's warnings quote values.
+    with recorded_warnings():
+        return _facts(dataset, name, transfer_syntax_uid, secret)
+
+
+@lru_cache(64)
+def _head(transfer_syntax_uid: str) -> bytes:
+    """What makes a file of a data set that is only looked at."""
+    return file_bytes(
+        b"", transfer_syntax_uid=transfer_syntax_uid, sop_class_uid="1.2", sop_instance_uid="1.2"
+    )
 
 
 def _facts(dataset: Dataset, name: Path, transfer_syntax_uid: str, secret: bytes) -> InstanceFacts:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, select, update
 
 from medseg.database import Database
 from medseg.node.instance_header import InstanceFacts
@@ -16,6 +16,11 @@ from medseg.node.tables import instances, results, series, studies
 from medseg.node.vault import Vault
 
 _MOST = 200
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_UID: BindParameter[str] = bindparam("uid")
+_KNOWN = select(instances.c.sha256).where(instances.c.sop_instance_uid == _UID)
+_RESULT = select(results.c.id).where(results.c.sop_instance_uid == _UID)
+_INSTANCE = instances.insert()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,7 @@ class RowWriter:
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database, self._vault = database, vault
+        self._counted = _Counted(database)
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -57,17 +63,12 @@ class RowWriter:
             self._thread.join()
             self._thread = None
 
-    def known(self, sop_instance_uid: str) -> str | None:
-        """SHA-256 of the stored instance with that UID, None where there is none."""
-        query = select(instances.c.sha256).where(instances.c.sop_instance_uid == sop_instance_uid)
+    def known(self, sop_instance_uid: str) -> tuple[str | None, bool]:
+        """SHA-256 of the stored instance with that UID, None where there is none; and whether a job made one."""
+        given = {"uid": sop_instance_uid}
         with self._database.read() as connection:
-            return connection.execute(query).scalar()
-
-    def is_result(self, sop_instance_uid: str) -> bool:
-        """Whether an instance with that UID was made by a job."""
-        query = select(results.c.id).where(results.c.sop_instance_uid == sop_instance_uid)
-        with self._database.read() as connection:
-            return connection.execute(query).first() is not None
+            digest = connection.execute(_KNOWN, given).scalar()
+            return digest, connection.execute(_RESULT, given).first() is not None
 
     def add(self, row: InstanceRow) -> str | None:
         """Write a row and wait for the disk.
@@ -103,7 +104,7 @@ class RowWriter:
         try:
             self._vault.sync_folders(waiting.row.path for waiting in batch)
             with self._database.write() as connection:
-                known = [_add(self._database, connection, waiting.row) for waiting in batch]
+                known = [_add(self._counted, connection, waiting.row) for waiting in batch]
         except Exception as err:
             if len(batch) == 1:
                 batch[0].known.set_exception(err)
@@ -115,16 +116,43 @@ class RowWriter:
             waiting.known.set_result(digest)
 
 
-def _add(database: Database, connection: Connection, row: InstanceRow) -> str | None:
+class _Counted:
+    """The statements that count an instance in its study, which is open from now on, and in its series."""
+
+    def __init__(self, database: Database) -> None:
+        names: tuple[str, ...] = ("study_uid", "patient", "first_at", "last_at")
+        new = database.insert(studies).values(
+            {name: bindparam(name) for name in names} | {"state": "receiving", "arrivals": 1}
+        )
+        seen = {"arrivals": studies.c.arrivals + 1, "last_at": new.excluded.last_at, "state": "receiving"}
+        self.study = new.on_conflict_do_update(index_elements=["study_uid"], set_=seen).returning(
+            studies.c.patient
+        )
+        names = ("series_uid", "study_uid", "modality", "body_part", "description", "protocol", "number")
+        new = database.insert(series).values(
+            {name: bindparam(name) for name in (*names, "called_by")} | {"instances": 1}
+        )
+        seen = {"instances": series.c.instances + 1}
+        self.series = new.on_conflict_do_update(index_elements=["series_uid"], set_=seen).returning(
+            series.c.study_uid
+        )
+
+
+def _add(counted: _Counted, connection: Connection, row: InstanceRow) -> str | None:
     facts = row.facts
-    query = select(instances.c.sha256).where(instances.c.sop_instance_uid == facts.sop_instance_uid)
-    before = connection.execute(query).scalar()
+    before = connection.execute(_KNOWN, {"uid": facts.sop_instance_uid}).scalar()
     if before is not None:
         return str(before)
-    study_patient = _count_study(database, connection, row)
-    _count_series(database, connection, row, mixed=study_patient != facts.patient)
+    given = {
+        "study_uid": facts.study_uid,
+        "patient": facts.patient,
+        "first_at": row.received_at,
+        "last_at": row.received_at,
+    }
+    patient = connection.execute(counted.study, given).scalar_one()
+    _count_series(counted, connection, row, mixed=patient != facts.patient)
     connection.execute(
-        instances.insert(),
+        _INSTANCE,
         {
             "sop_instance_uid": facts.sop_instance_uid,
             "sop_class_uid": facts.sop_class_uid,
@@ -143,41 +171,19 @@ def _add(database: Database, connection: Connection, row: InstanceRow) -> str | 
     return None
 
 
-def _count_study(database: Database, connection: Connection, row: InstanceRow) -> str:
-    """Count an instance in its study, which is open from now on; the study's patient."""
-    facts, at = row.facts, row.received_at
-    new = database.insert(studies).values(
-        study_uid=facts.study_uid,
-        state="receiving",
-        patient=facts.patient,
-        arrivals=1,
-        first_at=at,
-        last_at=at,
-    )
-    counted = new.on_conflict_do_update(
-        index_elements=["study_uid"],
-        set_={"arrivals": studies.c.arrivals + 1, "last_at": at, "state": "receiving"},
-    )
-    return str(connection.execute(counted.returning(studies.c.patient)).scalar_one())
-
-
-def _count_series(database: Database, connection: Connection, row: InstanceRow, *, mixed: bool) -> None:
+def _count_series(counted: _Counted, connection: Connection, row: InstanceRow, *, mixed: bool) -> None:
     facts = row.facts
-    new = database.insert(series).values(
-        series_uid=facts.series_uid,
-        study_uid=facts.study_uid,
-        modality=facts.modality,
-        body_part=facts.body_part,
-        description=facts.description,
-        protocol=facts.protocol,
-        number=facts.number,
-        called_by=row.peer,
-        instances=1,
-    )
-    counted = new.on_conflict_do_update(
-        index_elements=["series_uid"], set_={"instances": series.c.instances + 1}
-    )
-    study = connection.execute(counted.returning(series.c.study_uid)).scalar_one()
+    given = {
+        "series_uid": facts.series_uid,
+        "study_uid": facts.study_uid,
+        "modality": facts.modality,
+        "body_part": facts.body_part,
+        "description": facts.description,
+        "protocol": facts.protocol,
+        "number": facts.number,
+        "called_by": row.peer,
+    }
+    study = connection.execute(counted.series, given).scalar_one()
     note = "instances of two patients in one study" if mixed else ""
     if study != facts.study_uid:
         note = "instances of two studies under one Series Instance UID"

@@ -175,10 +175,10 @@ class Intake:
             route=arrival.peer.route,
             peer=arrival.peer.name[:64],
         )
-        if self._rows.is_result(facts.sop_instance_uid):
+        known, is_result = self._rows.known(facts.sop_instance_uid)
+        if is_result:
             # An archive that forwards everything sends our own results back to us.
             return _receipt("duplicate", facts)
-        known = self._rows.known(facts.sop_instance_uid)
         if known is None:
             known = self._write(row, content)
         if known is None:
@@ -196,7 +196,7 @@ class Intake:
             known = self._rows.add(row)
         except StorageError:
             # A commit that failed may still have happened; then the file stays.
-            if self._rows.known(row.facts.sop_instance_uid) is None:
+            if self._rows.known(row.facts.sop_instance_uid)[0] is None:
                 self._vault.remove(row.path)
             raise
         if known is not None:

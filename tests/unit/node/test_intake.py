@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import tracemalloc
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy import select
 
 from medseg.database import Database
 from medseg.errors import StorageError
+from medseg.io.foreign import recorded_warnings
 from medseg.io.limits import ReadLimits
 from medseg.node import instance_rows
 from medseg.node.arrival import Arrival, Peer
@@ -314,3 +316,21 @@ def test_the_quota_counts_what_is_held_and_is_free_again_when_it_is_removed(tmp_
     site.intake._space._looked_at = float("-inf")
     assert site.intake.accept(arrival(ct_slice(3))).verdict == "stored"
     site.stop()
+
+
+def test_threads_that_record_warnings_leave_them_as_they_were():
+    before = (list(warnings.filters), warnings._showwarnmsg_impl)
+    inside, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with recorded_warnings():
+            inside.set()
+            leave.wait(5)
+
+    thread = threading.Thread(target=second)
+    with recorded_warnings():
+        thread.start()
+        inside.wait(0.1)
+    leave.set()
+    thread.join()
+    assert (list(warnings.filters), warnings._showwarnmsg_impl) == before
