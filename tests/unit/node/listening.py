@@ -50,7 +50,7 @@ def ct_slice(number: int = 1, *, uid: str = "", patient: str = "P1", study: str 
 class Listener:
     """A listener with all that stands behind it."""
 
-    def __init__(self, folder: Path, *, callers=(), storage=None, **options) -> None:
+    def __init__(self, folder: Path, *, callers=(), storage=None, tls=None, **options) -> None:
         self.folder, self.vault = folder, Vault(folder)
         self.database = Database.in_file(folder / "node.db", metadata)
         storage = storage or StorageOptions(reserve=1)
@@ -62,7 +62,12 @@ class Listener:
             **(DimseListenOptions().model_dump() | {"port": 0} | options)
         )
         self.server = DimseServer(
-            listen, callers=callers, intake=self.intake, audit=audit, instance_limit=storage.instance_limit
+            listen,
+            callers=callers,
+            intake=self.intake,
+            audit=audit,
+            tls=tls,
+            instance_limit=storage.instance_limit,
         )
         self.intake.start()
         self.server.start()
