@@ -114,7 +114,7 @@ class _Deidentifier:
             raise IdentifiersLeftError(
                 "it says that identifiers are burned into its pixels (deidentify.burned_in)"
             )
-        patient = "\0".join(str(data_set.get(name) or "") for name in ("PatientID", "IssuerOfPatientID"))
+        patient = _patient(data_set)
         days = 1 + int.from_bytes(self._digest("days", patient)[:8]) % _MOST_DAYS
         self._clean(data_set, days)
         stand_in = "P-" + self._digest("patient", patient).hex()[:12].upper()
@@ -204,6 +204,19 @@ class _Deidentifier:
         return hmac.new(
             self._key, f"{kind}\0{text}".encode("utf-8", "surrogatepass"), hashlib.sha256
         ).digest()
+
+
+def _patient(data_set: Dataset) -> str:
+    """What tells patients apart: the number, without one name and birth date, without these the study."""
+    for keywords in (
+        ("PatientID", "IssuerOfPatientID"),
+        ("PatientName", "PatientBirthDate"),
+        ("StudyInstanceUID",),
+    ):
+        values = [str(data_set.get(name) or "").strip() for name in keywords]
+        if values[0]:
+            return "\0".join((keywords[0], *values))
+    return ""
 
 
 def _earlier(text: str, days: int) -> str:

@@ -23,7 +23,7 @@ from medseg.database import Database
 from medseg.errors import ImageReadError, StorageError
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
-from medseg.node.arrival import Arrival, Receipt, Verdict
+from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.deidentify import IdentifiersLeftError
@@ -112,6 +112,11 @@ class Intake:
             )
         return receipt
 
+    def reject(self, peer: Peer, reason: str) -> None:
+        """Count and write down something that came and is no instance."""
+        self.counts["unreadable"] += 1
+        self._audit.record("instance", peer=peer, outcome="unreadable", reason=reason)
+
     def room_for(self, size: int) -> Receipt | None:
         """The refusal of an instance of that size, or None where it would be taken."""
         limit = self._options.instance_limit
@@ -132,6 +137,9 @@ class Intake:
         mismatch = _mismatch(arrival, facts)
         if mismatch:
             return _receipt("mismatch", facts, mismatch)
+        if self._deidentify is not None and self._rows.known(facts.sop_instance_uid)[1]:
+            # A result of ours comes back; mapped once more it would not be known.
+            return _receipt("duplicate", facts)
         try:
             content, facts = self._content(arrival, facts)
         except IdentifiersLeftError as err:

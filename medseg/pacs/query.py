@@ -133,6 +133,27 @@ class QueryClient:
         with self._association(ae) as association:
             return list(self._found(association.send_c_find(query, model)))
 
+    def count_instances(self, study_uid: str) -> int:
+        """The number of instances of a study, by C-FIND for its series and for the images of each.
+
+        Raises
+        ------
+        PacsUnreachableError, PacsRejectedError
+        """
+        model = StudyRootQueryRetrieveInformationModelFind
+        ae = self._entity()
+        ae.add_requested_context(model)
+        with self._association(ae) as association:
+            query = _study(study_uid)
+            query.QueryRetrieveLevel, query.SeriesInstanceUID = "SERIES", ""
+            found = list(self._matches(association.send_c_find(query, model)))
+            count = 0
+            query.QueryRetrieveLevel, query.SOPInstanceUID = "IMAGE", ""
+            for series in found:
+                query.SeriesInstanceUID = series.SeriesInstanceUID
+                count += sum(1 for _ in self._matches(association.send_c_find(query, model)))
+        return count
+
     def get_study(self, study_uid: str, store: Store) -> int:
         """C-GET of a study; the number of instances that `store` took.
 
@@ -202,13 +223,18 @@ class QueryClient:
         raise PacsUnreachableError(f"{self._place()} does not answer, or ended the connection")
 
     def _found(self, answers: Iterator[Any]) -> Iterator[FoundStudy]:
-        for status, found in answers:
-            self._check(status, "C-FIND")
-            if int(status.Status) in _PENDING and found is not None and found.get("StudyInstanceUID"):
+        for found in self._matches(answers):
+            if found.get("StudyInstanceUID"):
                 count = found.get("NumberOfStudyRelatedInstances")
                 yield FoundStudy(
                     study_uid=str(found.StudyInstanceUID), instances=None if count is None else int(count)
                 )
+
+    def _matches(self, answers: Iterator[Any]) -> Iterator[Dataset]:
+        for status, found in answers:
+            self._check(status, "C-FIND")
+            if int(status.Status) in _PENDING and found is not None:
+                yield found
 
     def _retrieve(self, answers: Iterator[Any], what: str) -> None:
         for status, _ in answers:

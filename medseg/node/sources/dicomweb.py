@@ -12,7 +12,7 @@ from medseg.node.arrival import Peer
 from medseg.node.clock import Clock
 from medseg.node.part10 import arrival_of
 from medseg.node.source_options import DicomwebSource as DicomwebOptions
-from medseg.node.sources.archive_query import keys_of
+from medseg.node.sources.archive_query import fetch_grown, keys_of
 from medseg.node.sources.marks import Marks
 from medseg.node.sources.source import Taker, later
 from medseg.pacs.dicomweb_client import DicomwebClient
@@ -45,24 +45,31 @@ class DicomwebSource:
 
     def look(self) -> int:
         """Take the studies that match and have grown."""
-        taken = 0
-        for study, count in self._studies():
-            if self._marks.get(study) != str(count):
-                taken += self._take(study)
-                self._marks.set(study, str(count))
-        return taken
+        return fetch_grown(self._studies(), self._marks, self._take)
 
     def _studies(self) -> Iterator[tuple[str, int]]:
         keys = keys_of(self._options.query, now=self._clock.now())
         keys |= {"limit": str(_MOST), "includefield": _INSTANCES}
         seen: set[str] = set()
         for modality in self._options.query.modality or ("",):
-            asked = keys | ({"ModalitiesInStudy": modality} if modality else {})
-            for item in self._client.find("/studies", asked):
+            for item in self._pages(keys | ({"ModalitiesInStudy": modality} if modality else {})):
                 study, count = str(_first(item, _STUDY) or ""), _first(item, _INSTANCES)
                 if UID(study).is_valid and study not in seen:
                     seen.add(study)
                     yield study, count if isinstance(count, int) else self._count(study)
+
+    def _pages(self, keys: dict[str, str]) -> Iterator[Mapping[str, Any]]:
+        """All matches, page by page; an archive that knows no offset gives its first page again, which ends it."""
+        first = None
+        for offset in range(0, _MOST * _MOST, _MOST):
+            page = self._client.find("/studies", keys | {"offset": str(offset)})
+            begin = _first(page[0], _STUDY) if page else None
+            if not page or (offset and begin == first):
+                return
+            first = first or begin
+            yield from page
+            if len(page) < _MOST:
+                return
 
     def _count(self, study: str) -> int:
         """Instances of a study, for an archive that does not say it with the study."""
@@ -71,9 +78,11 @@ class DicomwebSource:
     def _take(self, study: str) -> int:
         taken = 0
         for content in self._client.retrieve(f"/studies/{study}", part_limit=self._limit):
+            peer = Peer(route="dicomweb", name=self.name)
             try:
-                receipt = self._intake.accept(arrival_of(content, Peer(route="dicomweb", name=self.name)))
-            except ValueError:
+                receipt = self._intake.accept(arrival_of(content, peer))
+            except ValueError as err:
+                self._intake.reject(peer, str(err))
                 continue
             if later(receipt):
                 raise StorageError(f"source {self.name}: {receipt.reason}")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from medseg.errors import MedsegError, StorageError
 from medseg.node.arrival import Arrival, Peer
 from medseg.node.association import STATUS
 from medseg.node.clock import Clock
+from medseg.node.dimse_message import SUCCESS
 from medseg.node.source_options import DimseSource as DimseOptions
-from medseg.node.sources.archive_query import keys_of
+from medseg.node.sources.archive_query import fetch_grown, keys_of
 from medseg.node.sources.marks import Marks
-from medseg.node.sources.source import Taker
+from medseg.node.sources.source import Taker, later
 from medseg.pacs.query import FoundStudy, QueryClient
 
 _TIMEOUT_S = 60.0
-_UNKNOWN = -1
 
 
 class DimseSource:
@@ -30,16 +31,12 @@ class DimseSource:
         self.name, self.every_s = options.name, options.every
         self._options, self._intake, self._marks, self._clock = options, intake, marks, clock
         self._client = QueryClient(options, timeout_s=_TIMEOUT_S)
+        self._full = ""
 
     def look(self) -> int:
         """Fetch the studies that match and have grown."""
-        taken = 0
-        for study in self._studies():
-            count = _UNKNOWN if study.instances is None else study.instances
-            if self._marks.get(study.study_uid) != str(count):
-                taken += self._fetch(study.study_uid)
-                self._marks.set(study.study_uid, str(count))
-        return taken
+        grown = ((study.study_uid, self._count(study)) for study in self._studies())
+        return fetch_grown(grown, self._marks, self._fetch)
 
     def _studies(self) -> list[FoundStudy]:
         keys = keys_of(self._options.query, now=self._clock.now())
@@ -49,12 +46,27 @@ class DimseSource:
                 found[study.study_uid] = study
         return list(found.values())
 
+    def _count(self, study: FoundStudy) -> int:
+        """Instances of a study, counted where the archive does not say it with the study."""
+        if study.instances is not None:
+            return study.instances
+        return self._client.count_instances(study.study_uid)
+
     def _fetch(self, study_uid: str) -> int:
         if self._options.retrieve == "get":
-            return self._client.get_study(study_uid, self._store)
+            return self._get(study_uid)
         # What is moved comes in by the node's own listener, which counts it.
         self._client.move_study(study_uid, self._options.calling_ae_title)
         return 0
+
+    def _get(self, study_uid: str) -> int:
+        self._full = ""
+        try:
+            return self._client.get_study(study_uid, self._store)
+        except MedsegError as err:
+            if self._full:
+                raise StorageError(f"source {self.name}: {self._full}") from err
+            raise
 
     def _store(self, data_set: bytes, syntax: str, sop_class_uid: str, sop_instance_uid: str) -> int:
         receipt = self._intake.accept(
@@ -66,4 +78,8 @@ class DimseSource:
                 peer=Peer(route="query", name=self.name),
             )
         )
-        return STATUS[receipt.verdict]
+        if later(receipt):
+            self._full = receipt.reason
+            return STATUS[receipt.verdict]
+        # What the intake will never take stands in the audit log; the archive need not send it again.
+        return SUCCESS

@@ -10,7 +10,6 @@ from pathlib import Path
 from medseg.errors import StorageError
 from medseg.io.limits import open_regular
 from medseg.node.arrival import Arrival, Peer
-from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.part10 import arrival_of
 from medseg.node.source_options import FolderSource as FolderOptions
@@ -26,7 +25,6 @@ class FolderSource:
     options : FolderOptions
     intake : Taker
     marks : Marks
-    audit : Audit
     clock : Clock
     file_limit : int
         Largest file that is read, bytes.
@@ -38,13 +36,12 @@ class FolderSource:
         *,
         intake: Taker,
         marks: Marks,
-        audit: Audit,
         clock: Clock,
         file_limit: int,
     ) -> None:
         self.name, self.every_s = options.name, options.every
         self._options, self._intake, self._marks = options, intake, marks
-        self._audit, self._clock, self._limit = audit, clock, file_limit
+        self._clock, self._limit = clock, file_limit
         self._resting: dict[str, tuple[str, float]] = {}
 
     def look(self) -> int:
@@ -56,7 +53,7 @@ class FolderSource:
         seen: dict[str, tuple[str, float]] = {}
         for path, status in _files(top):
             name = path.relative_to(top).as_posix()
-            state = f"{status.st_size} {status.st_mtime_ns}"
+            state = _told(status)
             before, since = self._resting.get(name, (state, now))
             seen[name] = (state, since if before == state else now)
             if now - seen[name][1] >= self._options.quiet and self._marks.get(name) != state:
@@ -69,15 +66,18 @@ class FolderSource:
         problem, receipt = "", None
         try:
             receipt = self._intake.accept(self._arrival(path))
-        except (ValueError, OSError) as err:
+        except ValueError as err:
             problem = str(err)
+        except OSError:
+            # It may be readable at the next look.
+            return 0
         if receipt is not None and later(receipt):
             raise StorageError(f"source {self.name}: {receipt.reason}")
         if problem:
-            self._audit.record("instance", outcome="unreadable", source=self.name, reason=problem)
+            self._intake.reject(Peer(route="folder", name=self.name), problem)
         self._marks.set(name, state)
         acknowledged = receipt is not None and receipt.acknowledged
-        if acknowledged and self._options.after == "remove":
+        if acknowledged and self._options.after == "remove" and _state(path) == state:
             path.unlink(missing_ok=True)
         return int(acknowledged)
 
@@ -87,6 +87,18 @@ class FolderSource:
         if len(content) > self._limit:
             raise ValueError(f"a file of more than {self._limit} bytes (storage.instance_limit)")
         return arrival_of(content, Peer(route="folder", name=self.name))
+
+
+def _told(status: os.stat_result) -> str:
+    """What changes when a file does."""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _state(path: Path) -> str:
+    try:
+        return _told(path.lstat())
+    except OSError:
+        return ""
 
 
 def _files(top: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -35,17 +35,15 @@ def source_threads(
     found = []
     for options in sources:
         marks = Marks(database, clock, options.name)
-        found.append(SourceThread(_source(options, intake, marks, audit, clock, file_limit), audit))
+        found.append(SourceThread(_source(options, intake, marks, clock, file_limit), audit))
     return found
 
 
 def _source(
-    options: source_options.Source, intake: Taker, marks: Marks, audit: Audit, clock: Clock, file_limit: int
+    options: source_options.Source, intake: Taker, marks: Marks, clock: Clock, file_limit: int
 ) -> Source:
     if isinstance(options, source_options.FolderSource):
-        return FolderSource(
-            options, intake=intake, marks=marks, audit=audit, clock=clock, file_limit=file_limit
-        )
+        return FolderSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)
     if isinstance(options, source_options.OrthancSource):
         return OrthancSource(options, intake=intake, marks=marks, file_limit=file_limit)
     if isinstance(options, source_options.DicomwebSource):

@@ -54,13 +54,15 @@ class OrthancSource:
                     f"source {self.name}: {self._client.url}/changes is not that of an Orthanc"
                 )
             last = int(page.get("Last") or 0)
-            if last < since:
+            if 0 <= last < since:
                 # Another database answers at the same address: it is followed from its beginning.
                 self._marks.set(_CURSOR, "0")
                 continue
             for change in page["Changes"]:
                 taken += self._change(change)
-            if page.get("Done", True) or not page["Changes"]:
+            # A feed that does not go on is looked at again later, not at once.
+            stands = int(self._marks.get(_CURSOR) or 0) == since
+            if page.get("Done", True) or stands:
                 return taken
 
     def _change(self, change: Mapping[str, Any]) -> int:
@@ -71,19 +73,21 @@ class OrthancSource:
         return taken
 
     def _take(self, identifier: str) -> int:
-        content = self._file(identifier)
-        if content is None:
-            return 0
+        peer = Peer(route="orthanc", name=self.name)
         try:
-            receipt = self._intake.accept(arrival_of(content, Peer(route="orthanc", name=self.name)))
-        except ValueError:
+            content = self._file(identifier)
+            if content is None:
+                return 0
+            receipt = self._intake.accept(arrival_of(content, peer))
+        except ValueError as err:
+            self._intake.reject(peer, str(err))
             return 0
         if later(receipt):
             raise StorageError(f"source {self.name}: {receipt.reason}")
         return int(receipt.acknowledged)
 
     def _file(self, identifier: str) -> bytes | None:
-        """The file of an instance; None where it was deleted since, or is too large."""
+        """The file of an instance, None where it was deleted since; ValueError where it is too large."""
         with self._client.request("GET", f"/instances/{identifier}/file") as answer:
             if answer.status_code == 404:
                 return None
@@ -92,6 +96,6 @@ class OrthancSource:
             for part in answer.iter_bytes():
                 size += len(part)
                 if size > self._limit:
-                    return None
+                    raise ValueError(f"more than {self._limit} bytes (storage.instance_limit)")
                 parts.append(part)
         return b"".join(parts)

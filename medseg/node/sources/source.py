@@ -7,7 +7,7 @@ import threading
 from typing import Protocol
 
 from medseg.errors import MedsegError
-from medseg.node.arrival import Arrival, Receipt
+from medseg.node.arrival import Arrival, Peer, Receipt
 from medseg.node.audit import Audit
 
 _log = logging.getLogger(__name__)
@@ -19,6 +19,9 @@ class Taker(Protocol):
 
     def accept(self, arrival: Arrival) -> Receipt:
         """Store one instance; see `Intake.accept`."""
+
+    def reject(self, peer: Peer, reason: str) -> None:
+        """Tell the audit log of something that is no instance; see `Intake.reject`."""
 
 
 class Source(Protocol):

@@ -117,6 +117,18 @@ def test_the_same_study_maps_the_same_way_and_another_key_another():
     assert one.PixelData == ct_slice(1).PixelData
 
 
+def test_patients_without_a_number_are_told_apart():
+    change = deidentifier(options(), KEY)
+
+    def stand_in(name: str, study: str) -> str:
+        one = ct_slice(1, study=study)
+        one.PatientID, one.PatientName = "", name
+        return str(change(one).PatientID)
+
+    assert stand_in("Doe^Jane", "1.2") == stand_in("Doe^Jane", "1.3") != stand_in("Roe^Jane", "1.2")
+    assert stand_in("", "1.2") != stand_in("", "1.3")
+
+
 def test_shifted_dates_keep_their_distance():
     change = deidentifier(options(retain=("dates_modified",)), KEY)
     dates = []

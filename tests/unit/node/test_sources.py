@@ -23,11 +23,12 @@ from pynetdicom.sop_class import (
 )
 
 from medseg.database import Database
-from medseg.errors import MedsegError, PacsRejectedError, StorageError
+from medseg.errors import PacsRejectedError, PacsUnreachableError, StorageError
 from medseg.node import source_options
 from medseg.node.arrival import Arrival, Receipt
 from medseg.node.audit import Audit
 from medseg.node.privacy_options import AuditOptions
+from medseg.node.sources.archive_query import fetch_grown
 from medseg.node.sources.dicomweb import DicomwebSource
 from medseg.node.sources.dimse import DimseSource
 from medseg.node.sources.folder import FolderSource
@@ -45,12 +46,16 @@ class Taken:
     def __init__(self) -> None:
         self.uids: list[str] = []
         self.verdicts: list[str] = []
+        self.rejected: list[str] = []
 
     def accept(self, arrival: Arrival) -> Receipt:
         verdict = self.verdicts.pop(0) if self.verdicts else "stored"
         if verdict == "stored":
             self.uids.append(arrival.sop_instance_uid)
         return Receipt(verdict=verdict, reason="the disk is full")
+
+    def reject(self, peer, reason: str) -> None:
+        self.rejected.append(reason)
 
 
 def as_file(number: int) -> bytes:
@@ -79,7 +84,6 @@ class Site:
             options,
             intake=self.intake,
             marks=self.marks(),
-            audit=self.audit,
             clock=self.clock,
             file_limit=1 << 20,
         )
@@ -120,7 +124,8 @@ def test_taken_files_are_removed_where_that_is_asked_for(site: Site):
     (site.drop / "bad").write_bytes(b"no DICOM" * 100)
     assert site.rest(source) == 1
     assert [path.name for path in site.drop.iterdir()] == ["bad"]
-    assert "no DICOM file" in (site.folder / "audit.jsonl").read_text()
+    assert len(site.intake.rejected) == 1
+    assert "no DICOM file" in site.intake.rejected[0]
 
 
 def test_links_pipes_and_hidden_files_are_left_alone(site: Site):
@@ -312,7 +317,34 @@ def test_a_study_of_an_archive_is_found_and_got_once(site: Site):
     assert re.fullmatch(r"\d{8}-\d{8}", archive.asked[0].StudyDate)
     site.intake.verdicts = ["no_space"]
     archive.held.append(3)
-    with pytest.raises(MedsegError, match="could not be had by C-GET"):
+    with pytest.raises(StorageError, match="the disk is full"):
         source.look()
-    assert source.look() >= 1
+    assert source.look() == 4
+    # What is refused for good is asked for no more.
+    archive.held.append(4)
+    site.intake.verdicts = ["refused"]
+    source.look()
+    assert source.look() == 0
     archive.server.shutdown()
+
+
+def test_a_study_that_cannot_be_had_holds_no_other_up_and_is_left_in_the_end(site: Site):
+    tried: list[str] = []
+
+    def fetch(study: str) -> int:
+        tried.append(study)
+        if study == "bad":
+            raise PacsUnreachableError("1 instance could not be had")
+        return 1
+
+    for look in range(8):
+        studies = [("bad", 3), (f"good {look}", 1)]
+        if look < 5:
+            with pytest.raises(PacsUnreachableError):
+                fetch_grown(studies, site.marks(), fetch)
+        else:
+            assert fetch_grown(studies, site.marks(), fetch) == 1
+    assert tried.count("bad") == 5
+    assert sum(study.startswith("good") for study in tried) == 8
+    with pytest.raises(PacsUnreachableError):
+        fetch_grown([("bad", 4)], site.marks(), fetch)
