@@ -18,6 +18,7 @@ from typing import Any
 from medseg.amounts import bytes_text, time_text
 
 _LOOK_EVERY_S = 0.2
+_LONGEST_ANSWER = 64 << 20
 COMMAND = (sys.executable, "-P", "-m", "medseg.node.worker")
 
 
@@ -126,7 +127,11 @@ class Child:
                 if not chunk:
                     self._raise_death(process)
                 parts += chunk
-                continue
+                if len(parts) > _LONGEST_ANSWER:
+                    self.end()
+                    raise ChildDied("the worker process gave an answer without end")
+                if parts.endswith(b"\n"):
+                    break
             self._check(process, begin)
             if not go_on():
                 self.end()

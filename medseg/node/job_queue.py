@@ -263,14 +263,16 @@ class JobQueue:
         return True
 
     def hold(self, job_id: int) -> bool:
-        """A person stops results that were not sent yet; whether any delivery, or the job, was stopped."""
+        """A person stops results that were not sent yet; whether any was stopped."""
+        mine = and_(deliveries.c.job_id == job_id, deliveries.c.state.in_(("waiting", "failed", "cancelled")))
+        done = and_(jobs.c.id == job_id, jobs.c.state == "done")
         with self._database.write() as connection:
-            mine = and_(
-                deliveries.c.job_id == job_id, deliveries.c.state.in_(("waiting", "failed", "cancelled"))
-            )
-            waiting = connection.execute(deliveries.delete().where(mine)).rowcount
-            done = update(jobs).where(jobs.c.id == job_id, jobs.c.state == "done")
-            return bool(waiting and connection.execute(done.values(state="held")).rowcount)
+            if connection.execute(select(deliveries.c.id).where(mine)).first() is None:
+                return False
+            if not connection.execute(update(jobs).where(done).values(state="held")).rowcount:
+                return False
+            connection.execute(deliveries.delete().where(mine))
+        return True
 
     def retry(self, job_id: int) -> bool:
         """A person lets a failed or given-up job run again from its first try; whether it had ended so."""

@@ -22,7 +22,7 @@ from medseg.pipeline.case_files import FILES, MASK, RECORD
 
 _VERDICTS = ("pass", "note", "review", "fail")
 _HOLD_FROM = {"never": 4, "fail": 3, "review": 2, "always": 0}
-_MAX_ITEMS = 200_000
+_MAX_ITEMS = 5_000_000
 
 
 class ResultError(MedsegError):
@@ -43,7 +43,7 @@ def gather(
     case_folders: Sequence[str],
     *,
     vault: Vault,
-    job_id: int,
+    home: str,
     source: SourceStudy,
     review: ReviewOptions,
     peak_bytes: int | None = None,
@@ -57,7 +57,8 @@ def gather(
     case_folders : sequence of str
         Names in it.
     vault : Vault
-    job_id : int
+    home : str
+        Where in the vault they go; no other try of a job has the same.
     source : SourceStudy
     review : ReviewOptions
         Which verdicts are held.
@@ -72,7 +73,6 @@ def gather(
         The vault cannot take a file.
     """
     files, flags, verdicts, notes = [], [], [], []
-    home = f"jobs/{job_id}"
     for index, name in enumerate(case_folders):
         place = home if len(case_folders) == 1 else f"{home}/{index + 1}"
         case = folder / name
@@ -156,7 +156,9 @@ def _referred(data_set: Dataset) -> Iterator[str]:
         for element in waiting.pop():
             seen += 1
             if seen > _MAX_ITEMS:
-                return
+                raise ResultError(
+                    f"a result of more than {_MAX_ITEMS} elements, whose references cannot all be checked"
+                )
             if element.VR == "SQ":
                 waiting += element.value
             elif element.keyword == "ReferencedSOPInstanceUID":

@@ -53,17 +53,25 @@ class Retention:
         old_results = self._ids(_old_jobs(now - self._options.keep_results))
         old_studies = self._ids(_old_studies(now - self._options.keep_instances))
         for job_id in old_results:
-            self._remove_job(int(str(job_id)))
+            self._remove_job(int(str(job_id)), _old_jobs(now - self._options.keep_results))
         for study_uid in old_studies:
-            self.purge_instances(str(study_uid))
+            self.purge_instances(str(study_uid), _old_studies(now - self._options.keep_instances))
         if old_results or old_studies:
             self._audit.record("retention", studies=len(old_studies), jobs=len(old_results))
         return Removed(studies=len(old_studies), jobs=len(old_results))
 
-    def purge_instances(self, study_uid: str) -> int:
-        """Remove the received instances of a study, rows first; their number."""
+    def purge_instances(self, study_uid: str, still: Select[tuple[object]] | None = None) -> int:
+        """Remove the received instances of a study, rows first; their number.
+
+        With `still` only if the study is among these at this very moment: a slice may have come meanwhile.
+        """
         mine = instances.c.study_uid == study_uid
         with self._database.write() as connection:
+            if (
+                still is not None
+                and connection.execute(still.where(studies.c.study_uid == study_uid)).first() is None
+            ):
+                return 0
             paths = connection.execute(select(instances.c.path).where(mine)).scalars().all()
             connection.execute(delete(instances).where(mine))
             connection.execute(delete(series).where(series.c.study_uid == study_uid))
@@ -71,8 +79,10 @@ class Retention:
         self._remove(paths)
         return len(paths)
 
-    def _remove_job(self, job_id: int) -> None:
+    def _remove_job(self, job_id: int, still: Select[tuple[object]]) -> None:
         with self._database.write() as connection:
+            if connection.execute(still.where(jobs.c.id == job_id)).first() is None:
+                return
             paths = (
                 connection.execute(select(results.c.path).where(results.c.job_id == job_id)).scalars().all()
             )

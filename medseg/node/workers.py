@@ -159,7 +159,7 @@ class Workers:
             made,
             [str(case["folder"]) for case in cases],
             vault=self._vault,
-            job_id=job.id,
+            home=f"jobs/{job.id}/{job.attempts}",
             source=source,
             review=self._review,
             peak_bytes=peak_bytes,

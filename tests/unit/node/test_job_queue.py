@@ -180,7 +180,9 @@ def test_a_superseding_job_says_that_the_old_result_is_out_already(site: Site):
     queue.finish(claimed(queue), finished())
     with site.database.write() as connection:
         connection.execute(update(deliveries).values(state="sent"))
+    assert not queue.hold(1)
     site.put(queue, given="13 slices")
+    assert not queue.hold(1)
     assert "whose results were sent already" in site.job(2)["reason"]
     assert site.sent() == [("1.2.3", "sent")]
 

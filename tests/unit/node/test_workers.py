@@ -116,10 +116,10 @@ def test_what_the_process_made_lies_in_the_vault(site: Site):
     site.run("pass", "done")
     rows = site.listener.rows(results)
     assert {row["kind"]: row["path"] for row in rows} == {
-        "record": "jobs/1/measurements.json",
-        "nifti": "jobs/1/segmentation.nii.gz",
+        "record": "jobs/1/1/measurements.json",
+        "nifti": "jobs/1/1/segmentation.nii.gz",
     }
-    assert site.listener.vault.read("jobs/1/segmentation.nii.gz") == b"mask of 3"
+    assert site.listener.vault.read("jobs/1/1/segmentation.nii.gz") == b"mask of 3"
     wait_until(lambda: not list((site.listener.folder / "scratch").glob("job-*")))
 
 
