@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,14 +29,13 @@ def _programs() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     programs = _programs()
     if programs is None or (os.geteuid() == 0 and shutil.which("runuser") is None):
         pytest.skip("needs PostgreSQL (Debian: postgresql)")
-    # Everybody may pass: PostgreSQL refuses to run as root, and its user has to get there.
-    home = tmp_path_factory.mktemp("postgresql")
-    for folder in (home, *home.parents[:2]):
-        folder.chmod(0o755)
+    # Not below pytest's folder, where nobody else may pass: PostgreSQL refuses to run as root.
+    home = Path(tempfile.mkdtemp(prefix="medseg-postgresql-"))
+    home.chmod(0o755)
     data = home / "data"
     data.mkdir()
     become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
@@ -50,6 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql://postgres@/postgres?host={data}"
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], **run)
+        shutil.rmtree(home)
 
 
 class SharedSite(Site):
