@@ -175,6 +175,9 @@ def _memory(folder: Path, repeats: int, counts: Counts) -> Iterator[Row]:
     yield _row("memory of the node", "MB", held)
 
 
+_LONGEST_ROUND_S = 30.0
+
+
 def kill_under_load(
     folder: Path, kills: int, *, seed: int, senders: int = 4, slices: int = 60
 ) -> dict[str, int]:
@@ -190,17 +193,20 @@ def kill_under_load(
     moments = random.Random(seed)
     acknowledged: set[str] = set()
     few = Counts(senders=senders, slices=slices)
+    node = folder / "site" / "node"
     for turn in range(kills):
         places = _folders(folder / f"turn{turn}", few, seed=100 + turn, size=128)
         server = site.serve(folder / "site")
         running = [site.start_sender(place, server.port) for place in places]
         begun = time.monotonic()
-        time.sleep(moments.uniform(0.1, 1.0))
+        # By count, not by time: a busy machine would be killed before it has stored anything.
+        wanted = len(site.stored_rows(node)) + moments.randrange(1, senders * slices // 2)
+        while len(site.stored_rows(node)) < wanted and time.monotonic() < begun + _LONGEST_ROUND_S:
+            time.sleep(0.02)
         server.kill()
         acknowledged |= site.ended(running, begun).acknowledged
     server = site.serve(folder / "site")
     server.stop()
-    node = folder / "site" / "node"
     rows = site.stored_rows(node)
     whole = {uid for uid, path in rows.items() if len(dcmread(node / path).PixelData) == 2 * 128 * 128}
     files = sum(path.is_file() for path in (node / "instances").rglob("*"))
