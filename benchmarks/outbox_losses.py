@@ -104,7 +104,7 @@ def deliver(archive: LossyArchive, files: dict[str, bytes], folder: Path) -> dic
         kinds=("measurement_sr",),
         first_wait=0.1,
         longest_wait=1.0,
-        timeout=10.0,
+        timeout=2.0,
     )
     database = Database.in_file(folder / "outbox.db", metadata)
     box = Outbox(database, {"archive": options}, read=files.__getitem__, clock=RealTime(), owner="bench")

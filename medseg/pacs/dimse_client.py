@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -170,6 +171,7 @@ class DimseSender:
             return _answer(file, "again", f"{self._place()} ended the association")
         try:
             data_set = _acceptable(dcmread(io.BytesIO(file.content)), association)
+            begun = time.monotonic()
             status = association.send_c_store(data_set)
         except _NotTakenError as err:
             return _answer(file, "refused", f"{self._place()} {err}")
@@ -178,6 +180,9 @@ class DimseSender:
                 return _answer(file, "again", f"{self._place()} ended the association")
             return _answer(file, "refused", f"the file cannot be sent ({type(err).__name__})")
         if "Status" not in status:
+            # pynetdicom ends the association in both cases; only the time tells a silent peer from one that hung up.
+            if time.monotonic() - begun < self._options.timeout:
+                return _answer(file, "again", f"{self._place()} ended the association")
             return _answer(file, "again", f"{self._place()} did not answer in {self._options.timeout:g} s")
         return self._judge(file, int(status.Status))
 

@@ -67,6 +67,17 @@ def test_an_archive_that_takes_neither_native_syntax_is_told():
         assert "takes none of the objects" in answer.reason
 
 
+def test_a_peer_that_hangs_up_at_once_is_not_called_silent():
+    def hang_up(event) -> int:
+        event.assoc.abort()
+        return 0
+
+    with dimse_archive(hang_up) as archive:
+        (answer,) = DimseSender(archive.options()).send([outgoing(1)])
+        assert answer.state == "again"
+        assert "ended the association" in answer.reason
+
+
 def test_a_peer_that_hangs_up_in_the_middle_loses_nothing():
     def hang_up(event) -> int:
         if len(archive.taken) == 1:
