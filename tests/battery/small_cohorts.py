@@ -40,9 +40,14 @@ TABLE = LabelTable(
 
 
 def write_small_bundle(
-    folder: Path, *, in_channels: int = 1, seed: int = 0, ranges: dict[str, tuple[float, float]] | None = None
+    folder: Path,
+    *,
+    in_channels: int = 1,
+    seed: int = 0,
+    ranges: dict[str, tuple[float, float]] | None = None,
+    window: tuple[int, int, int] = (16, 16, 8),
 ) -> Bundle:
-    """A 3-D bundle with a window of 16 x 16 x 8 voxels."""
+    """A 3-D bundle whose network has random weights."""
     network = build_network(
         SmallUNetOptions(channels=(4, 8), groups=2),
         spatial_dims=3,
@@ -64,8 +69,8 @@ def write_small_bundle(
             settings_sha256="0" * 64,
             input_ranges=ranges or {},
         ),
-        inference={"window": [16, 16, 8], "overlap": 0.25},
-        window=(16, 16, 8),
+        inference={"window": list(window), "overlap": 0.25},
+        window=window,
     )
 
 
