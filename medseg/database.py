@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy import Connection, Engine, MetaData, Select, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
@@ -85,6 +85,10 @@ class Database:
     def insert(self, table: Any) -> Any:
         """An INSERT of this kind of database, which has `on_conflict_do_nothing` and `_do_update`."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def locked(self, query: Select[Any]) -> Select[Any]:
+        """Rows that this transaction alone gets of several nodes; SQLite has one writer anyway."""
+        return query if self.is_sqlite else query.with_for_update(skip_locked=True)
 
     def close(self) -> None:
         """Close all connections."""

@@ -170,10 +170,8 @@ class JobQueue:
         with self._database.read() as connection:
             if connection.execute(first).first() is None:
                 return None
-        if not self._database.is_sqlite:
-            first = first.with_for_update(skip_locked=True)
         with self._database.write() as connection:
-            row = connection.execute(first).mappings().first()
+            row = connection.execute(self._database.locked(first)).mappings().first()
             if row is None:
                 return None
             attempts = row["attempts"] + 1

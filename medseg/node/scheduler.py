@@ -32,11 +32,11 @@ _PIXELS = 0x7FE00008
 
 @dataclass(slots=True)
 class _Watched:
-    """A study that is being received: its arrivals, since when they have not grown, and its gap once looked for."""
+    """A study that is being received: its arrivals, since when they have not grown, and its series once looked at."""
 
     arrivals: int
     since: float
-    gap: str | None = None
+    candidates: list[Candidate] | None = None
 
 
 class Scheduler:
@@ -99,11 +99,14 @@ class Scheduler:
             return {row.study_uid: row.arrivals for row in connection.execute(query)}
 
     def _settle(self, study_uid: str, seen: _Watched, now: float) -> int:
-        candidates = self._candidates(study_uid)
+        first_look = seen.candidates is None
+        # The headers of a study that waits for a gap are read once, not at every tick.
+        candidates = seen.candidates = (
+            self._candidates(study_uid) if seen.candidates is None else seen.candidates
+        )
         gaps = [one.geometry.gap for one in candidates if one.geometry.gap and self._wanted(one)]
         if gaps and now - seen.since < self._options.stable_after + self._options.wait_for_gaps:
-            if seen.gap is None:
-                seen.gap = gaps[0]
+            if first_look:
                 self._note(study_uid, f"waits for more: {gaps[0]}")
             return 0
         new, told = self._jobs(candidates, study_uid)

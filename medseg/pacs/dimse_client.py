@@ -156,9 +156,7 @@ class DimseSender:
             ae.add_requested_context(abstract, [syntax])
         try:
             association = self._associate(ae)
-        except PacsUnreachableError as err:
-            return all_answered(files, "again", str(err))
-        except PacsRejectedError as err:
+        except (PacsUnreachableError, PacsRejectedError) as err:
             # A wrong AE title is mended at the archive, not by giving results up.
             return all_answered(files, "again", str(err))
         try:
@@ -208,11 +206,14 @@ def _answer(file: Outgoing, state: SentState, reason: str) -> Sent:
 def _batches(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
     """Parts whose presentation contexts fit into one association."""
     batch: list[Outgoing] = []
+    asked: set[tuple[str, str]] = set()
     for file in files:
-        if len(_contexts([*batch, file])) > _MAX_CONTEXTS:
+        wanted = set(_contexts([file]))
+        if len(asked | wanted) > _MAX_CONTEXTS:
             yield batch
-            batch = []
+            batch, asked = [], set()
         batch.append(file)
+        asked |= wanted
     if batch:
         yield batch
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, func, or_, select, update
 
 from medseg.amounts import time_text
 from medseg.database import Database
@@ -236,7 +236,7 @@ class Outbox:
             .limit(_BATCH)
         )
         with self._database.write() as connection:
-            rows = list(connection.execute(_locked(query, self._database)).mappings())
+            rows = list(connection.execute(self._database.locked(query)).mappings())
             ids = [row["id"] for row in rows]
             taken = update(deliveries).where(deliveries.c.id.in_(ids))
             if ids:
@@ -350,11 +350,6 @@ class Outbox:
 def wait_before(attempts: int, options: Destination) -> float:
     """Seconds before the next try: they double with each, up to a ceiling."""
     return float(min(options.first_wait * 2 ** min(attempts - 1, 30), options.longest_wait))
-
-
-def _locked(query: Select[Any], database: Database) -> Select[Any]:
-    """Of several nodes on one PostgreSQL each gets rows of its own; SQLite has one writer anyway."""
-    return query if database.is_sqlite else query.with_for_update(skip_locked=True)
 
 
 def _references(information: Dataset, keyword: str) -> list[str]:
