@@ -125,20 +125,6 @@ class Vault:
                     break
                 folder.rmdir()
 
-    def adopt(self, name: str, path: Path) -> None:
-        """Take in a finished plain file from elsewhere; the original stays.
-
-        Raises
-        ------
-        StorageError
-            It cannot be read or written.
-        """
-        try:
-            content = path.read_bytes()
-        except OSError as err:
-            raise StorageError(f"cannot read {path.name}: {err.strerror or err}") from err
-        self.write(name, content)
-
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder for plain files that lives as long as the block; only this user may look in."""

@@ -7,14 +7,12 @@ from typing import Any
 
 from pydicom.uid import UID
 
-from medseg.errors import StorageError
 from medseg.node.arrival import Peer
 from medseg.node.clock import Clock
-from medseg.node.part10 import arrival_of
 from medseg.node.source_options import DicomwebSource as DicomwebOptions
 from medseg.node.sources.archive_query import fetch_grown, keys_of
 from medseg.node.sources.marks import Marks
-from medseg.node.sources.source import Taker, later
+from medseg.node.sources.source import Taker, offer
 from medseg.pacs.dicomweb_client import DicomwebClient
 
 _STUDY, _INSTANCES = "0020000D", "00201208"
@@ -78,15 +76,8 @@ class DicomwebSource:
     def _take(self, study: str) -> int:
         taken = 0
         for content in self._client.retrieve(f"/studies/{study}", part_limit=self._limit):
-            peer = Peer(route="dicomweb", name=self.name)
-            try:
-                receipt = self._intake.accept(arrival_of(content, peer))
-            except ValueError as err:
-                self._intake.reject(peer, str(err))
-                continue
-            if later(receipt):
-                raise StorageError(f"source {self.name}: {receipt.reason}")
-            taken += receipt.verdict == "stored"
+            receipt = offer(self._intake, content, Peer(route="dicomweb", name=self.name))
+            taken += receipt is not None and receipt.verdict == "stored"
         return taken
 
 

@@ -7,14 +7,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.errors import StorageError
+from medseg.errors import ImageReadError, StorageError
 from medseg.io.limits import open_regular
-from medseg.node.arrival import Arrival, Peer
+from medseg.node.arrival import Peer
 from medseg.node.clock import Clock
-from medseg.node.part10 import arrival_of
 from medseg.node.source_options import FolderSource as FolderOptions
 from medseg.node.sources.marks import Marks
-from medseg.node.sources.source import Taker, later
+from medseg.node.sources.source import Taker, offer
 
 
 class FolderSource:
@@ -63,30 +62,28 @@ class FolderSource:
 
     def _take(self, path: Path, name: str, state: str) -> int:
         """Offer a file to the intake; 1 where it was taken."""
-        problem, receipt = "", None
+        peer, receipt = Peer(route="folder", name=self.name), None
         try:
-            receipt = self._intake.accept(self._arrival(path))
-        except ValueError as err:
-            problem = str(err)
-        except OSError:
-            # It may be readable at the next look.
+            content = self._content(path)
+        except (OSError, StorageError):
+            # It may be readable at the next look; the others do not wait for it.
             return 0
-        if receipt is not None and later(receipt):
-            raise StorageError(f"source {self.name}: {receipt.reason}")
-        if problem:
-            self._intake.reject(Peer(route="folder", name=self.name), problem)
+        except (ValueError, ImageReadError) as err:
+            self._intake.reject(peer, str(err))
+        else:
+            receipt = offer(self._intake, content, peer)
         self._marks.set(name, state)
         acknowledged = receipt is not None and receipt.acknowledged
         if acknowledged and self._options.after == "remove" and _state(path) == state:
             path.unlink(missing_ok=True)
         return int(acknowledged)
 
-    def _arrival(self, path: Path) -> Arrival:
+    def _content(self, path: Path) -> bytes:
         with open_regular(path) as stream:
             content = stream.read(self._limit + 1)
         if len(content) > self._limit:
             raise ValueError(f"a file of more than {self._limit} bytes (storage.instance_limit)")
-        return arrival_of(content, Peer(route="folder", name=self.name))
+        return content
 
 
 def _told(status: os.stat_result) -> str:

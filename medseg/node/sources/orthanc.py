@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from medseg.errors import PacsRejectedError, StorageError
+from medseg.errors import PacsRejectedError
 from medseg.node.arrival import Peer
-from medseg.node.part10 import arrival_of
 from medseg.node.source_options import OrthancSource as OrthancOptions
 from medseg.node.sources.marks import Marks
-from medseg.node.sources.source import Taker, later
+from medseg.node.sources.source import Taker, offer
 from medseg.pacs.dicomweb_client import DicomwebClient
 
 _PAGE = 100
@@ -76,15 +75,11 @@ class OrthancSource:
         peer = Peer(route="orthanc", name=self.name)
         try:
             content = self._file(identifier)
-            if content is None:
-                return 0
-            receipt = self._intake.accept(arrival_of(content, peer))
         except ValueError as err:
             self._intake.reject(peer, str(err))
             return 0
-        if later(receipt):
-            raise StorageError(f"source {self.name}: {receipt.reason}")
-        return int(receipt.acknowledged)
+        receipt = None if content is None else offer(self._intake, content, peer)
+        return int(receipt is not None and receipt.acknowledged)
 
     def _file(self, identifier: str) -> bytes | None:
         """The file of an instance, None where it was deleted since; ValueError where it is too large."""

@@ -6,9 +6,10 @@ import logging
 import threading
 from typing import Protocol
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, StorageError
 from medseg.node.arrival import Arrival, Peer, Receipt
 from medseg.node.audit import Audit
+from medseg.node.part10 import arrival_of
 
 _log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 600.0
@@ -38,6 +39,25 @@ class Source(Protocol):
         MedsegError
             It cannot be reached, or the node has no room; everything that was not taken stays for the next look.
         """
+
+
+def offer(intake: Taker, content: bytes, peer: Peer) -> Receipt | None:
+    """Hand a DICOM file to the intake; None where it is none, which the audit log then tells.
+
+    Raises
+    ------
+    StorageError
+        The node has no room; the file is to be offered again at the next look.
+    """
+    try:
+        arrival = arrival_of(content, peer)
+    except ValueError as err:
+        intake.reject(peer, str(err))
+        return None
+    receipt = intake.accept(arrival)
+    if later(receipt):
+        raise StorageError(f"source {peer.name}: {receipt.reason}")
+    return receipt
 
 
 def later(receipt: Receipt) -> bool:
