@@ -100,17 +100,17 @@ class BoundedStream:
         return self._stream.read(left if count < 0 else min(count, left))
 
 
-class _Head(io.BytesIO):
-    """The first bytes of a file of `size` bytes."""
+class _Held(io.BytesIO):
+    """Bytes in memory, which are not copied: all of `size`, or the first of them."""
 
     content: bytes | None = None
 
-    def __init__(self, head: bytes, size: int) -> None:
-        super().__init__(head)
+    def __init__(self, held: bytes, size: int) -> None:
+        super().__init__(held)
         self.size = size
 
 
-DatasetStream = BoundedStream | _Head
+DatasetStream = BoundedStream | _Held
 
 
 def parse_file(data: bytes, path: Path, limits: ReadLimits) -> tuple[Dataset, str]:
@@ -160,7 +160,7 @@ def scan_file(path: Path, limits: ReadLimits) -> ScannedFile:
         head = stream.read(_HEAD)
         if len(head) < size:
             # Only what ends inside the head was read whole: that the pixels were met proves it.
-            scanned = _scan(_Head(head, size), path, limits, partial=True)
+            scanned = _scan(_Held(head, size), path, limits, partial=True)
             if scanned is not None:
                 return scanned
         stream.seek(0)
@@ -179,6 +179,30 @@ def parse_front(
     """
     stops = frozenset({*_PIXELS, stop_at})
     return _parse(BoundedStream(stream, size), path, limits, stop_at=stops)
+
+
+def parse_data_set_front(
+    data_set: bytes, transfer_syntax_uid: str, path: Path, limits: ReadLimits
+) -> tuple[Dataset, DatasetStream]:
+    """All elements of an encoded data set before its pixels, and the stream as `parse_front` gives it.
+
+    Parameters
+    ----------
+    data_set : bytes
+        Without preamble and file meta information; it is not copied.
+    transfer_syntax_uid : str
+        How it is encoded.
+    path : Path
+        What it is called in messages.
+    limits : ReadLimits
+
+    Raises
+    ------
+    ImageReadError
+        An element longer than the data set, or content that pydicom cannot parse.
+    """
+    stream = _Held(data_set, len(data_set))
+    return _parse_elements(stream, transfer_syntax_uid, path, limits, stop_at=frozenset(_PIXELS))
 
 
 def _scan(stream: DatasetStream, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
@@ -223,14 +247,29 @@ def _parse(
     if head[128:132] != b"DICM" and not looks_like_dataset(head):
         raise ImageReadError(f"{path}: expected a DICOM file, found {describe(head)}")
     stream.seek(132 if head[128:132] == b"DICM" else 0)
+    with foreign_parser(path, "the DICOM header cannot be parsed", quote=False), recorded_warnings():
+        stored_as = _read_meta(stream, path)
+    if stored_as == DeflatedExplicitVRLittleEndian and partial:
+        raise ImageReadError(f"{path}: a deflated data set is read whole")
+    dataset, stream = _parse_elements(stream, stored_as, path, limits, stop_at=stop_at, found=found)
+    return dataset, stored_as, stream
+
+
+def _parse_elements(
+    stream: DatasetStream,
+    stored_as: str,
+    path: Path,
+    limits: ReadLimits,
+    *,
+    stop_at: frozenset[int],
+    found: list[PixelElement] | None = None,
+) -> tuple[Dataset, DatasetStream]:
+    """The data set that begins where the stream stands, and the stream that it was read from; see `_parse`."""
     with (
         foreign_parser(path, "the DICOM header cannot be parsed", quote=False),
         recorded_warnings() as caught,
     ):
-        stored_as = _read_meta(stream, path)
         if stored_as == DeflatedExplicitVRLittleEndian:
-            if partial:
-                raise ImageReadError(f"{path}: a deflated data set is read whole")
             content = _inflate(stream.read(), path, limits)
             stream = BoundedStream(io.BytesIO(content), len(content), content=content)
         implicit, little = _encoding(stream, stored_as)
@@ -239,7 +278,7 @@ def _parse(
     if any("End of file reached" in str(warning.message) for warning in caught):
         raise ImageReadError(f"{path}: the file is truncated: a sequence or its pixels have no end")
     _name_encoding(dataset, stored_as)
-    return dataset, stored_as, stream
+    return dataset, stream
 
 
 class _Guard:

@@ -6,18 +6,17 @@ import hashlib
 import hmac
 import io
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from pydicom import config
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medseg.errors import ImageReadError
 from medseg.export.identity import derived_uid
-from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_front
+from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_data_set_front
 from medseg.io.dicom_header import DicomHeader, modality_of
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
@@ -26,6 +25,7 @@ from medseg.io.sniff import EXPLICIT_VRS
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN")
 _TEXT = 200
+_LONGEST_UID = 64
 IMPLEMENTATION_CLASS_UID = derived_uid("implementation", "medseg")
 IMPLEMENTATION_VERSION_NAME = "MEDSEG"
 
@@ -47,20 +47,33 @@ class InstanceFacts:
     number: int | None
 
 
-def file_bytes(
-    data_set: bytes, *, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str
-) -> bytes:
-    """A DICOM file (PS3.10 7.1) of an encoded data set: an empty preamble, file meta information, the data set."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    stream = io.BytesIO()
-    write_file_meta_info(stream, meta, enforce_standard=True)
-    return b"\0" * 128 + b"DICM" + stream.getvalue() + data_set
+def file_head(*, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """What makes a DICOM file (PS3.10 7.1) of the data set that follows: an empty preamble and file meta information.
+
+    Raises
+    ------
+    ValueError
+        A UID is longer than 64 bytes or none.
+    """
+    uids = (sop_class_uid, sop_instance_uid, transfer_syntax_uid, IMPLEMENTATION_CLASS_UID)
+    elements = [b"\2\0\1\0OB\0\0\2\0\0\0\0\1"]
+    elements += [
+        _meta_element(tag, b"UI", uid) for tag, uid in zip((0x02, 0x03, 0x10, 0x12), uids, strict=True)
+    ]
+    elements.append(_meta_element(0x13, b"SH", IMPLEMENTATION_VERSION_NAME))
+    group = b"".join(elements)
+    return b"\0" * 128 + b"DICM\2\0\0\0UL\4\0" + len(group).to_bytes(4, "little") + group
+
+
+def _meta_element(element: int, vr: bytes, value: str) -> bytes:
+    """An element of group 0002, Explicit VR Little Endian, padded to an even length (PS3.5 6.2, 7.1.2)."""
+    if vr == b"UI" and (len(value) > _LONGEST_UID or not UID(value, config.IGNORE).is_valid):
+        raise ValueError(
+            f"expected a UID for (0002,{element:04X}), found {len(value)} characters that are none"
+        )
+    content = value.encode("ascii")
+    content += (b"\0" if vr == b"UI" else b" ") * (len(content) % 2)
+    return b"\2\0" + element.to_bytes(2, "little") + vr + len(content).to_bytes(2, "little") + content
 
 
 def read_facts(
@@ -85,23 +98,12 @@ def read_facts(
     name = Path("the data set")
     if not UID(transfer_syntax_uid).is_valid:
         raise ImageReadError("the transfer syntax is not a UID")
-    head = _head(transfer_syntax_uid)
-    stream = io.BytesIO(head + data_set)
-    size = len(head) + len(data_set)
-    dataset, _, rest = parse_front(stream, size, name, limits, stop_at=_PIXEL_TAGS[0])
+    dataset, rest = parse_data_set_front(data_set, transfer_syntax_uid, name, limits)
     if not _check_pixels(rest, transfer_syntax_uid):
         _check_end(dataset, rest.size)
     # pydicom's warnings quote values.
     with recorded_warnings():
         return _facts(dataset, name, transfer_syntax_uid, secret)
-
-
-@lru_cache(64)
-def _head(transfer_syntax_uid: str) -> bytes:
-    """What makes a file of a data set that is only looked at."""
-    return file_bytes(
-        b"", transfer_syntax_uid=transfer_syntax_uid, sop_class_uid="1.2", sop_instance_uid="1.2"
-    )
 
 
 def _facts(dataset: Dataset, name: Path, transfer_syntax_uid: str, secret: bytes) -> InstanceFacts:

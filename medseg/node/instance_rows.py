@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, Select, bindparam, select, update
 
 from medseg.database import Database
 from medseg.node.instance_header import InstanceFacts
@@ -17,10 +18,30 @@ from medseg.node.vault import Vault
 
 _MOST = 200
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
-_UID: BindParameter[str] = bindparam("uid")
-_KNOWN = select(instances.c.sha256).where(instances.c.sop_instance_uid == _UID)
-_RESULT = select(results.c.id).where(results.c.sop_instance_uid == _UID)
+_UIDS: BindParameter[str] = bindparam("uids", expanding=True)
+_KNOWN = select(instances.c.sop_instance_uid, instances.c.sha256).where(
+    instances.c.sop_instance_uid.in_(_UIDS)
+)
+_RESULT = select(results.c.sop_instance_uid).where(results.c.sop_instance_uid.in_(_UIDS))
+_PATIENT = select(studies.c.study_uid, studies.c.patient).where(studies.c.study_uid.in_(_UIDS))
+_STUDY = select(series.c.series_uid, series.c.study_uid).where(series.c.series_uid.in_(_UIDS))
 _INSTANCE = instances.insert()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is stored already under a SOP Instance UID.
+
+    Parameters
+    ----------
+    sha256 : str
+        Of its data set as it came in; "" for a result.
+    is_result : bool
+        Whether a job of this node made it.
+    """
+
+    sha256: str
+    is_result: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +60,7 @@ class InstanceRow:
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     row: InstanceRow
-    known: Future[str | None]
+    known: Future[Known | None]
 
 
 class RowWriter:
@@ -63,20 +84,18 @@ class RowWriter:
             self._thread.join()
             self._thread = None
 
-    def known(self, sop_instance_uid: str) -> tuple[str | None, bool]:
-        """SHA-256 of the stored instance with that UID, None where there is none; and whether a job made one."""
-        given = {"uid": sop_instance_uid}
+    def known(self, sop_instance_uid: str) -> Known | None:
+        """What is stored under that UID."""
         with self._database.read() as connection:
-            digest = connection.execute(_KNOWN, given).scalar()
-            return digest, connection.execute(_RESULT, given).first() is not None
+            return _known(connection, [sop_instance_uid]).get(sop_instance_uid)
 
-    def add(self, row: InstanceRow) -> str | None:
+    def add(self, row: InstanceRow) -> Known | None:
         """Write a row and wait for the disk.
 
         Returns
         -------
-        str or None
-            None where it is new now; else the SHA-256 of the instance that was there before.
+        Known or None
+            None where it is new now; else what was there before, and no row is written.
 
         Raises
         ------
@@ -104,7 +123,7 @@ class RowWriter:
         try:
             self._vault.sync_folders(waiting.row.path for waiting in batch)
             with self._database.write() as connection:
-                known = [_add(self._counted, connection, waiting.row) for waiting in batch]
+                known = _add(self._counted, connection, [waiting.row for waiting in batch])
         except Exception as err:
             if len(batch) == 1:
                 batch[0].known.set_exception(err)
@@ -112,80 +131,126 @@ class RowWriter:
             for waiting in batch if len(batch) > 1 else ():
                 self._write([waiting])
             return
-        for waiting, digest in zip(batch, known, strict=True):
-            waiting.known.set_result(digest)
+        for waiting, before in zip(batch, known, strict=True):
+            waiting.known.set_result(before)
 
 
 class _Counted:
-    """The statements that count an instance in its study, which is open from now on, and in its series."""
+    """The statements that count instances in their study, which is open from now on, and in their series."""
 
     def __init__(self, database: Database) -> None:
-        names: tuple[str, ...] = ("study_uid", "patient", "first_at", "last_at")
+        names: tuple[str, ...] = ("study_uid", "patient", "first_at", "last_at", "arrivals")
         new = database.insert(studies).values(
-            {name: bindparam(name) for name in names} | {"state": "receiving", "arrivals": 1}
+            {name: bindparam(name) for name in names} | {"state": "receiving"}
         )
-        seen = {"arrivals": studies.c.arrivals + 1, "last_at": new.excluded.last_at, "state": "receiving"}
-        self.study = new.on_conflict_do_update(index_elements=["study_uid"], set_=seen).returning(
-            studies.c.patient
-        )
+        seen = {
+            "arrivals": studies.c.arrivals + new.excluded.arrivals,
+            "last_at": new.excluded.last_at,
+            "state": "receiving",
+        }
+        self.study = new.on_conflict_do_update(index_elements=["study_uid"], set_=seen)
         names = ("series_uid", "study_uid", "modality", "body_part", "description", "protocol", "number")
         new = database.insert(series).values(
-            {name: bindparam(name) for name in (*names, "called_by")} | {"instances": 1}
+            {name: bindparam(name) for name in (*names, "called_by", "instances")}
         )
-        seen = {"instances": series.c.instances + 1}
-        self.series = new.on_conflict_do_update(index_elements=["series_uid"], set_=seen).returning(
-            series.c.study_uid
-        )
+        seen = {"instances": series.c.instances + new.excluded.instances}
+        self.series = new.on_conflict_do_update(index_elements=["series_uid"], set_=seen)
 
 
-def _add(counted: _Counted, connection: Connection, row: InstanceRow) -> str | None:
-    facts = row.facts
-    before = connection.execute(_KNOWN, {"uid": facts.sop_instance_uid}).scalar()
-    if before is not None:
-        return str(before)
-    given = {
-        "study_uid": facts.study_uid,
-        "patient": facts.patient,
-        "first_at": row.received_at,
-        "last_at": row.received_at,
+def _known(connection: Connection, uids: Sequence[str]) -> dict[str, Known]:
+    found = {uid: Known(sha256) for uid, sha256 in connection.execute(_KNOWN, {"uids": uids})}
+    return found | {
+        uid: Known("", is_result=True) for uid in connection.execute(_RESULT, {"uids": uids}).scalars()
     }
-    patient = connection.execute(counted.study, given).scalar_one()
-    _count_series(counted, connection, row, mixed=patient != facts.patient)
-    connection.execute(
-        _INSTANCE,
-        {
-            "sop_instance_uid": facts.sop_instance_uid,
-            "sop_class_uid": facts.sop_class_uid,
-            "series_uid": facts.series_uid,
-            "study_uid": facts.study_uid,
-            "patient": facts.patient,
-            "transfer_syntax_uid": facts.transfer_syntax_uid,
-            "path": row.path,
-            "size": row.size,
-            "sha256": row.sha256,
-            "received_at": row.received_at,
-            "route": row.route,
-            "peer": row.peer,
-        },
-    )
-    return None
 
 
-def _count_series(counted: _Counted, connection: Connection, row: InstanceRow, *, mixed: bool) -> None:
+def _add(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow]) -> list[Known | None]:
+    """Write the rows that are new; what was known of each before."""
+    known = _known(connection, [row.facts.sop_instance_uid for row in rows])
+    new: list[InstanceRow] = []
+    before: list[Known | None] = []
+    for row in rows:
+        uid = row.facts.sop_instance_uid
+        before.append(known.get(uid))
+        if uid not in known:
+            # The same instance may come by two associations at a time.
+            known[uid] = Known(row.sha256)
+            new.append(row)
+    if new:
+        _count_studies(counted, connection, new)
+        _count_series(counted, connection, new)
+        connection.execute(_INSTANCE, [_instance(row) for row in new])
+        _note_mixed(connection, new)
+    return before
+
+
+def _count_studies(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow]) -> None:
+    given: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        uid, at = row.facts.study_uid, row.received_at
+        study = given.setdefault(
+            uid, {"study_uid": uid, "patient": row.facts.patient, "first_at": at, "arrivals": 0}
+        )
+        study["arrivals"] += 1
+        study["last_at"] = at
+    # In one order, for two nodes that lock the same studies.
+    connection.execute(counted.study, [given[uid] for uid in sorted(given)])
+
+
+def _count_series(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow]) -> None:
+    given: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        facts = row.facts
+        one = given.setdefault(
+            facts.series_uid,
+            {
+                "series_uid": facts.series_uid,
+                "study_uid": facts.study_uid,
+                "modality": facts.modality,
+                "body_part": facts.body_part,
+                "description": facts.description,
+                "protocol": facts.protocol,
+                "number": facts.number,
+                "called_by": row.peer,
+                "instances": 0,
+            },
+        )
+        one["instances"] += 1
+    connection.execute(counted.series, [given[uid] for uid in sorted(given)])
+
+
+def _instance(row: InstanceRow) -> dict[str, Any]:
     facts = row.facts
-    given = {
+    return {
+        "sop_instance_uid": facts.sop_instance_uid,
+        "sop_class_uid": facts.sop_class_uid,
         "series_uid": facts.series_uid,
         "study_uid": facts.study_uid,
-        "modality": facts.modality,
-        "body_part": facts.body_part,
-        "description": facts.description,
-        "protocol": facts.protocol,
-        "number": facts.number,
-        "called_by": row.peer,
+        "patient": facts.patient,
+        "transfer_syntax_uid": facts.transfer_syntax_uid,
+        "path": row.path,
+        "size": row.size,
+        "sha256": row.sha256,
+        "received_at": row.received_at,
+        "route": row.route,
+        "peer": row.peer,
     }
-    study = connection.execute(counted.series, given).scalar_one()
-    note = "instances of two patients in one study" if mixed else ""
-    if study != facts.study_uid:
-        note = "instances of two studies under one Series Instance UID"
-    if note:
-        connection.execute(update(series).where(series.c.series_uid == facts.series_uid).values(mixed=note))
+
+
+def _note_mixed(connection: Connection, rows: Sequence[InstanceRow]) -> None:
+    """Note series whose instances are of two patients or studies; looked up now that their rows are locked."""
+    patients = _pairs(connection, _PATIENT, {row.facts.study_uid for row in rows})
+    homes = _pairs(connection, _STUDY, {row.facts.series_uid for row in rows})
+    notes: dict[str, str] = {}
+    for row in rows:
+        facts = row.facts
+        if patients[facts.study_uid] != facts.patient:
+            notes.setdefault(facts.series_uid, "instances of two patients in one study")
+        if homes[facts.series_uid] != facts.study_uid:
+            notes[facts.series_uid] = "instances of two studies under one Series Instance UID"
+    for uid, note in notes.items():
+        connection.execute(update(series).where(series.c.series_uid == uid).values(mixed=note))
+
+
+def _pairs(connection: Connection, query: Select[Any], uids: Iterable[str]) -> dict[str, str]:
+    return {row[0]: row[1] for row in connection.execute(query, {"uids": sorted(uids)})}

@@ -28,8 +28,8 @@ from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.deidentify import IdentifiersLeftError
 from medseg.node.disk_space import DiskSpace, SpaceState
-from medseg.node.instance_header import InstanceFacts, file_bytes, read_facts
-from medseg.node.instance_rows import InstanceRow, RowWriter
+from medseg.node.instance_header import InstanceFacts, file_head, read_facts
+from medseg.node.instance_rows import InstanceRow, Known, RowWriter
 from medseg.node.options import StorageOptions
 from medseg.node.tables import instances, results
 from medseg.node.vault import Vault
@@ -131,80 +131,64 @@ class Intake:
         if refused is not None:
             return refused
         try:
-            facts = self._facts(arrival)
+            facts = self._facts(arrival.data_set, arrival.transfer_syntax_uid)
         except ImageReadError as err:
             return Receipt(verdict="unreadable", reason=str(err))
         mismatch = _mismatch(arrival, facts)
         if mismatch:
             return _receipt("mismatch", facts, mismatch)
-        if self._deidentify is not None and self._rows.known(facts.sop_instance_uid)[1]:
+        if self._deidentify is not None and _is_result(self._rows.known(facts.sop_instance_uid)):
             # A result of ours comes back; mapped once more it would not be known.
             return _receipt("duplicate", facts)
+        data_set = arrival.data_set
         try:
-            content, facts = self._content(arrival, facts)
+            if self._deidentify is not None:
+                data_set = _changed(_head(facts) + data_set, self._deidentify)
+                facts = self._facts(data_set, arrival.transfer_syntax_uid)
         except IdentifiersLeftError as err:
             return Receipt(verdict="refused", reason=str(err))
         except ImageReadError as err:
             return Receipt(verdict="unreadable", reason=str(err))
-        self._space.take(len(content))
-        return self._store(arrival, facts, content)
+        return self._store(arrival, facts, data_set)
 
-    def _facts(self, arrival: Arrival) -> InstanceFacts:
-        return read_facts(
-            arrival.data_set, arrival.transfer_syntax_uid, secret=self._secret, limits=self._limits
-        )
+    def _facts(self, data_set: bytes, transfer_syntax_uid: str) -> InstanceFacts:
+        return read_facts(data_set, transfer_syntax_uid, secret=self._secret, limits=self._limits)
 
-    def _content(self, arrival: Arrival, facts: InstanceFacts) -> tuple[bytes, InstanceFacts]:
-        """The file that is stored, and what its rows say."""
-        data_set = arrival.data_set
-        if self._deidentify is not None:
-            data_set = _changed(self._file(data_set, facts), self._deidentify)
-            syntax = arrival.transfer_syntax_uid
-            facts = read_facts(data_set, syntax, secret=self._secret, limits=self._limits)
-        return self._file(data_set, facts), facts
-
-    @staticmethod
-    def _file(data_set: bytes, facts: InstanceFacts) -> bytes:
-        return file_bytes(
-            data_set,
-            transfer_syntax_uid=facts.transfer_syntax_uid,
-            sop_class_uid=facts.sop_class_uid,
-            sop_instance_uid=facts.sop_instance_uid,
-        )
-
-    def _store(self, arrival: Arrival, facts: InstanceFacts, content: bytes) -> Receipt:
+    def _store(self, arrival: Arrival, facts: InstanceFacts, data_set: bytes) -> Receipt:
         digest = hashlib.sha256(arrival.data_set).hexdigest()
+        head = _head(facts)
         row = InstanceRow(
             facts=facts,
             path=instance_path(facts),
-            size=len(content),
+            size=len(head) + len(data_set),
             sha256=digest,
             received_at=self._clock.now(),
             route=arrival.peer.route,
             peer=arrival.peer.name[:64],
         )
-        known, is_result = self._rows.known(facts.sop_instance_uid)
-        if is_result:
-            # An archive that forwards everything sends our own results back to us.
-            return _receipt("duplicate", facts)
-        if known is None:
-            known = self._write(row, content)
+        self._space.take(row.size)
+        known = self._write(row, head, data_set)
         if known is None:
             return _receipt("stored", facts)
-        if known == digest:
+        # An archive that forwards everything sends our own results back to us.
+        if known.is_result or known.sha256 == digest:
             return _receipt("duplicate", facts)
         return _receipt(
             "conflict", facts, "this SOP Instance UID was stored before with other content; that one is kept"
         )
 
-    def _write(self, row: InstanceRow, content: bytes) -> str | None:
-        """Write file and row; None, or the SHA-256 of the instance that was there first."""
-        self._vault.write(row.path, content, sync_folder=False)
+    def _write(self, row: InstanceRow, *content: bytes) -> Known | None:
+        """Write file and row; None, or what was there first, which stays.
+
+        Who sends an instance again, which few do, pays for a file that is written and removed; to ask the database
+        before would cost more with each of the others.
+        """
+        self._vault.add(row.path, *content)
         try:
             known = self._rows.add(row)
         except StorageError:
             # A commit that failed may still have happened; then the file stays.
-            if self._rows.known(row.facts.sop_instance_uid)[0] is None:
+            if self._rows.known(row.facts.sop_instance_uid) is None:
                 self._vault.remove(row.path)
             raise
         if known is not None:
@@ -230,6 +214,18 @@ def instance_path(facts: InstanceFacts) -> str:
         for uid in (facts.study_uid, facts.series_uid, facts.sop_instance_uid)
     )
     return f"instances/{study}/{series}/{instance}-{secrets.token_hex(4)}.dcm"
+
+
+def _head(facts: InstanceFacts) -> bytes:
+    return file_head(
+        transfer_syntax_uid=facts.transfer_syntax_uid,
+        sop_class_uid=facts.sop_class_uid,
+        sop_instance_uid=facts.sop_instance_uid,
+    )
+
+
+def _is_result(known: Known | None) -> bool:
+    return known is not None and known.is_result
 
 
 def _receipt(verdict: Verdict, facts: InstanceFacts, reason: str = "") -> Receipt:

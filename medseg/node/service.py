@@ -123,8 +123,8 @@ class Node:
 
     def __init__(self, config: NodeConfig, checked: Checked, clock: Clock) -> None:
         self.config, self.clock, self.models = config, clock, checked.models
-        self.vault = Vault(config.folder, checked.key)
         self.database = Database(checked.database_url, metadata)
+        self.vault = Vault(config.folder, checked.key, shared=not self.database.is_sqlite)
         _check_version(self.database)
         self.audit = Audit(config.folder, config.audit, clock)
         self.life = Life(self.database, clock, config.name)

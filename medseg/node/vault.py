@@ -9,9 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from medseg.errors import StorageError
 from medseg.node import sealing
+from medseg.node.folder_sync import FolderSync
 from medseg.provenance import TEMPORARY_SUFFIX
 
 SCRATCH = "scratch"
@@ -26,11 +28,14 @@ class Vault:
         Of the node.
     key : bytes or None
         32 bytes; every file is then encrypted, see `sealing`.
+    shared : bool
+        Whether other processes write into the folder.
     """
 
-    def __init__(self, folder: Path, key: bytes | None = None) -> None:
+    def __init__(self, folder: Path, key: bytes | None = None, *, shared: bool = False) -> None:
         self.folder = folder.absolute()
         self._key = key
+        self._folders = FolderSync(self.folder, alone=not shared)
 
     @property
     def encrypted(self) -> bool:
@@ -50,10 +55,8 @@ class Vault:
             raise StorageError(f"{name!r} is no name of a file in {self.folder}")
         return self.folder / name
 
-    def write(self, name: str, content: bytes, *, sync_folder: bool = True) -> None:
-        """Write a file, whole or not at all; its bytes are on disk when this returns.
-
-        With `sync_folder=False` the name itself may be lost by a power failure until `sync_folders`.
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all; it is on disk when this returns.
 
         Raises
         ------
@@ -65,19 +68,44 @@ class Vault:
         part = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
         try:
             try:
-                _write_through(part, sealed)
+                _write_through(part, (sealed,))
             except FileNotFoundError:
                 # `remove` of the last file of a folder takes the folder away at any moment.
-                _write_through(part, sealed)
+                _write_through(part, (sealed,))
             os.replace(part, path)
-            if sync_folder:
-                for folder in self._up(path.parent):
-                    _sync_folder(folder)
+            self._folders.sync([path.parent])
         except OSError as err:
             raise StorageError(f"cannot write {name} of the node: {err.strerror or err}") from err
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+    def add(self, name: str, *parts: bytes) -> None:
+        """Write a file under a new name; its bytes are on disk when this returns, its name after `sync_folders`.
+
+        It is written in its place: until a row names it nobody reads it, and what a kill leaves half-written has
+        no row, see `Retention.sweep`.
+
+        Raises
+        ------
+        StorageError
+            No space, no permission, or the name is taken; nothing is left behind.
+        """
+        path = self.place(name)
+        if self._key is not None:
+            parts = (sealing.seal(b"".join(parts), self._key, name),)
+        try:
+            try:
+                _write_through(path, parts, mode="xb")
+            except FileNotFoundError:
+                # As in `write`.
+                _write_through(path, parts, mode="xb")
+        except FileExistsError as err:
+            raise StorageError(f"cannot write {name} of the node: there is one") from err
+        except OSError as err:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise StorageError(f"cannot write {name} of the node: {err.strerror or err}") from err
 
     def sync_folders(self, names: Iterable[str]) -> None:
         """Make the names of written files survive a power failure.
@@ -87,19 +115,10 @@ class Vault:
         StorageError
             The disk fails.
         """
-        folders = {path for name in names for path in self._up(self.place(name).parent)}
         try:
-            for folder in folders:
-                _sync_folder(folder)
+            self._folders.sync({self.place(name).parent for name in names})
         except OSError as err:
             raise StorageError(f"cannot sync the folder of the node: {err.strerror or err}") from err
-
-    def _up(self, folder: Path) -> Iterator[Path]:
-        """A folder and those above it that may be new: its name stands in them."""
-        yield folder
-        while folder != self.folder:
-            folder = folder.parent
-            yield folder
 
     def read(self, name: str) -> bytes:
         """The content of a file.
@@ -120,10 +139,9 @@ class Vault:
         path = self.place(name)
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-            for folder in path.parents:
-                if folder in (self.folder, *self.folder.parents):
-                    break
-                folder.rmdir()
+        for folder in path.parents:
+            if folder == self.folder or not self._folders.remove_empty(folder):
+                break
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -175,17 +193,10 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write_through(path: Path, parts: Iterable[bytes], *, mode: Literal["wb", "xb"] = "wb") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as stream:
-        stream.write(content)
+    with path.open(mode) as stream:
+        for part in parts:
+            stream.write(part)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -46,8 +47,8 @@ def test_a_failing_call_leaves_the_old_file_or_the_new_one(tmp_path: Path, key: 
     sentences: list[str] = []
     for number in range(1, 40):
         folder = tmp_path / str(number)
+        Vault(folder, key).write(NAME, b"old")
         kept = Vault(folder, key)
-        kept.write(NAME, b"old")
         handles = len(os.listdir("/proc/self/fd"))
         with pytest.MonkeyPatch.context() as patch:
             calls = fail_at(patch, number)
@@ -66,17 +67,43 @@ def test_a_failing_call_leaves_the_old_file_or_the_new_one(tmp_path: Path, key: 
     assert all(sentence.endswith(os.strerror(errno.ENOSPC)) for sentence in sentences)
 
 
-def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+def test_a_failing_call_leaves_nothing_of_a_new_file(tmp_path: Path, key: bytes | None):
+    kept, number = Vault(tmp_path, key), 0
+    while not files_of(tmp_path):
+        number += 1
+        with pytest.MonkeyPatch.context() as patch:
+            calls = fail_at(patch, number)
+            with contextlib.suppress(StorageError):
+                kept.add(NAME, b"head", b"data set")
+        assert bool(files_of(tmp_path)) == (len(calls) < number)
+    # mkdir of three folders, from below and then from above, open, fsync
+    assert number > 3
+    assert kept.read(NAME) == b"headdata set"
+
+
+def test_a_new_file_does_not_replace_one(tmp_path: Path):
+    kept = Vault(tmp_path)
+    kept.add(NAME, b"first")
+    with pytest.raises(StorageError, match="there is one"):
+        kept.add(NAME, b"second")
+    assert kept.read(NAME) == b"first"
+
+
+@pytest.mark.parametrize("how", ["write", "add"])
+def test_a_folder_that_is_removed_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+):
     real, calls = vault._write_through, []
 
-    def write(path: Path, content: bytes) -> None:
+    def write(path: Path, *given: object, **options: object) -> None:
         calls.append(path)
         if len(calls) == 1:
             raise FileNotFoundError(errno.ENOENT, "gone")
-        real(path, content)
+        real(path, *given, **options)
 
     monkeypatch.setattr(vault, "_write_through", write)
-    Vault(tmp_path).write(NAME, b"new")
+    getattr(Vault(tmp_path), how)(NAME, b"new")
     assert Vault(tmp_path).read(NAME) == b"new"
 
 
