@@ -24,13 +24,13 @@ from medseg.node.audit import Audit
 from medseg.node.callers import Caller, may_call
 from medseg.node.intake import Intake
 from medseg.node.listen_options import CallerOptions, DimseListenOptions
+from medseg.node.tcp_listener import TcpListener
 from medseg.node.upper_layer import PeerGone, UpperLayerError
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 1 << 30
 _STREAM_BUFFER = 1 << 20
 _HANDSHAKE_S = 10.0
-"""Connections in their TLS handshake are not counted yet; short, so that few can pile up."""
 
 
 class DimseServer:
@@ -78,7 +78,7 @@ class DimseServer:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._server: asyncio.Server | None = None
+        self._listener: TcpListener | None = None
         self._open: dict[asyncio.Task[None], Association | None] = {}
         self._stopping = False
         self.port = options.port
@@ -93,7 +93,7 @@ class DimseServer:
     def alive(self) -> bool:
         """Whether it listens."""
         running = self._thread is not None and self._thread.is_alive()
-        return running and self._server is not None and self._server.is_serving()
+        return running and self._listener is not None and self._listener.alive
 
     def start(self) -> None:
         """Listen.
@@ -128,39 +128,34 @@ class DimseServer:
         self._loop = None
 
     async def _listen(self) -> None:
-        secured = (
-            {}
-            if self._tls is None
-            else {"ssl": self._tls, "ssl_handshake_timeout": min(_HANDSHAKE_S, self._options.idle_timeout)}
-        )
-        self._server = await asyncio.start_server(
+        options = self._options
+        listener = TcpListener(
             self._connected,
-            self._options.host,
-            self._options.port,
-            limit=_STREAM_BUFFER,
-            backlog=256,
-            **secured,  # type: ignore[arg-type]
+            self._no_connection,
+            lambda: self.counts.update(flood=1),
+            tls=self._tls,
+            handshake_s=min(_HANDSHAKE_S, options.idle_timeout),
+            most=4 * options.max_associations + 16,
+            buffer=_STREAM_BUFFER,
         )
-        self.port = self._server.sockets[0].getsockname()[1]
+        await listener.listen(options.host, options.port)
+        self._listener, self.port = listener, listener.port
 
     async def _close(self, deadline_s: float) -> None:
         self._stopping = True
-        if self._server is not None:
-            self._server.close()
+        if self._listener is None:
+            return
+        await self._listener.close()
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_s
         while any(one is not None and one.busy for one in self._open.values()) and loop.time() < end:
             await asyncio.sleep(0.05)
-        for task in list(self._open):
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await self._listener.cancel()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._open) >= 4 * self._options.max_associations + 16:
-            self.counts["flood"] += 1
-            writer.transport.abort()
-            return
+        if task is None:
+            raise RuntimeError("a connection is served by a task")
         self._open[task] = None
         peer = Peer(route="dimse", address=str((writer.get_extra_info("peername") or ("",))[0]))
         try:
@@ -195,9 +190,6 @@ class DimseServer:
             writer.write(upper_layer.reject_pdu(*answer))
             return
         answer_pdu, contexts = negotiation.accept(request, longest=self._options.max_pdu)
-        writer.write(answer_pdu)
-        await writer.drain()
-        self.counts["accepted"] += 1
         association = Association(
             reader,
             writer,
@@ -206,7 +198,11 @@ class DimseServer:
             peer_longest=request.longest,
             services=self._services,
         )
+        # Before the answer: who has heard it is counted.
         self._open[task] = association
+        self.counts["accepted"] += 1
+        writer.write(answer_pdu)
+        await writer.drain()
         await association.serve()
         self._ended(peer, "released", "", task)
 
@@ -226,9 +222,12 @@ class DimseServer:
             return "dimse.max_associations are open", negotiation.TOO_MANY
         return None
 
-    def _ended(self, peer: Peer, outcome: str, reason: str, task: asyncio.Task[None]) -> None:
+    def _no_connection(self, address: str, reason: str) -> None:
+        self._ended(Peer(route="dimse", address=address), "refused", reason, None)
+
+    def _ended(self, peer: Peer, outcome: str, reason: str, task: asyncio.Task[None] | None) -> None:
         self.counts[outcome] += 1
-        association = self._open.get(task)
+        association = self._open.get(task) if task is not None else None
         counts = dict(association.counts) if association is not None else {}
         if outcome == "released" and not counts:
             # An echo, over and over; the counter has it.

@@ -126,6 +126,32 @@ def test_no_certificate_a_strangers_or_no_tls_get_nothing(
     plain.acse_timeout = plain.network_timeout = 2
     assert not plain.associate("127.0.0.1", listener.server.port, ae_title="MEDSEG").is_established
     assert listener.rows(instances) == []
+    wait_until(lambda: len(listener.audit_lines()) >= 3)
+    told = [(line["outcome"], line["reason"]) for line in listener.audit_lines()]
+    assert told == [
+        ("refused", "no TLS connection: it has no certificate"),
+        ("refused", "no TLS connection: its certificate is not trusted"),
+        ("refused", "no TLS connection: it speaks no TLS"),
+    ]
+    assert {line["address"] for line in listener.audit_lines()} <= {"127.0.0.1", "::1"}
+
+
+def test_a_handshake_that_stands_still_or_breaks_off_holds_nobody_up(
+    listener: Listener, authority: Authority, scanner, monkeypatch: pytest.MonkeyPatch
+):
+    address = ("localhost", listener.server.port)
+    silent = [socket.create_connection(address, timeout=3) for _ in range(30)]
+    half = socket.create_connection(address, timeout=3)
+    # The head of a ClientHello, and no more.
+    half.sendall(bytes.fromhex("1603010200010001fc0303"))
+    half.close()
+    sender(listener, authority, *scanner[:2]).echo()
+    for one in silent:
+        one.close()
+    wait_until(lambda: len(listener.audit_lines()) >= 31)
+    assert {line["reason"] for line in listener.audit_lines()} == {
+        "no TLS connection: it hung up during the handshake"
+    }
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")

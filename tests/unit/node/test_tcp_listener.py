@@ -1,0 +1,142 @@
+"""Accepting connections, without DICOM."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pynetdicom", reason="needs medseg[node]")
+pytest.importorskip("cryptography", reason="needs medseg[node]")
+from medseg.node.tcp_listener import TcpListener
+from medseg.pacs.tls import server_context
+from tests.unit.node.test_dimse_tls import Authority
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        writer.write(await reader.readexactly(4))
+        await writer.drain()
+        await reader.read()
+    finally:
+        writer.close()
+
+
+async def opened(
+    *, most: int = 50, tls=None, handshake_s: float = 5.0
+) -> tuple[TcpListener, list[str], list[int]]:
+    refused: list[str] = []
+    floods: list[int] = []
+    listener = TcpListener(
+        echo,
+        lambda address, reason: refused.append(reason),
+        lambda: floods.append(1),
+        tls=tls,
+        handshake_s=handshake_s,
+        most=most,
+        buffer=1 << 16,
+    )
+    await listener.listen("localhost", 0)
+    return listener, refused, floods
+
+
+async def ask(port: int, host: str = "localhost") -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"ping")
+    answer = await reader.read(4)
+    writer.close()
+    return answer
+
+
+def test_all_addresses_of_a_host_are_listened_on_with_one_port():
+    async def main() -> None:
+        listener, *_ = await opened()
+        for address in {info[4][0] for info in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}:
+            assert await ask(listener.port, address) == b"ping"
+        assert listener.alive
+        port = listener.port
+        await listener.close()
+        assert not listener.alive
+        with pytest.raises(OSError, match="onnect"):
+            await ask(port)
+        await listener.cancel()
+
+    asyncio.run(main())
+
+
+def test_one_connection_too_many_is_cut_off_and_the_next_is_served():
+    async def main() -> None:
+        listener, refused, floods = await opened(most=2)
+        held = [await asyncio.open_connection("localhost", listener.port) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises((ConnectionError, AssertionError)):
+            assert await ask(listener.port) == b"ping"
+        assert floods == [1]
+        for _, writer in held:
+            writer.close()
+        await asyncio.sleep(0.1)
+        assert await ask(listener.port) == b"ping"
+        assert refused == []
+        await listener.close()
+        await listener.cancel()
+
+    asyncio.run(main())
+
+
+def test_no_descriptor_left_is_waited_out(monkeypatch: pytest.MonkeyPatch):
+    async def main() -> None:
+        listener, *_ = await opened()
+        loop, calls = asyncio.get_running_loop(), []
+        real = loop.sock_accept
+
+        async def accept(listening: socket.socket):
+            calls.append(1)
+            if len(calls) == 1:
+                raise OSError(24, "Too many open files")
+            return await real(listening)
+
+        await ask(listener.port)
+        monkeypatch.setattr(loop, "sock_accept", accept)
+        monkeypatch.setattr("medseg.node.tcp_listener._OUT_OF_DESCRIPTORS_S", 0.01)
+        # The accept that waits is still the real one; the next two go through ours.
+        for _ in range(4):
+            assert await ask(listener.port) == b"ping"
+        assert listener.alive
+        assert len(calls) > 1
+        await listener.close()
+        await listener.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_silent_handshake_ends_at_its_deadline(tmp_path: Path):
+    certificate, key, _ = Authority(tmp_path).sign("node")
+    tls = server_context(certificate, key, None, field="dimse.tls")
+
+    async def main() -> None:
+        listener, refused, _ = await opened(tls=tls, handshake_s=0.2)
+        reader, writer = await asyncio.open_connection("localhost", listener.port)
+        async with asyncio.timeout(3):
+            assert await reader.read() == b""
+        await asyncio.sleep(0.05)
+        assert refused == ["no TLS connection: its handshake took too long"]
+        writer.close()
+        await listener.close()
+        await listener.cancel()
+
+    asyncio.run(main())
+
+
+def test_an_address_that_is_taken_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        async def main() -> None:
+            listener = TcpListener(
+                echo, print, lambda: None, tls=None, handshake_s=1.0, most=1, buffer=1 << 16
+            )
+            with pytest.raises(OSError, match="in use"):
+                await listener.listen("127.0.0.1", taken.getsockname()[1])
+
+        asyncio.run(main())
