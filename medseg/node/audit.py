@@ -47,7 +47,7 @@ class Audit:
         Parameters
         ----------
         event : str
-            Such as `association`, `instance`, `log_in`, `job_released`, `delivery`, `start`.
+            Such as `association`, `http`, `instance`, `log_in`, `job_released`, `delivery`, `start`.
         peer : Peer or None
             Who did it over the network.
         account : str

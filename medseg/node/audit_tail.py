@@ -12,7 +12,8 @@ from medseg.node.audit import FILE
 
 _TAIL_BYTES = 256 * 1024
 _TURNED_AWAY = {
-    "association": ("refused", "aborted", "flood"),
+    "association": ("refused", "aborted"),
+    "http": ("refused",),
     "log_in": ("refused", "throttled"),
     "instance": ("refused", "unreadable", "mismatch", "conflict", "no_space", "too_large"),
 }

@@ -24,13 +24,12 @@ from medseg.node.audit import Audit
 from medseg.node.callers import Caller, may_call
 from medseg.node.intake import Intake
 from medseg.node.listen_options import CallerOptions, DimseListenOptions
-from medseg.node.tcp_listener import TcpListener
+from medseg.node.tcp_listener import HANDSHAKE_S, TcpListener
 from medseg.node.upper_layer import PeerGone, UpperLayerError
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 1 << 30
 _STREAM_BUFFER = 1 << 20
-_HANDSHAKE_S = 10.0
 
 
 class DimseServer:
@@ -103,15 +102,24 @@ class DimseServer:
         StorageError
             The address cannot be listened on.
         """
+        options = self._options
+        listener = TcpListener(
+            self._protocol,
+            admit=self._admit,
+            refused=self._no_connection,
+            tls=self._tls,
+            handshake_s=min(HANDSHAKE_S, options.idle_timeout),
+        )
+        try:
+            listener.bind(options.host, options.port)
+        except OSError as err:
+            place = f"{options.host} port {options.port}"
+            raise StorageError(f"cannot listen on {place}: {err.strerror or err}") from err
+        self._listener, self.port = listener, listener.port
         loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=loop.run_forever, name="dimse", daemon=True)
         self._thread.start()
-        try:
-            asyncio.run_coroutine_threadsafe(self._listen(), loop).result()
-        except OSError as err:
-            self._end()
-            place = f"{self._options.host} port {self._options.port}"
-            raise StorageError(f"cannot listen on {place}: {err.strerror or err}") from err
+        asyncio.run_coroutine_threadsafe(listener.begin(), loop).result()
 
     def stop(self, deadline_s: float) -> None:
         """Take no more associations, let the busy ones finish, abort what is left at the deadline."""
@@ -127,35 +135,32 @@ class DimseServer:
         self._threads.shutdown()
         self._loop = None
 
-    async def _listen(self) -> None:
-        options = self._options
-        listener = TcpListener(
-            self._connected,
-            self._no_connection,
-            lambda: self.counts.update(flood=1),
-            tls=self._tls,
-            handshake_s=min(_HANDSHAKE_S, options.idle_timeout),
-            most=4 * options.max_associations + 16,
-            buffer=_STREAM_BUFFER,
-        )
-        await listener.listen(options.host, options.port)
-        self._listener, self.port = listener, listener.port
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_STREAM_BUFFER, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, self._connected, loop=loop)
+
+    def _admit(self, handshakes: int) -> bool:
+        if len(self._open) + handshakes < 4 * self._options.max_associations + 16:
+            return True
+        self.counts["flood"] += 1
+        return False
 
     async def _close(self, deadline_s: float) -> None:
         self._stopping = True
-        if self._listener is None:
-            return
-        await self._listener.close()
+        if self._listener is not None:
+            await self._listener.close()
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_s
         while any(one is not None and one.busy for one in self._open.values()) and loop.time() < end:
             await asyncio.sleep(0.05)
-        await self._listener.cancel()
+        for task in list(self._open):
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a connection is served by a task")
+        assert task is not None
         self._open[task] = None
         peer = Peer(route="dimse", address=str((writer.get_extra_info("peername") or ("",))[0]))
         try:

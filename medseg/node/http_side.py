@@ -45,6 +45,13 @@ def http_server(node: Node, options: HttpListenOptions, accounts: Accounts, *, s
         from medseg.node.web.server import HttpServer
     except ModuleNotFoundError as err:
         raise MissingPackageError(f"`http` needs {err.name}; pip install 'medseg[node]'") from err
+
+    def turned_away(address: str, reason: str) -> None:
+        # In a thread: the log is on a disk, and this is called in the event loop.
+        asyncio.get_running_loop().run_in_executor(
+            None, lambda: node.audit.record("http", outcome="refused", address=address, reason=reason)
+        )
+
     app = create_app(
         node_view(node),
         options,
@@ -52,8 +59,9 @@ def http_server(node: Node, options: HttpListenOptions, accounts: Accounts, *, s
         audit=node.audit,
         secret=secret,
         store=_store(node, options) if options.stow else None,
+        turned_away=turned_away,
     )
-    return HttpServer(app, options)
+    return HttpServer(app, options, refused=turned_away)
 
 
 def _store(node: Node, options: HttpListenOptions) -> Store:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Refused = Callable[[str, str], None]
 """Address of the peer, and one sentence on why there is no connection."""
 
+HANDSHAKE_S = 10.0
 _BACKLOG = 256
 # As long as asyncio's own server waits when the process has no file descriptor left.
 _OUT_OF_DESCRIPTORS_S = 1.0
@@ -27,41 +26,37 @@ _SENTENCES = {
 
 
 class TcpListener:
-    """Listens on all addresses of a host; `asyncio.start_server` says nothing of handshakes that fail.
+    """Listens on all addresses of a host.
+
+    asyncio's server says nothing of handshakes that fail, and lets any number of them stand still for a minute.
 
     Parameters
     ----------
-    serve : callable
-        Serves one connection, after its handshake; the connection is closed by it.
+    protocol : callable
+        Makes what serves a connection, after its handshake.
+    admit : callable
+        Number of connections in their handshake -> whether there may be one more.
     refused : callable
         Told of each handshake that fails.
-    flooded : callable
-        Told of each connection that is one too many.
     tls : ssl.SSLContext or None
     handshake_s : float
         Deadline of a handshake.
-    most : int
-        Connections at a time, those in their handshake included; one more is cut off.
-    buffer : int
-        Bytes that a `StreamReader` holds.
     """
 
     def __init__(
         self,
-        serve: Serve,
-        refused: Refused,
-        flooded: Callable[[], object],
+        protocol: Callable[[], asyncio.BaseProtocol],
         *,
+        admit: Callable[[int], bool],
+        refused: Refused,
         tls: ssl.SSLContext | None,
-        handshake_s: float,
-        most: int,
-        buffer: int,
+        handshake_s: float = HANDSHAKE_S,
     ) -> None:
-        self._serve, self._refused, self._flooded = serve, refused, flooded
-        self._tls, self._handshake_s, self._most, self._buffer = tls, handshake_s, most, buffer
+        self._protocol, self._admit, self._refused = protocol, admit, refused
+        self._tls, self._handshake_s = tls, handshake_s
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._connections: set[asyncio.Task[None]] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
@@ -73,19 +68,23 @@ class TcpListener:
         """Whether connections are accepted."""
         return bool(self._accepting) and not any(task.done() for task in self._accepting)
 
-    async def listen(self, host: str, port: int) -> None:
-        """Begin to accept.
+    def bind(self, host: str, port: int) -> None:
+        """Take the addresses.
+
+        Parameters
+        ----------
+        host : str
+        port : int
+            0: one that is free, the same for all addresses.
 
         Raises
         ------
         OSError
             An address cannot be listened on.
         """
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-                # Where any port will do, all addresses get the same.
                 chosen = port or (self.port if self._sockets else 0)
                 place = (address[0], chosen, *address[2:])
                 listening = socket.create_server(place, family=family, backlog=_BACKLOG)
@@ -94,20 +93,18 @@ class TcpListener:
         except OSError:
             self._close_sockets()
             raise
+
+    async def begin(self) -> None:
+        """Accept."""
         self._accepting = [asyncio.create_task(self._accept(one)) for one in self._sockets]
 
     async def close(self) -> None:
-        """Accept no more; connections go on."""
-        for task in self._accepting:
+        """Accept no more and end the handshakes; connections go on."""
+        tasks = [*self._accepting, *self._handshakes]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._close_sockets()
-
-    async def cancel(self) -> None:
-        """End all connections."""
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _close_sockets(self) -> None:
         for listening in self._sockets:
@@ -123,34 +120,27 @@ class TcpListener:
             except OSError:
                 await asyncio.sleep(_OUT_OF_DESCRIPTORS_S)
                 continue
-            if len(self._connections) >= self._most:
-                self._flooded()
+            if not self._admit(len(self._handshakes)):
                 peer.close()
                 continue
             task = asyncio.create_task(self._connect(peer, str(address[0])))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
 
     async def _connect(self, peer: socket.socket, address: str) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=self._buffer, loop=loop)
         secured = {} if self._tls is None else {"ssl": self._tls, "ssl_handshake_timeout": self._handshake_s}
-        with contextlib.suppress(OSError):
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            transport, protocol = await loop.connect_accepted_socket(
-                lambda: asyncio.StreamReaderProtocol(reader, loop=loop),
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol,
                 peer,
                 **secured,  # type: ignore[arg-type]
             )
         except (OSError, TimeoutError) as err:
             peer.close()
             self._refused(address, f"no TLS connection: {_sentence(err)}")
-            return
         except asyncio.CancelledError:
             peer.close()
             raise
-        await self._serve(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
 
 def _sentence(err: Exception) -> str:

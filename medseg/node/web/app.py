@@ -18,7 +18,7 @@ from medseg.node.view import NodeView
 from medseg.node.web import actions, api, assets, files, pages, probes, stow_route
 from medseg.node.web.accounts import Accounts
 from medseg.node.web.gate import Store, Web
-from medseg.node.web.guard import Guard
+from medseg.node.web.guard import Guard, TurnedAway, told_nobody
 from medseg.node.web.replies import Refused
 from medseg.node.web.sessions import Sessions
 from medseg.node.web.show import environment
@@ -36,6 +36,7 @@ def create_app(
     audit: Audit,
     secret: bytes,
     store: Store | None = None,
+    turned_away: TurnedAway = told_nobody,
 ) -> Guard:
     """The application, guarded.
 
@@ -50,6 +51,8 @@ def create_app(
         Of the node; sessions are signed with keys that are made of it.
     store : callable or None
         Takes the studies of STOW-RS; None: they are not taken.
+    turned_away : callable
+        Told of requests that the guard refuses.
     """
     secure = options.tls is not None or options.behind_proxy
     app = FastAPI(title="medseg", docs_url=None, redoc_url=None, openapi_url=None)
@@ -70,7 +73,9 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StorageError, _unreachable)
     app.add_exception_handler(Exception, _broken)
-    return Guard(app, hosts=options.hosts, body_limit=options.body_limit, secure=secure)
+    return Guard(
+        app, hosts=options.hosts, body_limit=options.body_limit, secure=secure, turned_away=turned_away
+    )
 
 
 def _refused(request: Request, err: Exception) -> Response:

@@ -23,6 +23,15 @@ _SLOWEST = 1024
 _AT_A_TIME = 64
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALWAYS = frozenset({"/health", "/ready"})
+_TOLD = frozenset({403, 408, 413, 421})
+"""Refusals that somebody should hear of; 503 is load."""
+
+TurnedAway = Callable[[str, str], None]
+"""Address of the peer, and one sentence on why; it must not block."""
+
+
+def told_nobody(_address: str, _reason: str) -> None:
+    """Where there is no audit log."""
 
 
 class Guard:
@@ -41,6 +50,8 @@ class Guard:
         Whether browsers reach the node over TLS.
     at_a_time : int
         Requests that are served at a time.
+    turned_away : callable
+        Told of requests that are refused here.
     """
 
     def __init__(
@@ -52,11 +63,12 @@ class Guard:
         stow_path: str = "/dicom-web/",
         secure: bool = False,
         at_a_time: int = _AT_A_TIME,
+        turned_away: TurnedAway = told_nobody,
     ) -> None:
         self._app, self._body_limit, self._stow_path = app, body_limit, stow_path
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
         self._headers = dict(HEADERS) | ({"strict-transport-security": STRICT_TRANSPORT} if secure else {})
-        self._at_a_time, self._open = at_a_time, 0
+        self._at_a_time, self._open, self._turned_away = at_a_time, 0, turned_away
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -69,6 +81,7 @@ class Guard:
         try:
             self._check(scope)
         except Refused as refused:
+            self._tell(scope, refused)
             await _reply(guarded, refused)
             return
         self._open += 1
@@ -76,6 +89,11 @@ class Guard:
             await self._app(scope, self._limited(scope, receive), guarded)
         finally:
             self._open -= 1
+
+    def _tell(self, scope: Message, refused: Refused) -> Refused:
+        if refused.status in _TOLD:
+            self._turned_away(str((scope.get("client") or ("",))[0]), refused.reason)
+        return refused
 
     def _check(self, scope: Message) -> None:
         headers = [(name.lower(), value.decode("latin-1")) for name, value in scope["headers"]]
@@ -119,13 +137,13 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), _SILENCE_S)
             except TimeoutError:
-                raise Refused(408, "The request came too slowly.") from None
+                raise self._tell(scope, Refused(408, "The request came too slowly.")) from None
             taken += len(message.get("body", b""))
             done = message["type"] != "http.request" or not message.get("more_body", False)
             if taken > limit:
-                raise _too_large(limit)
+                raise self._tell(scope, _too_large(limit))
             if not done and loop.time() - begin > _GRACE_S + taken / _SLOWEST:
-                raise Refused(408, "The request came too slowly.")
+                raise self._tell(scope, Refused(408, "The request came too slowly."))
             return message
 
         return limited

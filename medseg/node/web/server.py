@@ -14,27 +14,45 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medseg.errors import StorageError
 from medseg.node.listen_options import HttpListenOptions
+from medseg.node.tcp_listener import Refused, TcpListener
+from medseg.node.web.guard import told_nobody
 from medseg.pacs.tls import server_context
 
 _HEADER_S = 15.0
 _HEADER_BYTES = 32 * 1024
 _CONNECTIONS = 256
+_HANDSHAKES = 64
 _KEEP_ALIVE_S = 5
 _PROXIES = ("127.0.0.1", "::1")
 
 
 class GuardedProtocol(H11Protocol):
-    """Has a deadline for the whole header of a request, which uvicorn does not, and a limit on connections."""
+    """Has a deadline for the whole header of a request, which uvicorn does not, and a limit on connections.
+
+    Where there is one too many, the one that has waited longest for a header is cut off: whoever holds connections
+    open without a request, or between two, does not keep a monitor out.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin the deadline of the first header."""
         super().connection_made(transport)
-        if len(self.connections) > _CONNECTIONS:
-            transport.abort()
-            return
         self._begin()
+        if len(self.connections) > _CONNECTIONS:
+            waiting = [one for one in self.connections if isinstance(one, GuardedProtocol) and one.waits]
+            min(waiting, key=lambda one: one.since, default=self).cut_off()
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is no request at the moment."""
+        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+
+    def cut_off(self) -> None:
+        """End the connection at once, and forget it."""
+        self._end()
+        self.connections.discard(self)
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """The header is there when the peer has begun its body, or is done."""
@@ -50,6 +68,7 @@ class GuardedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _begin(self) -> None:
+        self.since = self.loop.time()
         self._deadline = self.loop.call_later(_HEADER_S, self._late)
 
     def _end(self) -> None:
@@ -59,8 +78,33 @@ class GuardedProtocol(H11Protocol):
 
     def _late(self) -> None:
         self._deadline = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        if self.waits:
             self.transport.abort()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Serves the connections of our own listener."""
+
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, refused: Refused) -> None:
+        super().__init__(config)
+        self.listener = TcpListener(
+            lambda: GuardedProtocol(config=config, server_state=self.server_state, app_state={}),
+            admit=lambda handshakes: handshakes < _HANDSHAKES,
+            refused=refused,
+            tls=tls,
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections."""
+        await self.listener.begin()
+        # What its own shutdown would close.
+        self.servers = []
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and let requests in progress end."""
+        await self.listener.close()
+        await super().shutdown()
 
 
 class HttpServer:
@@ -70,6 +114,8 @@ class HttpServer:
     ----------
     app : ASGI application
     options : HttpListenOptions
+    refused : callable
+        Told of each TLS handshake that fails.
 
     Raises
     ------
@@ -77,9 +123,8 @@ class HttpServer:
         Certificate and key of `options.tls` cannot be used.
     """
 
-    def __init__(self, app: Any, options: HttpListenOptions) -> None:
+    def __init__(self, app: Any, options: HttpListenOptions, *, refused: Refused = told_nobody) -> None:
         self._options = options
-        tls = _tls(options)
         config = uvicorn.Config(
             app,
             http=GuardedProtocol,
@@ -93,12 +138,9 @@ class HttpServer:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=5,
             h11_max_incomplete_event_size=_HEADER_BYTES,
-            backlog=256,
-            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Uvicorn(config, _tls(options), refused)
         self._thread: threading.Thread | None = None
-        self._socket: socket.socket | None = None
         self.port = options.port
 
     def start(self) -> None:
@@ -109,20 +151,13 @@ class HttpServer:
         StorageError
             The address cannot be listened on.
         """
-        host, port = self._options.host, self._options.port
+        host, port, listener = self._options.host, self._options.port, self._server.listener
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            self._socket = socket.socket(family, kind, protocol)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(address)
+            listener.bind(host, port)
         except OSError as err:
-            if self._socket is not None:
-                self._socket.close()
             raise StorageError(f"cannot listen on {host} port {port}: {err.strerror or err}") from err
-        self.port = self._socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+        self.port = listener.port
+        self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
             self._thread.join(0.01)
@@ -140,11 +175,7 @@ class HttpServer:
     @property
     def alive(self) -> bool:
         """Whether it listens."""
-        return self._thread is not None and self._thread.is_alive() and self._server.started
-
-    def _serve(self) -> None:
-        assert self._socket is not None
-        self._server.run(sockets=[self._socket])
+        return self._thread is not None and self._thread.is_alive() and self._server.listener.alive
 
 
 def _tls(options: HttpListenOptions) -> ssl.SSLContext | None:

@@ -15,31 +15,42 @@ from medseg.pacs.tls import server_context
 from tests.unit.node.test_dimse_tls import Authority
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        writer.write(await reader.readexactly(4))
-        await writer.drain()
-        await reader.read()
-    finally:
-        writer.close()
+class Opened:
+    """A listener whose connections send back four bytes."""
 
+    def __init__(self, *, most: int = 50, tls=None, handshake_s: float = 5.0) -> None:
+        self.refused: list[str] = []
+        self.served, self._most = 0, most
+        self.listener = TcpListener(
+            self._protocol,
+            admit=lambda handshakes: self.served + handshakes < self._most,
+            refused=lambda _address, reason: self.refused.append(reason),
+            tls=tls,
+            handshake_s=handshake_s,
+        )
 
-async def opened(
-    *, most: int = 50, tls=None, handshake_s: float = 5.0
-) -> tuple[TcpListener, list[str], list[int]]:
-    refused: list[str] = []
-    floods: list[int] = []
-    listener = TcpListener(
-        echo,
-        lambda address, reason: refused.append(reason),
-        lambda: floods.append(1),
-        tls=tls,
-        handshake_s=handshake_s,
-        most=most,
-        buffer=1 << 16,
-    )
-    await listener.listen("localhost", 0)
-    return listener, refused, floods
+    async def begin(self) -> Opened:
+        self.listener.bind("localhost", 0)
+        await self.listener.begin()
+        return self
+
+    @property
+    def port(self) -> int:
+        return self.listener.port
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._echo)
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.served += 1
+        try:
+            writer.write(await reader.readexactly(4))
+            await reader.read()
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            self.served -= 1
+            writer.close()
 
 
 async def ask(port: int, host: str = "localhost") -> bytes:
@@ -52,7 +63,8 @@ async def ask(port: int, host: str = "localhost") -> bytes:
 
 def test_all_addresses_of_a_host_are_listened_on_with_one_port():
     async def main() -> None:
-        listener, *_ = await opened()
+        opened = await Opened().begin()
+        listener = opened.listener
         for address in {info[4][0] for info in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}:
             assert await ask(listener.port, address) == b"ping"
         assert listener.alive
@@ -61,33 +73,33 @@ def test_all_addresses_of_a_host_are_listened_on_with_one_port():
         assert not listener.alive
         with pytest.raises(OSError, match="onnect"):
             await ask(port)
-        await listener.cancel()
 
     asyncio.run(main())
 
 
 def test_one_connection_too_many_is_cut_off_and_the_next_is_served():
     async def main() -> None:
-        listener, refused, floods = await opened(most=2)
+        opened = await Opened(most=2).begin()
+        listener = opened.listener
         held = [await asyncio.open_connection("localhost", listener.port) for _ in range(2)]
         await asyncio.sleep(0.05)
         with pytest.raises((ConnectionError, AssertionError)):
             assert await ask(listener.port) == b"ping"
-        assert floods == [1]
+        assert opened.served == 2
         for _, writer in held:
             writer.close()
         await asyncio.sleep(0.1)
         assert await ask(listener.port) == b"ping"
-        assert refused == []
+        assert opened.refused == []
         await listener.close()
-        await listener.cancel()
 
     asyncio.run(main())
 
 
 def test_no_descriptor_left_is_waited_out(monkeypatch: pytest.MonkeyPatch):
     async def main() -> None:
-        listener, *_ = await opened()
+        opened = await Opened().begin()
+        listener = opened.listener
         loop, calls = asyncio.get_running_loop(), []
         real = loop.sock_accept
 
@@ -106,7 +118,6 @@ def test_no_descriptor_left_is_waited_out(monkeypatch: pytest.MonkeyPatch):
         assert listener.alive
         assert len(calls) > 1
         await listener.close()
-        await listener.cancel()
 
     asyncio.run(main())
 
@@ -116,7 +127,8 @@ def test_a_silent_handshake_ends_at_its_deadline(tmp_path: Path):
     tls = server_context(certificate, key, None, field="dimse.tls")
 
     async def main() -> None:
-        listener, refused, _ = await opened(tls=tls, handshake_s=0.2)
+        opened = await Opened(tls=tls, handshake_s=0.2).begin()
+        listener, refused = opened.listener, opened.refused
         reader, writer = await asyncio.open_connection("localhost", listener.port)
         async with asyncio.timeout(3):
             assert await reader.read() == b""
@@ -124,19 +136,26 @@ def test_a_silent_handshake_ends_at_its_deadline(tmp_path: Path):
         assert refused == ["no TLS connection: its handshake took too long"]
         writer.close()
         await listener.close()
-        await listener.cancel()
+
+    asyncio.run(main())
+
+
+def test_handshakes_at_a_time_are_limited(tmp_path: Path):
+    certificate, key, _ = Authority(tmp_path).sign("node")
+    tls = server_context(certificate, key, None, field="dimse.tls")
+
+    async def main() -> None:
+        opened = await Opened(tls=tls, most=3).begin()
+        silent = [await asyncio.open_connection("localhost", opened.port) for _ in range(4)]
+        async with asyncio.timeout(3):
+            assert await silent[3][0].read() == b""
+        for _, writer in silent:
+            writer.close()
+        await opened.listener.close()
 
     asyncio.run(main())
 
 
 def test_an_address_that_is_taken_is_said():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-
-        async def main() -> None:
-            listener = TcpListener(
-                echo, print, lambda: None, tls=None, handshake_s=1.0, most=1, buffer=1 << 16
-            )
-            with pytest.raises(OSError, match="in use"):
-                await listener.listen("127.0.0.1", taken.getsockname()[1])
-
-        asyncio.run(main())
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        Opened().listener.bind("127.0.0.1", taken.getsockname()[1])

@@ -55,6 +55,7 @@ def make_site(tmp_path, filled_folder):
             audit=Audit(tmp_path, AuditOptions(), clock),
             secret=b"s" * 32,
             store=store,
+            turned_away=lambda address, reason: site.turned_away.append(reason),
         )
         return site
 

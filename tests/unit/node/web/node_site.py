@@ -64,6 +64,7 @@ class Site:
     app: Any = None
     address: str = "10.0.0.1"
     cookies: httpx.Cookies = field(default_factory=httpx.Cookies)
+    turned_away: list[str] = field(default_factory=list)
 
     def ask(
         self, method: str, path: str, *, role: str = "", base: str = "http://localhost", **more: Any

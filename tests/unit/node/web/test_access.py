@@ -183,6 +183,7 @@ def test_another_host_name_is_refused(site):
     assert site.get("/health", base="http://127.0.0.1:8080").status_code == 200
     assert site.get("/health", base="http://[::1]:8080").status_code == 200
     assert site.get("/health", headers={"host": "localhost@evil.example"}).status_code == 421
+    assert site.turned_away == ["This node is not known by that name; see http.hosts."] * 2
 
 
 def test_a_host_name_of_the_settings_is_known(make_site):
@@ -197,6 +198,7 @@ def test_another_sites_form_is_refused(make_site, headers):
     assert site.post("/api/jobs/2/release", headers=headers).status_code == 403
     assert site.post("/api/jobs/2/release", headers={"origin": "http://localhost"}).status_code == 200
     assert site.called.calls == [("release", 2)]
+    assert site.turned_away == ["The request comes from another site."]
 
 
 def test_on_loopback_without_accounts_the_page_is_open_but_its_forms_are_not(make_site):

@@ -64,13 +64,38 @@ def test_who_drips_his_header_is_cut_off_and_others_are_served(listening):
         connection.close()
 
 
-def test_one_connection_too_many_is_closed(listening):
+def test_one_connection_too_many_ends_the_one_that_waited_longest(listening):
     held = [socket.create_connection(("127.0.0.1", listening.port)) for _ in range(3)]
     time.sleep(0.1)
-    with socket.create_connection(("127.0.0.1", listening.port)) as more:
-        assert _closed(more, 0.2)
-    for connection in held:
+    connection = http.client.HTTPConnection("127.0.0.1", listening.port, timeout=5)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read() == b"ok"
+    assert _closed(held[0], 0.1)
+    assert not any(_open(one) for one in held[:1])
+    assert all(_open(one) for one in held[1:])
+    for one in held:
+        one.close()
+    connection.close()
+
+
+def _open(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) != b""
+    except TimeoutError:
+        return True
+
+
+def test_a_flood_of_half_open_connections_does_not_keep_a_monitor_out(listening):
+    held = []
+    for _ in range(20):
+        held += [socket.create_connection(("127.0.0.1", listening.port)) for _ in range(3)]
+        connection = http.client.HTTPConnection("127.0.0.1", listening.port, timeout=5)
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b"ok"
         connection.close()
+    for one in held:
+        one.close()
 
 
 def test_a_port_in_use_is_one_sentence(listening):
@@ -108,7 +133,11 @@ def test_https_is_spoken_in_tls_1_2_and_newer_alone(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    secured = server.HttpServer(Guard(app, secure=True), HttpListenOptions(port=port, tls=tls))
+    told: list[str] = []
+    options = HttpListenOptions(port=port, tls=tls)
+    secured = server.HttpServer(
+        Guard(app, secure=True), options, refused=lambda _address, reason: told.append(reason)
+    )
     secured.start()
     try:
         context = ssl.create_default_context(cafile=str(tls["certificate"]))
@@ -125,5 +154,15 @@ def test_https_is_spoken_in_tls_1_2_and_newer_alone(tmp_path):
         old.set_ciphers("ALL:@SECLEVEL=0")
         with socket.create_connection(("localhost", secured.port)) as plain, pytest.raises(ssl.SSLError):
             old.wrap_socket(plain, server_hostname="localhost")
+        with socket.create_connection(("localhost", secured.port)) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            _closed(plain)
+        end = time.monotonic() + 5
+        while len(told) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert told == [
+            "no TLS connection: it offers only old versions of TLS",
+            "no TLS connection: it speaks HTTP without TLS",
+        ]
     finally:
         secured.stop(5.0)
