@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("psycopg", reason="needs medseg[postgresql]")
+from postgresql_server import postgresql
+
 from medseg.database import Database
 from medseg.node.life import DEAD_AFTER_S, Life
 from medseg.node.tables import metadata
@@ -22,35 +19,10 @@ from tests.unit.node.turned_clock import TurnedClock
 pytestmark = pytest.mark.slow
 
 
-def _programs() -> Path | None:
-    """Where Debian puts initdb and pg_ctl; they are not on PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return found[-1] if found else None
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    programs = _programs()
-    if programs is None or (os.geteuid() == 0 and shutil.which("runuser") is None):
-        pytest.skip("needs PostgreSQL (Debian: postgresql)")
-    # Not below pytest's folder, where nobody else may pass: PostgreSQL refuses to run as root.
-    home = Path(tempfile.mkdtemp(prefix="medseg-postgresql-"))
-    home.chmod(0o755)
-    data = home / "data"
-    data.mkdir()
-    become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if become:
-        shutil.chown(data, "postgres")
-    run = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([*become, programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres"], **run)
-    options = f"-c listen_addresses='' -c unix_socket_directories='{data}'"
-    control = [*become, programs / "pg_ctl", "-D", data, "-w", "-l", data / "log"]
-    subprocess.run([*control, "-o", options, "start"], **run)
-    try:
+    with postgresql() as data:
         yield f"postgresql://postgres@/postgres?host={data}"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], **run)
-        shutil.rmtree(home)
 
 
 class SharedSite(Site):

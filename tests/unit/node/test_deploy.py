@@ -47,6 +47,21 @@ def test_compose_gives_the_node_its_ports_secrets_and_little_else(config: NodeCo
     assert f"state:{config.folder}" in node["volumes"]
 
 
+def test_every_secret_is_made_by_the_script_and_kubernetes_mounts_the_nodes_alone(kinds: dict[str, Any]):
+    script = (DEPLOY / "make-secrets").read_text()
+    made = {
+        *re.findall(r"^make (\S+)", script, re.MULTILINE),
+        "dimse_certificate",
+        "dimse_key",
+        "dimse_authorities",
+    }
+    (compose,) = documents("compose.yaml")
+    assert made == set(compose["secrets"])
+    volumes = kinds["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    (mounted,) = [volume["secret"]["items"] for volume in volumes if volume["name"] == "secrets"]
+    assert {item["key"] for item in mounted} == {item["path"] for item in mounted} == secrets_of_settings()
+
+
 def test_kubernetes_probes_limits_and_confines_the_node(config: NodeConfig, kinds: dict[str, Any]):
     spec = kinds["Deployment"]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
