@@ -31,7 +31,7 @@ def http_server(node: Node, options: HttpListenOptions, accounts: Accounts, *, s
     options : HttpListenOptions
     accounts : Accounts
     secret : bytes
-        Of the node; sessions are signed with keys that are made of it.
+        Of the node: sessions are signed with keys that are made of it, and numbers are searched by its digests.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def http_server(node: Node, options: HttpListenOptions, accounts: Accounts, *, s
         )
 
     app = create_app(
-        node_view(node),
+        node_view(node, secret=secret),
         options,
         accounts=accounts,
         audit=node.audit,

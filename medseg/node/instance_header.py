@@ -32,7 +32,10 @@ IMPLEMENTATION_VERSION_NAME = "MEDSEG"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceFacts:
-    """What the rows of an instance, its series and its study hold; see `tables`."""
+    """What the rows of an instance, its series and its study hold; see `tables`.
+
+    `searched_by` are digests of accession and patient number, see `number_digest`.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -45,6 +48,7 @@ class InstanceFacts:
     description: str
     protocol: str
     number: int | None
+    searched_by: tuple[str, ...] = ()
 
 
 def file_head(*, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str) -> bytes:
@@ -125,6 +129,7 @@ def _facts(dataset: Dataset, name: Path, transfer_syntax_uid: str, secret: bytes
         description=_text(header, "SeriesDescription"),
         protocol=_text(header, "ProtocolName"),
         number=int(number[0]) if len(number) == 1 and abs(number[0]) < 2**31 else None,
+        searched_by=_searched_by(header, secret),
     )
 
 
@@ -142,6 +147,17 @@ def _patient(header: DicomHeader, secret: bytes) -> str:
     keywords = ("PatientID", "IssuerOfPatientID") if any(number) else ("PatientName", "PatientBirthDate")
     text = "\0".join(next(iter(header.texts(keyword)), "") for keyword in keywords)
     return hmac.new(secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def number_digest(text: str, secret: bytes) -> str:
+    """What stands in a database for an accession or patient number: keyed, so that numbers cannot be tried out."""
+    said = b"number\0" + text.strip().encode("utf-8", "surrogatepass")
+    return hmac.new(secret, said, hashlib.sha256).hexdigest()[:32]
+
+
+def _searched_by(header: DicomHeader, secret: bytes) -> tuple[str, ...]:
+    texts = {next(iter(header.texts(keyword)), "") for keyword in ("AccessionNumber", "PatientID")}
+    return tuple(number_digest(text, secret) for text in sorted(texts) if text.strip())
 
 
 def _text(header: DicomHeader, keyword: str) -> str:

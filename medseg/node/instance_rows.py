@@ -13,7 +13,7 @@ from sqlalchemy import BindParameter, Connection, Select, bindparam, select, upd
 
 from medseg.database import Database
 from medseg.node.instance_header import InstanceFacts
-from medseg.node.tables import instances, results, series, studies
+from medseg.node.tables import instances, results, series, studies, study_numbers
 from medseg.node.vault import Vault
 
 _MOST = 200
@@ -155,6 +155,10 @@ class _Counted:
         )
         seen = {"instances": series.c.instances + new.excluded.instances}
         self.series = new.on_conflict_do_update(index_elements=["series_uid"], set_=seen)
+        new = database.insert(study_numbers).values(
+            {name: bindparam(name) for name in ("study_uid", "digest")}
+        )
+        self.number = new.on_conflict_do_nothing()
 
 
 def _known(connection: Connection, uids: Sequence[str]) -> dict[str, Known]:
@@ -178,6 +182,7 @@ def _add(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow])
             new.append(row)
     if new:
         _count_studies(counted, connection, new)
+        _note_numbers(counted, connection, new)
         _count_series(counted, connection, new)
         connection.execute(_INSTANCE, [_instance(row) for row in new])
         _note_mixed(connection, new)
@@ -195,6 +200,14 @@ def _count_studies(counted: _Counted, connection: Connection, rows: Sequence[Ins
         study["last_at"] = at
     # In one order, for two nodes that lock the same studies.
     connection.execute(counted.study, [given[uid] for uid in sorted(given)])
+
+
+def _note_numbers(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow]) -> None:
+    pairs = {(row.facts.study_uid, digest) for row in rows for digest in row.facts.searched_by}
+    if pairs:
+        connection.execute(
+            counted.number, [{"study_uid": uid, "digest": digest} for uid, digest in sorted(pairs)]
+        )
 
 
 def _count_series(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow]) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from medseg.node.service import Node
 
 
-def node_view(node: Node) -> NodeView:
-    """The view of a node; its counters begin at the start of the process."""
+def node_view(node: Node, *, secret: bytes) -> NodeView:
+    """The view of a node; its counters begin at the start of the process. `secret` as of the intake."""
     started_at = node.clock.now()
     return NodeView(
         node.database,
@@ -37,6 +37,7 @@ def node_view(node: Node) -> NodeView:
             },
             deliveries={"retry": node.outbox.retry, "cancel": node.outbox.cancel},
         ),
+        number_key=secret,
     )
 
 

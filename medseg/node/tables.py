@@ -118,6 +118,15 @@ series = Table(
     ),
 )
 
+# Added to version 1: a table that is missing is made when the database is opened, and who does not know it leaves it.
+study_numbers = Table(
+    "study_numbers",
+    metadata,
+    Column("study_uid", _UID, ForeignKey("studies.study_uid", ondelete="CASCADE"), primary_key=True),
+    Column("digest", String(32), primary_key=True, index=True, comment="keyed, see `number_digest`"),
+    comment="accession and patient numbers by which a study is found; the numbers themselves are not kept",
+)
+
 instances = Table(
     "instances",
     metadata,

@@ -13,8 +13,10 @@ from medseg.node import view_queries as queries
 from medseg.node.audit_tail import Refusal, refused_lately
 from medseg.node.clock import Clock
 from medseg.node.disk_space import SpaceState
+from medseg.node.instance_header import number_digest
 from medseg.node.vault import Vault
 from medseg.node.view_rows import DeliveryRow, JobRow, NodeRow, ResultRow, StudyRow
+from medseg.node.view_search import Search
 
 RowT = TypeVar("RowT")
 
@@ -61,12 +63,28 @@ class Rows(Generic[RowT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs; "" means any, commas part several. `text` is a job number, a pseudonym, or a UID."""
+    """Which jobs; "" means any, commas part several. `text` is what `Search` takes."""
 
     state: str = ""
     rule: str = ""
     verdict: str = ""
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFilter:
+    """Which studies; as `JobFilter`."""
+
+    state: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryFilter:
+    """Which deliveries; as `JobFilter`."""
+
+    destination: str = ""
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +165,8 @@ class NodeView:
     live : callable
         See `Live`.
     actions : Actions
+    number_key : bytes
+        Key of the digests that accession and patient numbers are searched by.
     """
 
     def __init__(
@@ -161,10 +181,12 @@ class NodeView:
         audit_folder: Path,
         live: Callable[[], Live],
         actions: Actions,
+        number_key: bytes,
     ) -> None:
         self.name, self.rules, self.destinations, self.clock = name, rules, destinations, clock
         self.live, self.actions = live, actions
         self._database, self._vault, self._audit_folder = database, vault, audit_folder
+        self._number_key = number_key
 
     def ping(self) -> None:
         """Ask the database for nothing.
@@ -196,7 +218,8 @@ class NodeView:
     def jobs(self, wanted: JobFilter, span: Span, *, identify: bool = False) -> Rows[JobRow]:
         """Jobs, the newest first.
 
-        With `identify` the text may also be the UID of a study, a series or an instance.
+        With `identify` the text may also be an accession or patient number, or the UID of a study, a series or an
+        instance.
         """
         with self._database.read() as connection:
             condition, note = queries.job_condition(
@@ -204,8 +227,7 @@ class NodeView:
                 state=wanted.state,
                 rule=wanted.rule,
                 verdict=wanted.verdict,
-                text=wanted.text,
-                identify=identify,
+                search=self._search(wanted.text, identify),
             )
             found = queries.jobs_of(connection, condition, limit=span.limit + 1, offset=span.offset)
         return _cut(found, span, note)
@@ -239,18 +261,25 @@ class NodeView:
             raise StorageError(f"a result has {len(content)} bytes instead of {result.size}")
         return content
 
-    def studies(self, span: Span, *, text: str = "", state: str = "") -> Rows[StudyRow]:
-        """Studies, the one that grew last first; `text` is a pseudonym."""
+    def _search(self, text: str, identify: bool) -> Search:
+        text = text.strip()
+        return Search(text=text, digest=number_digest(text, self._number_key), identify=identify)
+
+    def studies(self, wanted: StudyFilter, span: Span, *, identify: bool = False) -> Rows[StudyRow]:
+        """Studies, the one that grew last first; `identify` as for jobs."""
+        search = self._search(wanted.text, identify)
         with self._database.read() as connection:
-            condition, note = queries.study_condition(connection, text=text, state=state)
+            condition, note = queries.study_condition(connection, state=wanted.state, search=search)
             found = queries.studies_of(connection, condition, limit=span.limit + 1, offset=span.offset)
         return _cut(found, span, note)
 
     def deliveries(
-        self, span: Span, *, destination: str = "", state: str = "", job_id: int | None = None
+        self, wanted: DeliveryFilter, span: Span, *, job_id: int | None = None
     ) -> Rows[DeliveryRow]:
         """Deliveries, the newest first."""
-        condition = queries.delivery_condition(destination=destination, state=state, job_id=job_id)
+        condition = queries.delivery_condition(
+            destination=wanted.destination, state=wanted.state, job_id=job_id
+        )
         with self._database.read() as connection:
             found = queries.deliveries_of(connection, condition, limit=span.limit + 1, offset=span.offset)
         return _cut(found, span)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
+from sqlalchemy import Connection, and_, func, select, true
 
 from medseg.node.tables import deliveries, instances, jobs, nodes, results, series, studies
 from medseg.node.view_rows import (
@@ -18,12 +17,9 @@ from medseg.node.view_rows import (
     job_row,
     study_row,
 )
-from medseg.privacy import pseudonym
+from medseg.node.view_search import Condition, Search
 
-_PSEUDONYM = re.compile(r"P-([0-9A-F]{8})", re.IGNORECASE)
-_UID = re.compile(r"[0-9]+(\.[0-9]+){2,}")
 _BIGGEST_ID = 2**63 - 1
-Condition = ColumnElement[bool]
 
 
 def ping(connection: Connection) -> None:
@@ -68,7 +64,7 @@ def is_job(job_id: int) -> Condition:
 
 
 def job_condition(
-    connection: Connection, *, state: str, rule: str, verdict: str, text: str, identify: bool
+    connection: Connection, *, state: str, rule: str, verdict: str, search: Search
 ) -> tuple[Condition, str]:
     """What a filter of jobs means, and a sentence where it cannot be honoured; several states stand with commas."""
     chosen = [
@@ -76,43 +72,8 @@ def job_condition(
         for column, value in ((jobs.c.state, state), (jobs.c.rule, rule), (jobs.c.verdict, verdict))
         if value
     ]
-    text = text.strip()
-    if not text:
-        return and_(true(), *chosen), ""
-    found, note = _job_text(connection, text, identify)
+    found, note = search.jobs(connection) if search.text else (true(), "")
     return and_(found, *chosen), note
-
-
-def _job_text(connection: Connection, text: str, identify: bool) -> tuple[Condition, str]:
-    nothing = jobs.c.id < 0
-    if text.isascii() and text.isdigit() and len(text) < 19:
-        return jobs.c.id == int(text), ""
-    if match := _PSEUDONYM.fullmatch(text):
-        return jobs.c.study_uid.in_(_studies_called(connection, match[1])), ""
-    if not _UID.fullmatch(text):
-        return nothing, "The search takes a job number or a pseudonym such as P-1A2B3C4D."
-    if not identify:
-        return nothing, "UIDs are searched by operators only."
-    holding = select(instances.c.series_uid).where(instances.c.sop_instance_uid == text)
-    made = select(results.c.job_id).where(results.c.sop_instance_uid == text)
-    ways = (
-        jobs.c.study_uid == text,
-        jobs.c.series_uid == text,
-        jobs.c.series_uid.in_(holding),
-        jobs.c.id.in_(made),
-    )
-    return or_(*ways), ""
-
-
-def _studies_called(connection: Connection, digits: str) -> list[str]:
-    """Studies that a pseudonym stands for, be it that of the study or of its patient."""
-    wanted = f"P-{digits.upper()}"
-    known = connection.execute(select(studies.c.study_uid, studies.c.patient)).all()
-    # Jobs outlive the rows of their studies.
-    gone = connection.execute(select(jobs.c.study_uid).distinct()).scalars()
-    uids = {str(uid) for uid in gone} | {str(uid) for uid, _ in known}
-    by_patient = {str(uid) for uid, patient in known if str(patient).lower().startswith(digits.lower())}
-    return sorted(by_patient | {uid for uid in uids if pseudonym(uid) == wanted})[:500]
 
 
 def jobs_of(connection: Connection, condition: Condition, *, limit: int, offset: int) -> tuple[JobRow, ...]:
@@ -143,16 +104,11 @@ def _results(connection: Connection, condition: Condition) -> tuple[ResultRow, .
     return tuple(ResultRow(**row) for row in rows)
 
 
-def study_condition(connection: Connection, *, text: str, state: str) -> tuple[Condition, str]:
+def study_condition(connection: Connection, *, state: str, search: Search) -> tuple[Condition, str]:
     """What a filter of studies means, and a sentence where it cannot be honoured."""
     chosen = [studies.c.state == state] if state else []
-    text = text.strip()
-    if not text:
-        return and_(true(), *chosen), ""
-    match = _PSEUDONYM.fullmatch(text)
-    if match is None:
-        return studies.c.study_uid == "", "The search takes a pseudonym such as P-1A2B3C4D."
-    return and_(studies.c.study_uid.in_(_studies_called(connection, match[1])), *chosen), ""
+    found, note = search.studies(connection) if search.text else (true(), "")
+    return and_(found, *chosen), note
 
 
 def studies_of(

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from medseg.node.view import JobFilter, Rows, Span
+from medseg.node.view import DeliveryFilter, Rows, Span
 from medseg.node.view_rows import JobRow
 from medseg.node.web.actions import Operator, act
+from medseg.node.web.filters import WantedDeliveries, WantedJobs, WantedSpan, WantedStudies
 from medseg.node.web.gate import Needs, Visitor, web_of
-from medseg.node.web.pages import Limit, Offset, Text, Word
 from medseg.node.web.probes import reasons_not_ready
 from medseg.node.web.replies import Refused
 
@@ -29,20 +29,10 @@ def status(request: Request, visitor: Viewer) -> dict[str, Any]:
 
 
 @router.get("/jobs")
-def jobs(
-    request: Request,
-    visitor: Viewer,
-    state: Word = "",
-    rule: Word = "",
-    verdict: Word = "",
-    q: Text = "",
-    limit: Limit = 50,
-    offset: Offset = 0,
-) -> dict[str, Any]:
+def jobs(request: Request, visitor: Viewer, wanted: WantedJobs, span: WantedSpan) -> dict[str, Any]:
     """Jobs, the newest first."""
     identify = visitor.account.may("act")
-    wanted = JobFilter(state=state, rule=rule, verdict=verdict, text=q)
-    found = web_of(request).view.jobs(wanted, Span(limit=limit, offset=offset), identify=identify)
+    found = web_of(request).view.jobs(wanted, span, identify=identify)
     return _listed(found, [_job(row, identify) for row in found.rows])
 
 
@@ -56,31 +46,23 @@ def job(request: Request, visitor: Viewer, job_id: int) -> dict[str, Any]:
     files = [{**asdict(file), "name": file.name} for file in view.results_of(job_id)]
     for file in files:
         del file["path"]
-    sent = [asdict(row) for row in view.deliveries(Span(limit=200), job_id=job_id).rows]
+    sent = [asdict(row) for row in view.deliveries(DeliveryFilter(), Span(limit=200), job_id=job_id).rows]
     return _job(found, visitor.account.may("act")) | {"files": files, "deliveries": sent}
 
 
 @router.get("/studies")
-def studies(
-    request: Request, visitor: Viewer, q: Text = "", state: Word = "", limit: Limit = 50, offset: Offset = 0
-) -> dict[str, Any]:
+def studies(request: Request, visitor: Viewer, wanted: WantedStudies, span: WantedSpan) -> dict[str, Any]:
     """Studies, the one that grew last first."""
-    found = web_of(request).view.studies(Span(limit=limit, offset=offset), text=q, state=state)
+    found = web_of(request).view.studies(wanted, span, identify=visitor.account.may("act"))
     return _listed(found, [asdict(row) for row in found.rows])
 
 
 @router.get("/deliveries")
 def deliveries(
-    request: Request,
-    visitor: Viewer,
-    destination: Word = "",
-    state: Word = "",
-    limit: Limit = 50,
-    offset: Offset = 0,
+    request: Request, visitor: Viewer, wanted: WantedDeliveries, span: WantedSpan
 ) -> dict[str, Any]:
     """Deliveries, the newest first."""
-    span = Span(limit=limit, offset=offset)
-    found = web_of(request).view.deliveries(span, destination=destination, state=state)
+    found = web_of(request).view.deliveries(wanted, span)
     return _listed(found, [asdict(row) for row in found.rows])
 
 

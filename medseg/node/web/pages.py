@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 
 from medseg.node.tables import JOB_STATES, STUDY_STATES
-from medseg.node.view import DELIVERY_ACTIONS, JOB_ACTIONS, JobFilter, Rows, Span
+from medseg.node.view import DELIVERY_ACTIONS, JOB_ACTIONS, DeliveryFilter, JobFilter, Rows, Span, StudyFilter
 from medseg.node.web.assets import address
+from medseg.node.web.filters import WantedDeliveries, WantedJobs, WantedSpan, WantedStudies
 from medseg.node.web.gate import Needs, Visitor, web_of
 from medseg.node.web.probes import reasons_not_ready
 from medseg.node.web.replies import Refused
@@ -19,10 +20,6 @@ from medseg.pacs.outbox_table import DELIVERY_STATES
 
 router = APIRouter()
 Viewer = Annotated[Visitor, Depends(Needs("view"))]
-Word = Annotated[str, Query(max_length=64)]
-Text = Annotated[str, Query(max_length=128)]
-Limit = Annotated[int, Query(ge=1, le=200)]
-Offset = Annotated[int, Query(ge=0, le=100_000)]
 
 _SAID = {
     "ok": "Done.",
@@ -32,20 +29,10 @@ VERDICT_NAMES = ("fail", "review", "note", "pass")
 
 
 @router.get("/", response_class=HTMLResponse)
-def jobs_page(
-    request: Request,
-    visitor: Viewer,
-    state: Word = "",
-    rule: Word = "",
-    verdict: Word = "",
-    q: Text = "",
-    limit: Limit = 50,
-    offset: Offset = 0,
-) -> Response:
+def jobs_page(request: Request, visitor: Viewer, wanted: WantedJobs, span: WantedSpan) -> Response:
     """The queue."""
     view = web_of(request).view
-    wanted = JobFilter(state=state, rule=rule, verdict=verdict, text=q)
-    found = view.jobs(wanted, Span(limit=limit, offset=offset), identify=visitor.account.may("act"))
+    found = view.jobs(wanted, span, identify=visitor.account.may("act"))
     overview = view.overview()
     return page(
         request,
@@ -59,8 +46,8 @@ def jobs_page(
         rules=view.rules,
         states=JOB_STATES,
         verdicts=VERDICT_NAMES,
-        filtered=any((state, rule, verdict, q)),
-        around=_around(found, state=state, rule=rule, verdict=verdict, q=q),
+        filtered=wanted != JobFilter(),
+        around=_around(found, state=wanted.state, rule=wanted.rule, verdict=wanted.verdict, q=wanted.text),
     )
 
 
@@ -79,54 +66,46 @@ def job_page(request: Request, visitor: Viewer, job_id: int) -> Response:
         job=job,
         files=files,
         reports=[file for file in files if file.kind in ("html", "html_zh")],
-        deliveries=view.deliveries(Span(limit=200), job_id=job_id).rows,
+        deliveries=view.deliveries(DeliveryFilter(), Span(limit=200), job_id=job_id).rows,
     )
 
 
 @router.get("/studies", response_class=HTMLResponse)
-def studies_page(
-    request: Request, visitor: Viewer, q: Text = "", state: Word = "", limit: Limit = 50, offset: Offset = 0
-) -> Response:
+def studies_page(request: Request, visitor: Viewer, wanted: WantedStudies, span: WantedSpan) -> Response:
     """What came in."""
-    found = web_of(request).view.studies(Span(limit=limit, offset=offset), text=q, state=state)
-    around = _around(found, q=q, state=state)
+    found = web_of(request).view.studies(wanted, span, identify=visitor.account.may("act"))
     return page(
         request,
         visitor,
         "studies.html.j2",
         found=found,
-        q=q,
-        state=state,
+        q=wanted.text,
+        state=wanted.state,
         states=STUDY_STATES,
-        around=around,
-        filtered=bool(q or state),
+        around=_around(found, q=wanted.text, state=wanted.state),
+        filtered=wanted != StudyFilter(),
     )
 
 
 @router.get("/deliveries", response_class=HTMLResponse)
 def deliveries_page(
-    request: Request,
-    visitor: Viewer,
-    destination: Word = "",
-    state: Word = "",
-    limit: Limit = 50,
-    offset: Offset = 0,
+    request: Request, visitor: Viewer, wanted: WantedDeliveries, span: WantedSpan
 ) -> Response:
     """What goes out."""
     view = web_of(request).view
-    found = view.deliveries(Span(limit=limit, offset=offset), destination=destination, state=state)
+    found = view.deliveries(wanted, span)
     return page(
         request,
         visitor,
         "deliveries.html.j2",
         found=found,
-        destination=destination,
-        state=state,
+        destination=wanted.destination,
+        state=wanted.state,
         counts=view.overview().deliveries,
         next_tries=view.next_tries(),
         states=DELIVERY_STATES,
-        around=_around(found, destination=destination, state=state),
-        filtered=bool(destination or state),
+        around=_around(found, destination=wanted.destination, state=wanted.state),
+        filtered=wanted != DeliveryFilter(),
     )
 
 

@@ -28,11 +28,12 @@ from medseg.node import instance_rows
 from medseg.node.arrival import Arrival, Peer
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
+from medseg.node.instance_header import number_digest
 from medseg.node.intake import Intake
 from medseg.node.options import StorageOptions
 from medseg.node.privacy_options import AuditOptions
 from medseg.node.retention import Retention
-from medseg.node.tables import instances, metadata, series
+from medseg.node.tables import instances, metadata, series, study_numbers
 from medseg.node.vault import Vault
 from tests.unit.node.listening import ct_slice
 
@@ -287,6 +288,19 @@ def test_an_instance_that_comes_again_while_it_is_removed_keeps_its_file(
     assert again == ["", "stored"]
     (row,) = site.rows()
     assert site.vault.read(row["path"])
+
+
+def test_numbers_that_a_study_is_searched_by_are_kept_as_keyed_digests_alone(site: Site):
+    numbered = ct_slice(0)
+    numbered.AccessionNumber, numbered.PatientID = " 0815 ", "4711"
+    assert site.intake.accept(arrival(numbered)).verdict == "stored"
+    assert site.intake.accept(arrival(ct_slice(1))).verdict == "stored"
+    digests = {row["digest"] for row in site.rows(study_numbers)}
+    assert {number_digest("0815", b"s" * 32), number_digest("4711", b"s" * 32)} <= digests
+    assert not digests & {number_digest("0815", b"t" * 32), number_digest("", b"s" * 32)}
+    (study,) = {row["study_uid"] for row in site.rows(study_numbers)}
+    site.retention().purge_instances(study)
+    assert site.rows(study_numbers) == []
 
 
 def test_a_sweep_removes_files_without_a_row_only(site: Site):

@@ -12,7 +12,8 @@ import httpx
 
 from medseg.database import Database
 from medseg.node.clock import Clock
-from medseg.node.tables import deliveries, instances, jobs, results, series, studies
+from medseg.node.instance_header import number_digest
+from medseg.node.tables import deliveries, instances, jobs, results, series, studies, study_numbers
 from medseg.node.vault import Vault
 from medseg.node.view import Actions, Live, NodeView
 from medseg.node.web.accounts import Account, Accounts, _digest
@@ -20,6 +21,8 @@ from medseg.node.web.accounts import Account, Accounts, _digest
 TOKENS = {role: f"{role}-token-0123456789" for role in ("viewer", "sender", "operator", "admin")}
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
+ACCESSION, PATIENT_ID = "20261127-0815", "471100"
+NUMBER_KEY = b"n" * 32
 REPORT = b"<!doctype html><title>report</title>"
 
 
@@ -109,6 +112,9 @@ def fill(database: Database, vault: Vault, now: float) -> None:
             {"study_uid": STUDY, "state": "settled", "patient": "abcdef0123", "arrivals": 2}
             | {"first_at": now - 600, "last_at": now - 500, "note": HOSTILE},
         )
+        for number in (ACCESSION, PATIENT_ID):
+            digest = number_digest(number, NUMBER_KEY)
+            connection.execute(study_numbers.insert(), {"study_uid": STUDY, "digest": digest})
         connection.execute(
             series.insert(),
             {"series_uid": f"{STUDY}.1", "study_uid": STUDY, "modality": "DX", "body_part": HOSTILE}
@@ -170,6 +176,7 @@ def make_view(
             jobs={name: called.action(name) for name in names},
             deliveries={name: called.action(f"delivery {name}") for name in ("retry", "cancel")},
         ),
+        number_key=NUMBER_KEY,
     )
 
 

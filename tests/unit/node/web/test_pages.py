@@ -14,7 +14,7 @@ from medseg.node.stow import StowAnswer
 from medseg.node.tables import jobs
 from medseg.node.web.guard import SMALL_BODY
 from medseg.privacy import pseudonym
-from tests.unit.node.web.node_site import HOSTILE, REPORT, STUDY
+from tests.unit.node.web.node_site import ACCESSION, HOSTILE, PATIENT_ID, REPORT, STUDY
 
 PAGES = ("/", "/jobs/2", "/jobs/3", "/studies", "/deliveries", "/system")
 SAMPLE = re.compile(r'medseg_[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? -?[0-9.e+-]+')
@@ -93,6 +93,9 @@ def test_a_result_that_was_cut_is_not_shown(site):
         (f"q={STUDY}", [3, 2, 1]),
         (f"q={STUDY}.9", [3, 2, 1]),
         ("q=1.2.3", []),
+        (f"q=+{ACCESSION}+", [3, 2, 1]),
+        (f"q={PATIENT_ID}", [3, 2, 1]),
+        (f"q={ACCESSION[:-1]}", []),
         ("q=%27+OR+1%3D1+--", []),
         ("state=%27;DROP+TABLE+jobs", []),
         ("limit=2", [3, 2]),
@@ -114,6 +117,15 @@ def test_uids_are_for_operators(site):
     for path in (*PAGES, "/api/jobs", "/api/jobs/1", "/api/studies", "/api/deliveries", "/metrics"):
         assert STUDY not in site.get(path, role="viewer").text, path
     assert STUDY in site.get("/jobs/1", role="operator").text
+
+
+@pytest.mark.parametrize("text", [ACCESSION, PATIENT_ID, pseudonym(STUDY), STUDY])
+def test_studies_are_found_by_accession_and_patient_number(site, text):
+    assert len(site.get(f"/api/studies?q={text}", role="operator").json()["rows"]) == 1
+    assert site.get("/api/studies?q=other", role="operator").json()["rows"] == []
+    viewed = site.get(f"/api/studies?q={text}", role="viewer").json()
+    assert len(viewed["rows"]) == (text == pseudonym(STUDY))
+    assert ("operators" in viewed.get("note", "")) == (text != pseudonym(STUDY))
 
 
 @pytest.mark.parametrize(
