@@ -251,3 +251,28 @@ def test_linters_have_nothing_to_say(command: tuple[str, ...]):
         )
     done = subprocess.run([program, *command[1:]], cwd=DEPLOY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_two_builds_of_the_wheel_are_the_same_bytes(tmp_path: Path):
+    made = []
+    for name in ("first", "second"):
+        source = tmp_path / name / "source"
+        shutil.copytree(
+            DEPLOY.parent / "medseg", source / "medseg", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        for file in ("pyproject.toml", "README.md"):
+            shutil.copy(DEPLOY.parent / file, source / file)
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "-q",
+            "-w",
+            str(tmp_path / name),
+            str(source),
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+        made.append(next((tmp_path / name).glob("*.whl")).read_bytes())
+    assert made[0] == made[1]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from ruamel.yaml import YAML
 
 from medseg.config.yaml_model import load_yaml_model
@@ -90,3 +97,58 @@ def test_the_image_runs_as_nobody_in_particular_and_holds_no_secret(kinds: dict[
     assert user == f"{spec['runAsUser']}:{spec['runAsGroup']}"
     assert [line for line in lines if line.startswith("ENTRYPOINT")] == ['ENTRYPOINT ["medseg", "serve"]']
     assert not any("secret" in line.lower() for line in lines)
+
+
+def locked() -> dict[str, Version]:
+    pins = re.findall(r"^([a-z0-9-]+)==(\S+) ", (DEPLOY / "requirements.lock").read_text(), re.MULTILINE)
+    return {name: Version(version) for name, version in pins}
+
+
+def wanted(name: str, extras: Iterable[str] = ()) -> Iterator[Requirement]:
+    """Requirements of an installed package, on the machine that the lock is for."""
+    machine = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
+    machine |= {"python_version": "3.12", "python_full_version": "3.12.0"}
+    for line in metadata.requires(name) or ():
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate(machine | {"extra": extra}) for extra in ("", *extras)):
+            yield requirement
+
+
+def of_the_project(extras: Iterable[str]) -> Iterator[Requirement]:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    listed = [
+        *project["dependencies"],
+        *(line for extra in extras for line in project["optional-dependencies"][extra]),
+    ]
+    for requirement in map(Requirement, listed):
+        if requirement.name == "medseg":
+            yield from of_the_project(requirement.extras)
+        else:
+            yield requirement
+
+
+def test_the_lock_of_the_image_has_all_that_the_project_wants_in_a_version_that_it_takes():
+    pins, seen = locked(), set()
+    waiting = list(of_the_project(["node", "postgresql", "openvino"]))
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        # PyTorch's build depends on the image; it brings its own.
+        if name == "torch" or (name, frozenset(requirement.extras)) in seen:
+            continue
+        seen.add((name, frozenset(requirement.extras)))
+        assert name in pins, f"{name} is not in deploy/requirements.lock; run deploy/lock"
+        assert requirement.specifier.contains(pins[name]), (str(requirement), str(pins[name]))
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            if Version(metadata.version(name)) == pins[name]:
+                waiting += wanted(name, requirement.extras)
+    assert len(seen) > 20
+
+
+def test_every_package_of_the_lock_has_hashes_and_no_address():
+    text = (DEPLOY / "requirements.lock").read_text()
+    entries = re.split(r"\n(?=\S)", text.strip())[1:]
+    assert len(entries) == len(locked())
+    assert all(re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
+    assert not {"torch", "triton"} & set(locked())
