@@ -118,6 +118,7 @@ class _Finding:
 def translate(error: ValidationError, context: Context) -> list[Problem]:
     """All of pydantic's errors as problems of the file, one for each thing to mend."""
     findings = [_place(e, context) for e in error.errors(include_url=False)]
+    findings = [f for f in findings if not _is_long_enough(f, context)]
     unknown = [_unknown_key(f, context) for f in findings if f.kind == "extra_forbidden"]
     meant = {(problem_path[:-1], guess) for problem_path, guess, _ in unknown if guess}
     problems = [problem for _, _, problem in unknown]
@@ -130,6 +131,13 @@ def translate(error: ValidationError, context: Context) -> list[Problem]:
     for group in _by_union(rest):
         problems += _group_problems(group, context)
     return problems
+
+
+def _is_long_enough(finding: _Finding, context: Context) -> bool:
+    """Whether a list is called too short only because pydantic does not count its wrong entries, which are told."""
+    found = context.node(finding.path).value
+    least = finding.error.get("ctx", {}).get("min_length", 0)
+    return finding.kind == "too_short" and isinstance(found, tuple | list) and len(found) >= least
 
 
 def conflict_problems(

@@ -12,11 +12,14 @@ from medseg.export.options import ExportName
 from medseg.inference.options import EngineSetting
 from medseg.pacs.options import DestinationName, Options
 
-Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+Pattern = Annotated[str, Field(max_length=200)]
 
 
 class MatchOptions(Options):
-    """What a series must be like; all that is given must match. Texts: `*` and `?` stand for any, case is ignored."""
+    """What a series must be like; all that is given must match.
+
+    Texts: `*` and `?` stand for any characters, case is ignored, and "" is a series that does not say.
+    """
 
     modality: tuple[str, ...] = Field(default=(), description="Modalities, such as [CR, DX]; empty: any.")
     body_part: tuple[Pattern, ...] = Field(default=(), description="Body Part Examined, any of these.")

@@ -61,7 +61,7 @@ def why_not(match: MatchOptions, candidate: Candidate) -> str:
     )
     for name, patterns, text in texts:
         if patterns and not _any(patterns, text):
-            return f"its {name} is not one of {', '.join(patterns)}"
+            return f"its {name} is not one of {', '.join(pattern or 'none' for pattern in patterns)}"
     if _any(match.not_description, candidate.description):
         return "its series description is excluded"
     return _count_reason(match, candidate.geometry)

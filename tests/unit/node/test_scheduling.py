@@ -101,6 +101,7 @@ def test_the_best_of_several_is_taken_and_the_rest_are_told_why_not():
     [
         ({"modality": ("MR",)}, "its modality is not one of MR"),
         ({"body_part": ("HEAD", "NECK")}, "its body part is not one of HEAD, NECK"),
+        ({"body_part": ("HEAD", "")}, "its body part is not one of HEAD, none"),
         ({"protocol": ("abdo*",)}, "its protocol is not one of abdo*"),
         ({"calling_ae_title": ("MR?",)}, "its calling AE title is not one of MR?"),
         ({"min_slices": 301}, "300 slices, the rule asks for 301"),
@@ -110,6 +111,12 @@ def test_the_best_of_several_is_taken_and_the_rest_are_told_why_not():
 )
 def test_why_a_series_is_left(match, reason: str):
     assert [text for _, text in choose(rule(**match), [THIN]).left] == [reason]
+
+
+def test_an_empty_pattern_is_a_series_that_does_not_say():
+    silent = replace(THIN, body_part="")
+    for patterns, taken in ((("CHEST", ""), (silent,)), (("CHEST",), ())):
+        assert choose(rule(body_part=patterns), [silent]).chosen == taken
 
 
 def test_mixed_series_are_never_taken():

@@ -1,0 +1,62 @@
+"""The settings that docs/pacs.md shows can be used as they stand."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from medseg.config.yaml_model import load_yaml_model
+from medseg.errors import ConfigError
+from medseg.node.options import NodeConfig
+
+PAGE = Path(__file__).parents[3] / "docs" / "pacs.md"
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="docs/ is not part of an installed package")
+
+
+def shown() -> list[str]:
+    """Blocks of YAML, and settings in running text that begin with a key of a node."""
+    text = PAGE.read_text() if PAGE.is_file() else ""
+    keys = "|".join(NodeConfig.model_fields)
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    inline = re.findall(rf"`((?:{keys}): [\[{{][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [*blocks, *inline]
+
+
+def parsed(text: str) -> dict[str, Any]:
+    return dict(YAML(typ="safe", pure=True).load(text))
+
+
+def written(settings: dict[str, Any], folder: Path) -> Path:
+    path = folder / "node.yaml"
+    stream = io.StringIO()
+    YAML().dump(settings, stream)
+    path.write_text(stream.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("text", shown())
+def test_what_is_shown_can_be_read(text: str, tmp_path: Path):
+    # The first block is whole, the others are what is added to it.
+    settings = parsed(shown()[0]) | parsed(text.replace("certificate: ...", f"certificate: {'a' * 64}"))
+    assert load_yaml_model(written(settings, tmp_path), NodeConfig).config
+
+
+def test_the_page_shows_many():
+    assert len(shown()) >= 6
+
+
+def test_a_list_with_a_wrong_entry_is_not_called_short(tmp_path: Path):
+    settings = parsed(shown()[0])
+    settings["rules"][0]["match"]["min_slices"] = 0
+    with pytest.raises(ConfigError) as caught:
+        load_yaml_model(written(settings, tmp_path), NodeConfig)
+    assert "min_slices" in str(caught.value)
+    assert "at least 1 entries" not in str(caught.value)
+    settings["rules"] = []
+    with pytest.raises(ConfigError, match="rules: needs a list of at least 1 entries, found a list of 0"):
+        load_yaml_model(written(settings, tmp_path), NodeConfig)
