@@ -14,6 +14,9 @@ from medseg.node.clock import Clock
 from medseg.node.tables import deliveries, jobs, results
 
 _LONGEST_WAIT_S = 3600.0
+_IDENTITY = ("series_uid", "rule", "model", "input")
+_WITHOUT_RESULTS = ("failed", "given_up", "cancelled")
+_ANEW = {"state": "queued", "attempts": 0, "not_before": 0.0, "owner": "", "reason": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +158,26 @@ class JobQueue:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(reason=reason))
         return int(job_id)
 
+    def ask(self, connection: Connection, job: NewJob) -> tuple[int, bool]:
+        """A job that is asked for by name, in the caller's transaction; its id, and whether it was queued for this.
+
+        The very same job is done once: one that waits, runs, is held or has results stands for it. One that ended
+        without results is queued again.
+        """
+        new = self.put(connection, job)
+        if new is not None:
+            return new, True
+        same = and_(*(jobs.c[name] == getattr(job, name) for name in _IDENTITY))
+        latest = select(jobs.c.id, jobs.c.state).where(same).order_by(jobs.c.repeat.desc()).limit(1)
+        found = connection.execute(latest).one()
+        if found.state == "superseded":
+            return self._once_more(connection, found.id), True
+        if found.state not in _WITHOUT_RESULTS:
+            return found.id, False
+        again = update(jobs).where(jobs.c.id == found.id).values(_ANEW)
+        connection.execute(again)
+        return found.id, True
+
     def claim(self) -> Job | None:
         """The next job, now this node's; None where nothing is due. Its try is counted before it begins."""
         now = self._clock.now()
@@ -274,14 +297,12 @@ class JobQueue:
 
     def retry(self, job_id: int) -> bool:
         """A person lets a failed or given-up job run again from its first try; whether it had ended so."""
-        ended = and_(jobs.c.id == job_id, jobs.c.state.in_(("failed", "given_up", "cancelled")))
-        again = (
-            update(jobs).where(ended).values(state="queued", attempts=0, not_before=0.0, owner="", reason="")
-        )
+        ended = and_(jobs.c.id == job_id, jobs.c.state.in_(_WITHOUT_RESULTS))
+        again = update(jobs).where(ended).values(_ANEW)
         with self._database.write() as connection:
             return bool(connection.execute(again).rowcount)
 
-    def cancel(self, job_id: int) -> bool:
+    def cancel(self, job_id: int, reason: str = "cancelled by a person") -> bool:
         """A person stops a job that waits, runs or is held; nothing of it is sent. Whether there was one."""
         live = and_(jobs.c.id == job_id, jobs.c.state.in_(("queued", "running", "held")))
         with self._database.write() as connection:
@@ -289,7 +310,7 @@ class JobQueue:
             values = {
                 "state": "cancelled",
                 "owner": "",
-                "reason": "cancelled by a person",
+                "reason": reason,
                 "ended_at": self._clock.now(),
             }
             return bool(connection.execute(stopped.values(values)).rowcount)
@@ -300,18 +321,20 @@ class JobQueue:
             old = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
             if old is None or old["state"] in ("queued", "running"):
                 return None
-            same = and_(
-                *(jobs.c[name] == old[name] for name in ("series_uid", "rule", "model", "input")),
-            )
-            last = connection.execute(select(func.max(jobs.c.repeat)).where(same)).scalar_one()
-            kept = ("study_uid", "series_uid", "rule", "model", "input", "instances", "priority")
-            row = {name: old[name] for name in kept} | {
-                "repeat": last + 1,
-                "state": "queued",
-                "created_at": self._clock.now(),
-            }
-            new = self._database.insert(jobs).values(row).returning(jobs.c.id)
-            return int(connection.execute(new).scalar_one())
+            return self._once_more(connection, job_id)
+
+    def _once_more(self, connection: Connection, job_id: int) -> int:
+        old = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one()
+        same = and_(*(jobs.c[name] == old[name] for name in _IDENTITY))
+        last = connection.execute(select(func.max(jobs.c.repeat)).where(same)).scalar_one()
+        kept = (*_IDENTITY, "study_uid", "instances", "priority")
+        row = {name: old[name] for name in kept} | {
+            "repeat": last + 1,
+            "state": "queued",
+            "created_at": self._clock.now(),
+        }
+        new = self._database.insert(jobs).values(row).returning(jobs.c.id)
+        return int(connection.execute(new).scalar_one())
 
     def still_mine(self, job: Job) -> bool:
         """Whether a running job was neither cancelled nor superseded."""

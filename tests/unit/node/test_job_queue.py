@@ -314,3 +314,32 @@ def test_a_node_is_dead_when_its_beat_stands_still_by_the_others_clock(site: Sit
     assert here.dead() == [there.node_id]
     there.end()
     assert here.dead() == [there.node_id]
+
+
+def asked(site: Site, queue: JobQueue, given: str = "a") -> tuple[int, bool]:
+    job = NewJob(study_uid="1", series_uid="1.2", rule="chest", model="m", input=given, instances=1)
+    with site.database.write() as connection:
+        return queue.ask(connection, job)
+
+
+def test_what_is_asked_for_is_done_once_and_again_after_a_failure(site: Site):
+    queue = site.queue()
+    assert asked(site, queue) == (1, True)
+    assert asked(site, queue) == (1, False)
+    job = claimed(queue)
+    assert asked(site, queue) == (1, False)
+    queue.refuse(job, "slices are missing")
+    assert asked(site, queue) == (1, True)
+    assert (site.job(1)["state"], site.job(1)["reason"]) == ("queued", "")
+    queue.finish(claimed(queue), finished())
+    assert asked(site, queue) == (1, False)
+    assert site.states() == ["done"]
+
+
+def test_what_was_superseded_is_done_anew_when_it_is_asked_for(site: Site):
+    queue = site.queue()
+    asked(site, queue)
+    assert asked(site, queue, "a and b") == (2, True)
+    assert asked(site, queue) == (3, True)
+    assert site.states() == ["superseded", "queued", "queued"]
+    assert site.job(3)["repeat"] == 1
