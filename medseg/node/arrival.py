@@ -16,7 +16,7 @@ refused: an identifier or a class that the node does not take; no_space: the res
 too_large: above the limit of one instance.
 """
 
-Route = Literal["dimse", "stow", "folder", "orthanc", "dicomweb", "query"]
+Route = Literal["dimse", "stow", "folder", "orthanc", "dicomweb", "query", "ups"]
 """How an instance came in."""
 
 ACKNOWLEDGED: frozenset[Verdict] = frozenset({"stored", "duplicate"})

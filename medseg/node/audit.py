@@ -16,8 +16,8 @@ from medseg.node.privacy_options import AuditOptions
 from medseg.privacy import pseudonym
 
 FILE = "audit.jsonl"
-IDENTIFIERS = frozenset({"study_uid", "series_uid", "sop_instance_uid"})
-"""Details that name a study; written as pseudonyms unless the options say otherwise."""
+IDENTIFIERS = frozenset({"study_uid", "series_uid", "sop_instance_uid", "workitem_uid"})
+"""Details that name a study or what is asked of it; written as pseudonyms unless the options say otherwise."""
 
 _log = logging.getLogger(__name__)
 

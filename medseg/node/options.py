@@ -11,7 +11,7 @@ from medseg.amounts import Duration, MemorySize
 from medseg.node.listen_options import CallerOptions, DimseListenOptions, HttpListenOptions
 from medseg.node.privacy_options import AuditOptions, DeidentifyOptions
 from medseg.node.rule_options import JobOptions, ReviewOptions, RuleOptions
-from medseg.node.source_options import Source
+from medseg.node.source_options import Source, UpsSource
 from medseg.pacs.options import Destination, DestinationName, Options, SecretOptions
 
 
@@ -122,3 +122,26 @@ class NodeConfig(Options):
                     f"rule {rule.name!r}: no destination {missing[0]!r}; those of the node: {known}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _asked_for(self) -> Self:
+        names, asked = {rule.name for rule in self.rules}, self.requested_rules()
+        if unknown := sorted(asked - names):
+            raise ValueError(f"sources: `workitems` asks for the rule {unknown[0]!r}, which is not there")
+        if idle := [rule.name for rule in self.rules if rule.runs == "on_request" and rule.name not in asked]:
+            raise ValueError(f"rule {idle[0]!r} runs on request, and `workitems` of no source names it")
+        if asked and self.deidentify is not None and "uids" not in self.deidentify.retain:
+            raise ValueError(
+                "deidentify: a work list would be told results of a study that it does not know; retain `uids`, or "
+                "take the source `use: ups` out"
+            )
+        return self
+
+    @property
+    def worklists(self) -> tuple[UpsSource, ...]:
+        """The sources that are work lists."""
+        return tuple(source for source in self.sources if isinstance(source, UpsSource))
+
+    def requested_rules(self) -> set[str]:
+        """Names of the rules that work items ask for."""
+        return {item.rule for source in self.worklists for item in source.workitems}

@@ -12,7 +12,7 @@ from medseg.database import Database
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.options import StorageOptions
-from medseg.node.tables import deliveries, instances, jobs, results, series, studies
+from medseg.node.tables import deliveries, instances, jobs, results, series, studies, work_items
 from medseg.node.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Retention:
             self._remove_job(int(str(job_id)), _old_jobs(now - self._options.keep_results))
         for study_uid in old_studies:
             self.purge_instances(str(study_uid), _old_studies(now - self._options.keep_instances))
+        self._forget_work_items(now - self._options.keep_results)
         if old_results or old_studies:
             self._audit.record("retention", studies=len(old_studies), jobs=len(old_results))
         return Removed(studies=len(old_studies), jobs=len(old_results))
@@ -90,6 +91,10 @@ class Retention:
             connection.execute(delete(deliveries).where(deliveries.c.job_id == job_id))
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
         self._remove(paths)
+
+    def _forget_work_items(self, before: float) -> None:
+        with self._database.write() as connection:
+            connection.execute(delete(work_items).where(work_items.c.ended_at < before))
 
     def _remove(self, paths: Sequence[str]) -> None:
         # The rows are gone: a file that is left behind by a kill is swept at the next start.

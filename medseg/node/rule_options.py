@@ -56,6 +56,12 @@ class RuleOptions(Options):
     engine: EngineSetting = Field(default="auto", description="What runs the network on a CPU.")
     send_to: tuple[DestinationName, ...] = Field(default=(), description="Destinations of the result.")
     priority: int = Field(default=0, ge=-100, le=100, description="Jobs of a higher one go first.")
+    runs: Literal["auto", "on_arrival", "on_request"] = Field(
+        default="auto",
+        description="on_arrival: for every study that has a series like this; on_request: when a work item asks for "
+        "it, and only then; auto: on_request where `workitems` of a source names the rule, else on_arrival. One that "
+        "runs on arrival may be asked for as well.",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:

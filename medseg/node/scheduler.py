@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,8 @@ class Scheduler:
     models : mapping of str to str
         Digest of the model and of the settings, by name of the rule.
     options : StudyOptions
+    requested : collection of str
+        Names of the rules that work items ask for.
     database : Database
     vault : Vault
     queue : JobQueue
@@ -66,8 +68,10 @@ class Scheduler:
         queue: JobQueue,
         audit: Audit,
         clock: Clock,
+        requested: Collection[str] = (),
     ) -> None:
         self._rules, self._models, self._options = rules, models, options
+        self._on_arrival = [rule for rule in rules if _on_arrival(rule, requested)]
         self._database, self._vault, self._queue = database, vault, queue
         self._audit, self._clock = audit, clock
         self._watched: dict[str, _Watched] = {}
@@ -109,7 +113,7 @@ class Scheduler:
             if first_look:
                 self._note(study_uid, f"waits for more: {gaps[0]}")
             return 0
-        new, told = self._jobs(candidates, study_uid)
+        new, told = self._jobs(self._on_arrival, candidates, study_uid)
         same = and_(studies.c.study_uid == study_uid, studies.c.arrivals == seen.arrivals)
         with self._database.write() as connection:
             settled = (
@@ -135,10 +139,31 @@ class Scheduler:
         with self._database.write() as connection:
             connection.execute(update(studies).where(studies.c.study_uid == study_uid).values(note=text))
 
-    def _jobs(self, candidates: Sequence[Candidate], study_uid: str) -> tuple[list[NewJob], list[str]]:
-        """Jobs of all rules, and for the series that a rule leaves why."""
+    def asked(
+        self, rule: str, study_uid: str, series_uids: Collection[str]
+    ) -> tuple[list[NewJob], list[str]] | None:
+        """Jobs of one rule on some series of a study, not queued, and for the series that it leaves why.
+
+        None while the study may still grow.
+
+        Raises
+        ------
+        MedsegError
+            An instance cannot be read.
+        """
+        query = select(studies.c.state).where(studies.c.study_uid == study_uid)
+        with self._database.read() as connection:
+            if connection.execute(query).scalar() != "settled":
+                return None
+        candidates = [one for one in self._candidates(study_uid) if one.series_uid in series_uids]
+        return self._jobs([one for one in self._rules if one.name == rule], candidates, study_uid)
+
+    def _jobs(
+        self, rules: Sequence[RuleOptions], candidates: Sequence[Candidate], study_uid: str
+    ) -> tuple[list[NewJob], list[str]]:
+        """Jobs of some rules, and for the series that a rule leaves why."""
         new, told = [], []
-        for rule in self._rules:
+        for rule in rules:
             choice = choose(rule, candidates)
             new += [self._job(rule, candidate, study_uid) for candidate in choice.chosen]
             told += [
@@ -182,6 +207,10 @@ class Scheduler:
         with self._database.read() as connection:
             paths = connection.execute(query).scalars().all()
         return slice_geometry(read_header(self._vault, path) for path in paths)
+
+
+def _on_arrival(rule: RuleOptions, requested: Collection[str]) -> bool:
+    return rule.runs == "on_arrival" or (rule.runs == "auto" and rule.name not in requested)
 
 
 _COPIED = ("series_uid", "modality", "body_part", "description", "protocol", "number", "called_by", "mixed")

@@ -39,10 +39,13 @@ from medseg.node.options import NodeConfig, PostgresqlOptions
 from medseg.node.retention import Retention
 from medseg.node.scheduler import Scheduler
 from medseg.node.sources.make import source_threads
+from medseg.node.sources.ups_performer import NodeParts
 from medseg.node.tables import SCHEMA_VERSION, about, instances, metadata
 from medseg.node.vault import Vault
 from medseg.node.web.accounts import Accounts, read_accounts
+from medseg.node.work_items import WorkItems
 from medseg.node.workers import Workers
+from medseg.node.worklist_check import check_worklists
 from medseg.pacs.outbox import Outbox, sender_for
 from medseg.pacs.secret import read_secret
 from medseg.pacs.tls import server_context
@@ -99,6 +102,7 @@ def check(config: NodeConfig) -> Checked:
     if config.dimse is None and config.http is None and not config.sources:
         raise ConfigError("nothing can come in: expected `dimse`, `http` or `sources`")
     models = {rule.name: job_model(rule) for rule in config.rules}
+    check_worklists(config, models)
     return Checked(
         models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key, deidentify=deidentify
     )
@@ -162,7 +166,9 @@ class Node:
             queue=self.queue,
             audit=self.audit,
             clock=clock,
+            requested=config.requested_rules(),
         )
+        self.work_items = WorkItems(self.database, clock, self.life.node_id)
         self.workers = Workers(
             config.jobs,
             config.review,
@@ -190,14 +196,7 @@ class Node:
         self.http: HttpServer | None = None
         if config.http is not None and checked.accounts is not None:
             self.http = http_server(self, config.http, checked.accounts, secret=_secret(self.vault))
-        self.sources = source_threads(
-            config.sources,
-            intake=self.intake,
-            database=self.database,
-            audit=self.audit,
-            clock=clock,
-            file_limit=config.storage.instance_limit,
-        )
+        self.sources = source_threads(config.sources, self._parts())
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._rules = {rule.name: rule for rule in config.rules}
@@ -219,6 +218,7 @@ class Node:
             dead = self.life.dead()
         queued = self.queue.take_over(dead)
         again = self.outbox.recover(dead)
+        self.work_items.take_over(dead)
         self.intake.start()
         if self.dimse is not None:
             self.dimse.start()
@@ -288,6 +288,23 @@ class Node:
         self.database.close()
         return f"finished {finished}, returned {returned} to the queue"
 
+    def _parts(self) -> NodeParts:
+        """What sources need of the node."""
+        return NodeParts(
+            intake=self.intake,
+            database=self.database,
+            vault=self.vault,
+            queue=self.queue,
+            scheduler=self.scheduler,
+            items=self.work_items,
+            audit=self.audit,
+            clock=self.clock,
+            destinations=self.config.destinations,
+            rules=frozenset(rule.name for rule in self.config.rules),
+            ae_title=self.config.dimse.ae_title if self.config.dimse is not None else "MEDSEG",
+            file_limit=self.config.storage.instance_limit,
+        )
+
     def _run_every(self, name: str, work: Callable[[], Any], every_s: float) -> None:
         def loop() -> None:
             while not self._stop.wait(every_s):
@@ -308,6 +325,7 @@ class Node:
             dead = self.life.dead()
             self.queue.take_over(dead)
             self.outbox.recover(dead)
+            self.work_items.take_over(dead)
 
     def _deliver(self, connection: Connection, job_id: int, rule: str, files: Sequence[ResultFile]) -> None:
         """The results of a job that its rule's destinations want, as deliveries."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medseg.amounts import Duration
 from medseg.pacs.options import AeTitle, ClientTlsOptions, Options, Port, SecretOptions
@@ -32,7 +32,8 @@ class FolderSource(_Source):
     )
 
 
-class _HttpSource(_Source):
+class _Login(Options):
+    url: str = Field(pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$", description="Base URL of DICOMweb.")
     tls: ClientTlsOptions | None = Field(
         default=None, description="Own certificates and authorities, for https."
     )
@@ -41,7 +42,7 @@ class _HttpSource(_Source):
     token: SecretOptions | None = Field(default=None, description="Bearer token.")
 
 
-class OrthancSource(_HttpSource):
+class OrthancSource(_Source, _Login):
     """An Orthanc that stands in front; its feed of changes is followed."""
 
     use: Literal["orthanc"] = Field(default="orthanc", description="Orthanc's REST interface.")
@@ -56,11 +57,10 @@ class QueryOptions(Options):
     days: int = Field(default=1, ge=1, le=3650, description="Study Date within that many days.")
 
 
-class DicomwebSource(_HttpSource):
+class DicomwebSource(_Source, _Login):
     """An archive that is asked by QIDO-RS and WADO-RS."""
 
     use: Literal["dicomweb"] = Field(default="dicomweb", description="DICOMweb.")
-    url: str = Field(pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$", description="Base URL of DICOMweb.")
     query: QueryOptions = Field(default=QueryOptions(), description="Which studies.")
 
 
@@ -81,4 +81,89 @@ class DimseSource(_Source):
     query: QueryOptions = Field(default=QueryOptions(), description="Which studies.")
 
 
-Source = Annotated[FolderSource | OrthancSource | DicomwebSource | DimseSource, Field(discriminator="use")]
+class CodeOptions(Options):
+    """A coded concept."""
+
+    value: str = Field(pattern=r"^[^\s\\,&](.{0,14}[^\s\\,&])?$", description="Code Value.")
+    scheme: str = Field(pattern=r"^[^\s\\,&](.{0,14}[^\s\\,&])?$", description="Coding Scheme Designator.")
+
+
+class NamedCodeOptions(CodeOptions):
+    """A coded concept that is also written into work items."""
+
+    meaning: str = Field(min_length=1, max_length=64, description="Code Meaning.")
+
+
+class WorkitemOptions(CodeOptions):
+    """A kind of work, and what does it."""
+
+    rule: str = Field(min_length=1, description="Name of the rule that runs for it.")
+
+
+class WorklistQueryOptions(Options):
+    """Which scheduled work items are asked for; all that is given must match."""
+
+    label: str | None = Field(
+        default=None, pattern=r"^[^*?\\]{1,64}$", description="Worklist Label; null: any."
+    )
+    station: CodeOptions | None = Field(
+        default=None, description="Scheduled Station Name Code; null: any, also none."
+    )
+    by_code: bool = Field(
+        default=True,
+        description="Whether the server is asked for each code of `workitems`; false, for a server that cannot match "
+        "Scheduled Workitem Code: all scheduled items are read and the node picks.",
+    )
+
+
+class ArchiveOptions(_Login):
+    """An archive that the input of work items is retrieved from by WADO-RS."""
+
+    ae_title: AeTitle | None = Field(
+        default=None, description="AE title that work items call it by (Retrieve AE Title)."
+    )
+
+
+class UpsSource(_Source, _Login):
+    """A work list (UPS-RS) whose items the node performs."""
+
+    use: Literal["ups"] = Field(default="ups", description="UPS-RS, as in IHE AI Workflow for Imaging.")
+    workitems: tuple[WorkitemOptions, ...] = Field(
+        min_length=1, max_length=100, description="Which Scheduled Workitem Code asks for which rule."
+    )
+    query: WorklistQueryOptions = Field(default=WorklistQueryOptions(), description="Which items.")
+    archives: tuple[ArchiveOptions, ...] = Field(
+        default=(),
+        description="Where the input is retrieved: the one that an item names by URL or AE title, else each in turn; "
+        "empty: the server of the work list.",
+    )
+    station: NamedCodeOptions = Field(
+        default=NamedCodeOptions(value="MEDSEG", scheme="99MEDSEG", meaning="medseg"),
+        description="Performed Station Name Code, which finished items bear.",
+    )
+    at_most: int = Field(
+        default=4, ge=1, le=1000, description="Work items that are claimed and not finished at a time."
+    )
+    tries: int = Field(
+        default=20,
+        ge=1,
+        le=100_000,
+        description="Looks at which the input of an item is not whole, before the item is canceled.",
+    )
+    transaction_uid: Literal["named", "bare"] = Field(
+        default="named",
+        description="How an update tells its Transaction UID. named: `?transaction-uid=UID`, and in the body; bare: "
+        "`?UID`, for servers that take the whole query for it.",
+    )
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        codes = [(item.value, item.scheme) for item in self.workitems]
+        if doubled := sorted({code for code in codes if codes.count(code) > 1}):
+            raise ValueError(f"workitems: the code {', '.join(doubled[0])} is there twice")
+        return self
+
+
+Source = Annotated[
+    FolderSource | OrthancSource | DicomwebSource | DimseSource | UpsSource, Field(discriminator="use")
+]

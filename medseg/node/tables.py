@@ -35,6 +35,12 @@ JOB_STATES = ("queued", "running", "done", "held", "failed", "given_up", "cancel
 `superseded`: slices came later and a newer job has taken its place. `cancelled`: by a person.
 """
 
+WORK_ITEM_STATES = ("claiming", "claimed", "asked", "finishing", "completed", "canceled", "let_go")
+"""claiming (the claim may have been sent) -> claimed -> asked (its jobs exist) -> finishing -> completed, canceled.
+
+`let_go`: somebody else performs it, ended it, or took it from the list.
+"""
+
 metadata = MetaData()
 _UID = String(64)
 # SQLite counts up only what is declared INTEGER.
@@ -205,6 +211,30 @@ source_marks = Table(
     Column("key", String(64), primary_key=True, comment="digest of what was looked at"),
     Column("value", Text, nullable=False, comment="how far it was taken"),
     Column("at", Float, nullable=False),
+)
+
+# Added to version 1: a table that is missing is made when the database is opened, and who does not know it leaves it.
+work_items = Table(
+    "work_items",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("source", String(16), nullable=False, comment="whose work list it stands on"),
+    Column("workitem_uid", _UID, nullable=False),
+    Column("transaction_uid", _UID, nullable=False, comment="written before the claim is sent"),
+    Column("state", String(16), _one_of("work_item", "state", WORK_ITEM_STATES), nullable=False),
+    Column("owner", String(32), nullable=False, comment="node_id of who performs it"),
+    Column("rule", String(64), nullable=False),
+    Column("request", Text, nullable=False, comment="JSON: code, priority and input that it names"),
+    Column("jobs", Text, nullable=False, default="[]", comment="JSON list of [job, queued for this item]"),
+    Column("tries", Integer, nullable=False, default=0, comment="looks at which its input was not whole"),
+    Column("told", Text, nullable=False, default="", comment="progress that the server was told last"),
+    Column("outcome", Text, nullable=False, default="", comment="JSON: how it is to end"),
+    Column("reason", Text, nullable=False, default="", comment="one sentence, without identifiers"),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    UniqueConstraint("source", "workitem_uid", name="claimed_once"),
+    Index("work_items_by_state", "state", "source", "id"),
 )
 
 deliveries = outbox_deliveries.to_metadata(metadata)

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medseg.database import Database
 from medseg.node import source_options
-from medseg.node.audit import Audit
-from medseg.node.clock import Clock
 from medseg.node.sources.dicomweb import DicomwebSource
 from medseg.node.sources.dimse import DimseSource
 from medseg.node.sources.folder import FolderSource
 from medseg.node.sources.marks import Marks
 from medseg.node.sources.orthanc import OrthancSource
-from medseg.node.sources.source import Source, SourceThread, Taker
+from medseg.node.sources.source import Source, SourceThread
+from medseg.node.sources.ups import UpsSource
+from medseg.node.sources.ups_performer import NodeParts
 
 
-def source_threads(
-    sources: Sequence[source_options.Source],
-    *,
-    intake: Taker,
-    database: Database,
-    audit: Audit,
-    clock: Clock,
-    file_limit: int,
-) -> list[SourceThread]:
+def source_threads(sources: Sequence[source_options.Source], parts: NodeParts) -> list[SourceThread]:
     """A thread for each source, not started.
 
     Raises
@@ -34,14 +25,15 @@ def source_threads(
     """
     found = []
     for options in sources:
-        marks = Marks(database, clock, options.name)
-        found.append(SourceThread(_source(options, intake, marks, clock, file_limit), audit))
+        found.append(SourceThread(_source(options, parts), parts.audit))
     return found
 
 
-def _source(
-    options: source_options.Source, intake: Taker, marks: Marks, clock: Clock, file_limit: int
-) -> Source:
+def _source(options: source_options.Source, parts: NodeParts) -> Source:
+    if isinstance(options, source_options.UpsSource):
+        return UpsSource(options, parts)
+    marks = Marks(parts.database, parts.clock, options.name)
+    intake, clock, file_limit = parts.intake, parts.clock, parts.file_limit
     if isinstance(options, source_options.FolderSource):
         return FolderSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)
     if isinstance(options, source_options.OrthancSource):

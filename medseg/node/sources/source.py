@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Collection
 from typing import Protocol
 
 from medseg.errors import MedsegError, StorageError
@@ -41,8 +42,12 @@ class Source(Protocol):
         """
 
 
-def offer(intake: Taker, content: bytes, peer: Peer) -> Receipt | None:
+def offer(
+    intake: Taker, content: bytes, peer: Peer, *, only: Collection[str] | None = None
+) -> Receipt | None:
     """Hand a DICOM file to the intake; None where it is none, which the audit log then tells.
+
+    With `only`, another instance than these is left; None as well.
 
     Raises
     ------
@@ -53,6 +58,8 @@ def offer(intake: Taker, content: bytes, peer: Peer) -> Receipt | None:
         arrival = arrival_of(content, peer)
     except ValueError as err:
         intake.reject(peer, str(err))
+        return None
+    if only is not None and arrival.sop_instance_uid not in only:
         return None
     receipt = intake.accept(arrival)
     if later(receipt):
