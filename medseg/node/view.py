@@ -134,13 +134,14 @@ class Actions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """Numbers at a glance: jobs and studies by state, deliveries by destination and state.
+    """Numbers at a glance: jobs, studies and work items by state, deliveries by destination and state.
 
     `queue_age_s` is how long the oldest job waits that is due, 0 where none does.
     """
 
     jobs: Mapping[str, int]
     studies: Mapping[str, int]
+    work_items: Mapping[str, int]
     deliveries: Mapping[str, Mapping[str, int]]
     queue_age_s: float
     stored_instances: int
@@ -210,6 +211,7 @@ class NodeView:
                 jobs=queries.job_counts(connection),
                 studies=queries.study_counts(connection),
                 deliveries=deliveries,
+                work_items=queries.work_item_counts(connection),
                 queue_age_s=queries.queue_age(connection, self.clock.now()),
                 stored_instances=count,
                 stored_bytes=size,

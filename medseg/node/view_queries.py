@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, select, true
 
-from medseg.node.tables import deliveries, instances, jobs, nodes, results, series, studies
+from medseg.node.tables import deliveries, instances, jobs, nodes, results, series, studies, work_items
 from medseg.node.view_rows import (
     DeliveryRow,
     JobRow,
@@ -35,6 +35,11 @@ def job_counts(connection: Connection) -> dict[str, int]:
 def study_counts(connection: Connection) -> dict[str, int]:
     """Studies by state."""
     return _counts(connection, select(studies.c.state, func.count()).group_by(studies.c.state))
+
+
+def work_item_counts(connection: Connection) -> dict[str, int]:
+    """Work items of all work lists by state."""
+    return _counts(connection, select(work_items.c.state, func.count()).group_by(work_items.c.state))
 
 
 def delivery_counts(connection: Connection) -> list[tuple[str, str, int]]:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from medseg import __version__
 from medseg.memory import resident_bytes
 from medseg.node.arrival import Verdict
-from medseg.node.tables import JOB_STATES, STUDY_STATES
+from medseg.node.tables import JOB_STATES, STUDY_STATES, WORK_ITEM_STATES
 from medseg.node.view import Live, Overview
 from medseg.pacs.outbox_table import DELIVERY_STATES
 
@@ -78,6 +78,12 @@ def _work(overview: Overview, live: Live) -> Sequence[str]:
         _metric("queue_age_seconds", "gauge", "How long the oldest job waits.", [({}, overview.queue_age_s)]),
         _metric("job_tries_total", "counter", "Tries of jobs by outcome.", _by("outcome", live.job_outcomes)),
         _metric("deliveries", "gauge", "Deliveries by destination and state.", sent),
+        _metric(
+            "work_items",
+            "gauge",
+            "Claimed work items by state.",
+            _by("state", overview.work_items, WORK_ITEM_STATES),
+        ),
     )
 
 
