@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,14 @@ from postgresql_server import postgresql
 from medseg.database import Database
 from medseg.node.life import DEAD_AFTER_S, Life
 from medseg.node.tables import metadata
+from medseg.node.work_items import WorkItems
+from medseg.pacs.workitem import WorkRequest
+from tests.unit.node.listening import STUDY, ct_slice
 from tests.unit.node.test_job_queue import Site, finished
+from tests.unit.node.test_ups import Site as UpsSite
+from tests.unit.node.test_ups import as_file
 from tests.unit.node.turned_clock import TurnedClock
+from tests.unit.node.ups_server import UpsServer, ups_server
 
 pytestmark = pytest.mark.slow
 
@@ -98,3 +105,32 @@ def test_a_dead_nodes_job_is_done_by_the_other(site: SharedSite):
     assert not site.queue(there.node_id).finish(theirs, finished())
     assert mine.finish(job, finished())
     assert len(site.sent()) == 1
+
+
+def test_an_item_of_a_work_list_is_one_nodes_and_goes_through(site: SharedSite, server: str, tmp_path: Path):
+    manager = UpsServer()
+    for number in range(3):
+        one = ct_slice(number)
+        manager.files[(STUDY, str(one.SeriesInstanceUID), str(one.SOPInstanceUID))] = as_file(one)
+    uid = manager.add("2.25.7", study=STUDY)
+    with ups_server(manager) as url:
+        performer = UpsSite(tmp_path, url, database=Database(server, metadata))
+        request = WorkRequest(codes=(), priority="", inputs=())
+        barrier, got = threading.Barrier(4), []
+
+        def add(name: str) -> None:
+            barrier.wait()
+            items = WorkItems(site.database, site.clock, name)
+            got.append(items.add("list", "2.25.8", rule="x", request=request, transaction_uid="1"))
+
+        threads = [threading.Thread(target=add, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(item is not None for item in got) == 1
+        for _ in range(3):
+            performer.round()
+            performer.restart()
+        assert manager.state(uid) == "COMPLETED"
+        performer.close()

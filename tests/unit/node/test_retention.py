@@ -13,7 +13,9 @@ from medseg.node.audit import Audit
 from medseg.node.options import StorageOptions
 from medseg.node.privacy_options import AuditOptions
 from medseg.node.retention import Retention
-from medseg.node.tables import deliveries, instances, jobs, results, studies
+from medseg.node.tables import deliveries, instances, jobs, results, studies, work_items
+from medseg.node.work_items import WorkItems
+from medseg.pacs.workitem import WorkRequest
 from tests.unit.node.listening import ct_slice
 from tests.unit.node.test_scheduling import Site
 
@@ -116,3 +118,20 @@ def test_a_slice_that_comes_while_old_studies_are_removed_stays(site: KeptSite):
     site.retention.run()
     assert len(site.row(instances)) == 4
     assert [row["state"] for row in site.row(studies)] == ["receiving"]
+
+
+def test_work_items_are_forgotten_when_they_ended_long_ago(site: KeptSite):
+    items, request = (
+        WorkItems(site.database, site.clock, "here"),
+        WorkRequest(codes=(), priority="", inputs=()),
+    )
+    ended, live = (
+        items.add("list", uid, rule="ct", request=request, transaction_uid="1.2") for uid in ("1.3", "1.4")
+    )
+    items.end(ended, "completed")
+    site.clock.turn(89 * DAY)
+    site.retention.run()
+    assert len(site.row(work_items)) == 2
+    site.clock.turn(2 * DAY)
+    site.retention.run()
+    assert [row["workitem_uid"] for row in site.row(work_items)] == [live.workitem_uid]

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select, text, update
 
 from medseg.database import Database
 from medseg.errors import ConfigError, MissingPackageError, StorageError
-from medseg.node.tables import deliveries, metadata, studies
+from medseg.node.tables import deliveries, metadata, studies, work_items
 
 STUDY = {"study_uid": "1.2", "state": "receiving", "arrivals": 0, "first_at": 0.0, "last_at": 0.0}
 
@@ -78,6 +78,19 @@ def test_an_instance_goes_to_a_destination_once(database: Database):
             connection.execute(again)
     with database.read() as connection:
         assert len(connection.execute(select(deliveries)).all()) == 1
+
+
+def test_a_database_from_before_work_lists_gets_their_table(tmp_path: Path):
+    first = Database.in_file(tmp_path / "node.db", metadata)
+    with first.write() as connection:
+        connection.execute(insert(studies).values(STUDY))
+        work_items.drop(connection)
+    first.close()
+    second = Database.in_file(tmp_path / "node.db", metadata)
+    with second.read() as connection:
+        assert connection.execute(select(work_items)).all() == []
+        assert len(connection.execute(select(studies)).all()) == 1
+    second.close()
 
 
 @pytest.mark.parametrize("url", ["mysql://a/b", "nonsense", "sqlite://"])

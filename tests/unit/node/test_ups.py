@@ -15,7 +15,8 @@ from pydicom import dcmwrite
 from pydicom.uid import generate_uid
 from sqlalchemy import select, update
 
-from medseg.errors import MedsegError, PacsUnreachableError
+from medseg.errors import MedsegError, PacsUnreachableError, StorageError
+from medseg.node.arrival import Receipt
 from medseg.node.audit import Audit
 from medseg.node.intake import Intake
 from medseg.node.job_queue import Finished, JobQueue, ResultFile
@@ -89,10 +90,10 @@ def as_file(data_set_) -> bytes:
 class Site:
     """A node without network edges, whose worker and outbox are the test; `restart` ends it and starts the next."""
 
-    def __init__(self, folder: Path, url: str, *, items=WorkItems, **options) -> None:
+    def __init__(self, folder: Path, url: str, *, items=WorkItems, database=None, **options) -> None:
         self.folder, self.url, self.clock, self.starts = folder, url, TurnedClock(), 0
         self.options, self.items_class = options, items
-        self.database = Database.in_file(folder / "node.db", metadata)
+        self.database = database or Database.in_file(folder / "node.db", metadata)
         self.vault = Vault(folder)
         self.audit = Audit(folder, AuditOptions(), self.clock)
         self.destinations, self.rules = {"archive": ARCHIVE}, RULES
@@ -400,6 +401,68 @@ def test_without_a_destination_results_stay_with_the_node(server: UpsServer, sit
     assert [text_of(one, "RetrieveAETitle") for one in items_of(output, "DICOMRetrievalSequence")] == [
         "MEDSEG"
     ]
+
+
+def test_every_series_of_a_rule_that_takes_all_is_an_output(server: UpsServer, site: Site):
+    second = generate_uid()
+    for number in range(3):
+        one = ct_slice(number, uid=generate_uid())
+        one.SeriesInstanceUID = second
+        server.files[(STUDY, second, str(one.SOPInstanceUID))] = as_file(one)
+    site.rules = (RULES[0].model_copy(update={"choose": "all"}),)
+    site.restart()
+    server.add(UIDS[0], study=STUDY)
+    for _ in range(3):
+        site.round()
+    assert server.state(UIDS[0]) == "COMPLETED"
+    assert len(server.outputs(UIDS[0])) == 2
+
+
+def test_a_job_that_was_removed_meanwhile_is_asked_for_again(server: UpsServer, site: Site):
+    server.add(UIDS[0], study=STUDY)
+    site.source.look()
+    site.settle()
+    site.source.look()
+    with site.database.write() as connection:
+        connection.execute(jobs.delete())
+    for _ in range(3):
+        site.round()
+    assert server.state(UIDS[0]) == "COMPLETED"
+
+
+def test_late_slices_take_the_item_along_to_the_newer_job(server: UpsServer, site: Site):
+    server.add(UIDS[0], study=STUDY)
+    site.source.look()
+    site.settle()
+    site.source.look()
+    one = ct_slice(3)
+    server.files[(STUDY, SERIES, str(one.SOPInstanceUID))] = as_file(one)
+    server.add(UIDS[1], study=STUDY)
+    site.source.look()
+    site.settle()
+    site.source.look()
+    assert [row["state"] for row in site.rows(jobs) if row["rule"] == "liver"] == ["superseded", "queued"]
+    site.compute()
+    site.send()
+    site.source.look()
+    assert [server.state(uid) for uid in UIDS[:2]] == ["COMPLETED", "COMPLETED"]
+    assert server.outputs(UIDS[0]) == server.outputs(UIDS[1])
+
+
+def test_without_room_an_item_waits_and_is_not_given_up(
+    server: UpsServer, site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    server.add(UIDS[0], study=STUDY)
+    full = Receipt(verdict="no_space", reason="the disk is full")
+    with monkeypatch.context() as patch:
+        patch.setattr(site.intake, "accept", lambda arrival: full)
+        for _ in range(30):
+            with pytest.raises(StorageError, match="the disk is full"):
+                site.source.look()
+    assert site.source.look() == 3
+    for _ in range(3):
+        site.round()
+    assert server.state(UIDS[0]) == "COMPLETED"
 
 
 def test_what_another_performer_took_is_left_to_him(server: UpsServer, site: Site):
