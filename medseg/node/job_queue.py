@@ -11,12 +11,13 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 
 from medseg.database import Database
 from medseg.node.clock import Clock
-from medseg.node.tables import deliveries, jobs, results
+from medseg.node.tables import deliveries, jobs, results, studies
 
 _LONGEST_WAIT_S = 3600.0
 _IDENTITY = ("series_uid", "rule", "model", "input")
 _WITHOUT_RESULTS = ("failed", "given_up", "cancelled")
 _ANEW = {"state": "queued", "attempts": 0, "not_before": 0.0, "owner": "", "reason": ""}
+_OUTDATED = "its series has changed since it was queued; a newer job replaces it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Job:
     study_uid: str
     series_uid: str
     rule: str
+    input: str
     attempts: int
 
 
@@ -139,12 +141,11 @@ class JobQueue:
         job_id = connection.execute(new).scalar()
         if job_id is None:
             return None
-        earlier = and_(
-            jobs.c.series_uid == job.series_uid,
-            jobs.c.rule == job.rule,
-            jobs.c.id != job_id,
-            jobs.c.state.not_in(("superseded", "cancelled")),
+        before = and_(jobs.c.series_uid == job.series_uid, jobs.c.rule == job.rule, jobs.c.id != job_id)
+        connection.execute(
+            update(jobs).where(before, jobs.c.reason == _OUTDATED).values(superseded_by=job_id)
         )
+        earlier = and_(before, jobs.c.state.not_in(("superseded", "cancelled")))
         old = list(connection.execute(select(jobs.c.id).where(earlier)).scalars())
         if old:
             connection.execute(
@@ -184,7 +185,7 @@ class JobQueue:
         # A clock that was set back must not hold jobs up for longer than any wait.
         due = or_(jobs.c.not_before <= now, jobs.c.not_before > now + _LONGEST_WAIT_S)
         first = (
-            select(jobs.c.id, jobs.c.study_uid, jobs.c.series_uid, jobs.c.rule, jobs.c.attempts)
+            select(*(jobs.c[name] for name in Job.__slots__))
             .where(jobs.c.state == "queued", due)
             .order_by(jobs.c.priority.desc(), jobs.c.id)
             .limit(1)
@@ -233,6 +234,17 @@ class JobQueue:
     def refuse(self, job: Job, reason: str) -> None:
         """The input is refused, which no further try would change."""
         self._end(job, state="failed", reason=reason)
+
+    def outdated(self, job: Job) -> None:
+        """Its series holds other instances than it was queued for: the rules are asked again once the study rests.
+
+        The study is open again already where a slice has come; it is opened here for whatever else has happened.
+        """
+        values = {"state": "superseded", "owner": "", "ended_at": self._clock.now(), "reason": _OUTDATED}
+        with self._database.write() as connection:
+            if connection.execute(update(jobs).where(self._mine(job)).values(values)).rowcount:
+                again = update(studies).where(studies.c.study_uid == job.study_uid)
+                connection.execute(again.values(state="receiving"))
 
     def failed_try(self, job: Job, reason: str) -> str:
         """A try failed: the job waits for the next one, or is given up; its new state."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +18,7 @@ from medseg.io.limits import DEFAULT_LIMITS
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.completeness import SliceGeometry, slice_geometry
+from medseg.node.job_input import job_input
 from medseg.node.job_queue import JobQueue, NewJob
 from medseg.node.options import StudyOptions
 from medseg.node.rule_options import RuleOptions
@@ -172,21 +172,15 @@ class Scheduler:
         return new, told
 
     def _job(self, rule: RuleOptions, candidate: Candidate, study_uid: str) -> NewJob:
-        query = (
-            select(instances.c.sop_instance_uid, instances.c.sha256)
-            .where(instances.c.series_uid == candidate.series_uid)
-            .order_by(instances.c.sop_instance_uid)
-        )
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        digest = hashlib.sha256("\n".join(f"{uid} {sha}" for uid, sha in rows).encode()).hexdigest()
+            given = job_input(connection, candidate.series_uid)
         return NewJob(
             study_uid=study_uid,
             series_uid=candidate.series_uid,
             rule=rule.name,
             model=self._models[rule.name],
-            input=digest,
-            instances=len(rows),
+            input=given.digest,
+            instances=len(given.paths),
             priority=rule.priority,
         )
 

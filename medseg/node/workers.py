@@ -9,20 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
 from medseg.database import Database
 from medseg.errors import EnvironmentFailure, MedsegError, StorageError
 from medseg.io.dicom_frames import cores
 from medseg.node import child, results
 from medseg.node.audit import Audit
 from medseg.node.child import Child, ChildDied, Limits, Stopped
+from medseg.node.job_input import JobInput, job_input
 from medseg.node.job_model import JobModel
 from medseg.node.job_queue import Job, JobQueue
 from medseg.node.results import ResultError, SourceStudy
 from medseg.node.rule_options import JobOptions, ReviewOptions
 from medseg.node.scheduler import read_header
-from medseg.node.tables import instances
 from medseg.node.vault import SCRATCH, Vault
 
 _log = logging.getLogger(__name__)
@@ -122,11 +120,16 @@ class Workers:
         if job.rule not in self._models:
             self._queue.refuse(job, f"the rule {job.rule} is no longer in the settings of the node")
             return "failed"
-        paths, source = self._source(job)
-        if not paths:
+        with self._database.read() as connection:
+            found = job_input(connection, job.series_uid)
+        if not found.paths:
             self._queue.refuse(job, "its instances were removed")
             return "failed"
-        with self._vault.plain(paths) as given, self._vault.scratch() as made:
+        if found.digest != job.input:
+            self._queue.outdated(job)
+            return "superseded"
+        source = self._source(job, found)
+        with self._vault.plain(found.paths) as given, self._vault.scratch() as made:
             answer = process.ask(self._request(job, given, made), go_on=lambda: self._go_on(job))
             return self._judge(job, answer, made, source, process.peak_bytes)
 
@@ -168,21 +171,13 @@ class Workers:
             return "taken_away"
         return "held" if done.held else "done"
 
-    def _source(self, job: Job) -> tuple[list[str], SourceStudy]:
-        """Paths of the instances of a job, and what its results must refer to."""
-        query = (
-            select(instances.c.path, instances.c.sop_instance_uid)
-            .where(instances.c.series_uid == job.series_uid)
-            .order_by(instances.c.id)
+    def _source(self, job: Job, found: JobInput) -> SourceStudy:
+        """What the results of a job must refer to."""
+        try:
+            header = read_header(self._vault, found.paths[0])
+        except MedsegError as err:
+            raise StorageError(str(err)) from err
+        patient = next(iter(header.texts("PatientID")), "")
+        return SourceStudy(
+            study_uid=job.study_uid, patient_id=patient, sop_instance_uids=found.sop_instance_uids
         )
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        patient = ""
-        if rows:
-            try:
-                patient = next(iter(read_header(self._vault, rows[0].path).texts("PatientID")), "")
-            except MedsegError as err:
-                raise StorageError(str(err)) from err
-        uids = frozenset(row.sop_instance_uid for row in rows)
-        source = SourceStudy(study_uid=job.study_uid, patient_id=patient, sop_instance_uids=uids)
-        return [row.path for row in rows], source

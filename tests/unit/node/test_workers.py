@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from medseg.node.audit import Audit
 from medseg.node.child import Child, ChildDied, Limits, Stopped
 from medseg.node.clock import Clock
+from medseg.node.job_input import job_input
 from medseg.node.job_model import JobModel
 from medseg.node.job_queue import JobQueue, NewJob
 from medseg.node.privacy_options import AuditOptions
 from medseg.node.results import ResultError, SourceStudy, check_object
 from medseg.node.rule_options import JobOptions, ReviewOptions
-from medseg.node.tables import jobs, results, series
+from medseg.node.tables import instances, jobs, results, series, studies
 from medseg.node.workers import Workers
 from tests.unit.node.listening import Listener, ct_slice, wait_until
 
@@ -38,6 +39,12 @@ for line in sys.stdin:
         sys.exit(7)
     if act == "hang":
         time.sleep(60)
+    if act == "wait":
+        home = Path(sys.argv[1]).parent
+        (home / "begun").touch()
+        while not (home / "go_on").exists():
+            time.sleep(0.02)
+        act = "pass"
     if act == "eat":
         kept = bytearray(400_000_000); kept[::4096] = b"x" * len(kept[::4096]); time.sleep(60)
     if act == "lie":
@@ -60,10 +67,7 @@ class Site:
         (folder / "child.py").write_text(textwrap.dedent(CHILD))
         self.act = folder / "act"
         self.listener = Listener(folder / "node")
-        association = self.listener.associate()
-        for number in range(3):
-            assert association.send_c_store(ct_slice(number)).Status == 0
-        association.release()
+        self.send(0, 1, 2)
         self.queue = JobQueue(
             self.listener.database, Clock(), "here", deliver=lambda *_: None, attempts=2, first_wait_s=0.01
         )
@@ -80,21 +84,37 @@ class Site:
 
     def run(self, act: str, state: str) -> dict:
         """Queue a job, let the workers do it, and wait for its state."""
-        self.act.write_text(act)
-        (row,) = self.listener.rows(series)
-        job = NewJob(
-            study_uid=row["study_uid"],
-            series_uid=row["series_uid"],
-            rule="ct",
-            model="m",
-            input=act,
-            instances=3,
-        )
-        with self.listener.database.write() as connection:
-            job_id = self.queue.put(connection, job)
+        job_id = self.put(act)
         self.workers.start()
         wait_until(lambda: self.job(job_id)["state"] == state, 20)
         return self.job(job_id)
+
+    def put(self, act: str) -> int:
+        self.act.write_text(act)
+        (row,) = self.listener.rows(series)
+        with self.listener.database.write() as connection:
+            given = job_input(connection, row["series_uid"])
+            job = NewJob(
+                study_uid=row["study_uid"],
+                series_uid=row["series_uid"],
+                rule="ct",
+                model=act,
+                input=given.digest,
+                instances=len(given.paths),
+            )
+            job_id = self.queue.put(connection, job)
+        assert job_id is not None
+        return job_id
+
+    def send(self, *numbers: int) -> None:
+        association = self.listener.associate()
+        for number in numbers:
+            assert association.send_c_store(ct_slice(number)).Status == 0
+        association.release()
+
+    def settle(self) -> None:
+        with self.listener.database.write() as connection:
+            connection.execute(update(studies).values(state="settled"))
 
     def job(self, job_id: int) -> dict:
         with self.listener.database.read() as connection:
@@ -164,6 +184,40 @@ def test_a_stop_puts_the_job_back_untried(tmp_path: Path):
     site.run("hang", "running")
     site.workers.stop(10)
     assert (site.job(1)["state"], site.job(1)["attempts"]) == ("queued", 0)
+    site.close()
+
+
+def test_a_slice_that_comes_before_the_job_runs_leaves_it_to_the_next(site: Site):
+    site.put("pass")
+    site.settle()
+    site.send(3)
+    site.workers.start()
+    wait_until(lambda: site.job(1)["state"] == "superseded")
+    assert "its series has changed" in site.job(1)["reason"]
+    assert site.listener.rows(results) == []
+    assert site.run("note", "done")["instances"] == 4
+    assert site.listener.vault.read("jobs/2/1/segmentation.nii.gz") == b"mask of 4"
+    assert site.job(1)["superseded_by"] == 2
+
+
+def test_a_series_that_lost_an_instance_is_looked_at_again(site: Site):
+    site.put("pass")
+    site.settle()
+    with site.listener.database.write() as connection:
+        connection.execute(delete(instances).where(instances.c.id == 2))
+    site.workers.start()
+    wait_until(lambda: site.job(1)["state"] == "superseded")
+    assert [row["state"] for row in site.listener.rows(studies)] == ["receiving"]
+
+
+def test_a_slice_that_comes_while_the_job_runs_is_not_in_it(tmp_path: Path):
+    site = Site(tmp_path, max_time="1min")
+    site.run("wait", "running")
+    wait_until(lambda: (tmp_path / "begun").exists())
+    site.send(3)
+    (tmp_path / "go_on").touch()
+    wait_until(lambda: site.job(1)["state"] == "done")
+    assert site.listener.vault.read("jobs/1/1/segmentation.nii.gz") == b"mask of 3"
     site.close()
 
 
