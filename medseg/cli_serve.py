@@ -38,8 +38,8 @@ def serve(
 ) -> None:
     """Take studies in, run pipelines on those that match, send checked results on.
 
-    SIGTERM stops it within 25 s: nothing new is begun, jobs that run go back to the queue. A second one stops it
-    at once, and nothing is lost by that either. 0 after SIGTERM, 130 after Ctrl-C.
+    SIGTERM stops it within 25 s: nothing new is begun, jobs that do not end in `jobs.stop_grace` go back to the
+    queue. A second one stops it at once, and nothing is lost by that either. 0 after SIGTERM, 130 after Ctrl-C.
     """
     from medseg.node.status import node_status, read_config
 

@@ -82,6 +82,11 @@ class JobOptions(Options):
         default=3, ge=1, le=20, description="Tries of a job that dies or hangs, then it is given up."
     )
     first_wait: Duration = Field(default=30.0, description="Wait after a failed try; it doubles with each.")
+    stop_grace: Duration = Field(
+        default=10.0,
+        le=15.0,
+        description="How long a job that runs when the node is stopped may take to end; others go back to the queue.",
+    )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads of one job; null: shared out."
     )

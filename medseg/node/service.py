@@ -197,7 +197,7 @@ class Node:
         if config.http is not None and checked.accounts is not None:
             self.http = http_server(self, config.http, checked.accounts, secret=_secret(self.vault))
         self.sources = source_threads(config.sources, self._parts())
-        self._stop = threading.Event()
+        self._stop, self._ended = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
         self._rules = {rule.name: rule for rule in config.rules}
 
@@ -229,11 +229,12 @@ class Node:
         for source in self.sources:
             source.start()
         for name, work, every in (
-            ("beat", self._beat, _BEAT_S),
             ("scheduler", self.scheduler.tick, min(1.0, self.config.studies.stable_after)),
             ("retention", self.retention.run, _RETENTION_S),
         ):
-            self._run_every(name, work, every)
+            self._run_every(name, work, every, until=self._stop)
+        # Others would take over what still ends in its time.
+        self._run_every("beat", self._beat, _BEAT_S, until=self._ended)
         self.audit.record("start", version=__version__, jobs=queued, deliveries=again, swept=swept)
         kept = self._stored_instances()
         return (
@@ -269,15 +270,17 @@ class Node:
         """Take nothing more, finish what can be finished in time; a sentence about it."""
         end = time.monotonic() + within_s - 3.0
         self._stop.set()
+        self.workers.claim_no_more()
         for source in self.sources:
             source.stop(0.0)
         if self.dimse is not None:
             self.dimse.stop(min(10.0, within_s / 3))
         if self.http is not None:
             self.http.stop(min(6.0, within_s / 4))
-        self.workers.stop(max(1.0, (end - time.monotonic()) / 2))
+        self.workers.stop(max(1.0, end - time.monotonic() - 3.0))
         self.outbox.stop(max(1.0, end - time.monotonic()))
         self.intake.stop()
+        self._ended.set()
         for thread in self._threads:
             thread.join(1.0)
         with contextlib.suppress(StorageError):
@@ -305,9 +308,11 @@ class Node:
             file_limit=self.config.storage.instance_limit,
         )
 
-    def _run_every(self, name: str, work: Callable[[], Any], every_s: float) -> None:
+    def _run_every(
+        self, name: str, work: Callable[[], Any], every_s: float, *, until: threading.Event
+    ) -> None:
         def loop() -> None:
-            while not self._stop.wait(every_s):
+            while not until.wait(every_s):
                 try:
                     work()
                 except MedsegError as err:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,6 +63,7 @@ class Workers:
         self._database, self._queue, self._vault, self._audit = database, queue, vault, audit
         self._command = command
         self._stop = threading.Event()
+        self._ends_at = math.inf
         self._threads: list[threading.Thread] = []
         self.outcomes: Counter[str] = Counter()
 
@@ -71,11 +74,18 @@ class Workers:
             thread.start()
             self._threads.append(thread)
 
+    def claim_no_more(self) -> None:
+        """Begin nothing; a job that runs has `jobs.stop_grace` to end, else it goes back to the queue."""
+        if not self._stop.is_set():
+            self._ends_at = time.monotonic() + self._options.stop_grace
+            self._stop.set()
+
     def stop(self, deadline_s: float) -> None:
-        """End the processes; the jobs that they were doing go back to the queue."""
-        self._stop.set()
+        """Claim no more, and wait until the jobs have ended or gone back to the queue."""
+        self.claim_no_more()
+        end = time.monotonic() + deadline_s
         for thread in self._threads:
-            thread.join(deadline_s)
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self, number: int) -> None:
         limits = Limits(max_bytes=self._options.max_ram, max_seconds=self._options.max_time)
@@ -111,10 +121,10 @@ class Workers:
         return True
 
     def _stopped(self, job: Job) -> str:
-        if self._stop.is_set():
-            self._queue.put_back(job)
-            return "put_back"
-        return "taken_away"
+        if time.monotonic() < self._ends_at:
+            return "taken_away"
+        self._queue.put_back(job)
+        return "put_back"
 
     def _do(self, job: Job, process: Child) -> str:
         if job.rule not in self._models:
@@ -134,7 +144,7 @@ class Workers:
             return self._judge(job, answer, made, source, process.peak_bytes)
 
     def _go_on(self, job: Job) -> bool:
-        return not self._stop.is_set() and self._queue.still_mine(job)
+        return time.monotonic() < self._ends_at and self._queue.still_mine(job)
 
     def _request(self, job: Job, given: Path, made: Path) -> dict[str, Any]:
         threads = self._options.threads or max(1, cores() // self._options.workers)

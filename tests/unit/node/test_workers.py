@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,9 @@ class Site:
             self.listener.database, Clock(), "here", deliver=lambda *_: None, attempts=2, first_wait_s=0.01
         )
         self.workers = Workers(
-            JobOptions(**({"max_ram": "200MB", "max_time": "0.8s"} | limits)),
+            JobOptions(**({"max_ram": "200MB", "max_time": "0.8s", "stop_grace": 0.001} | limits)),
             ReviewOptions(hold="review"),
-            {"ct": MODEL},
+            {"ct": MODEL, "other": MODEL},
             database=self.listener.database,
             queue=self.queue,
             vault=self.listener.vault,
@@ -89,7 +90,7 @@ class Site:
         wait_until(lambda: self.job(job_id)["state"] == state, 20)
         return self.job(job_id)
 
-    def put(self, act: str) -> int:
+    def put(self, act: str, *, rule: str = "ct") -> int:
         self.act.write_text(act)
         (row,) = self.listener.rows(series)
         with self.listener.database.write() as connection:
@@ -97,7 +98,7 @@ class Site:
             job = NewJob(
                 study_uid=row["study_uid"],
                 series_uid=row["series_uid"],
-                rule="ct",
+                rule=rule,
                 model=act,
                 input=given.digest,
                 instances=len(given.paths),
@@ -184,6 +185,23 @@ def test_a_stop_puts_the_job_back_untried(tmp_path: Path):
     site.run("hang", "running")
     site.workers.stop(10)
     assert (site.job(1)["state"], site.job(1)["attempts"]) == ("queued", 0)
+    assert site.workers.outcomes == {"put_back": 1}
+    site.close()
+
+
+def test_a_stop_lets_a_job_end_that_can(tmp_path: Path):
+    site = Site(tmp_path, max_time="1min", stop_grace="10s")
+    site.run("wait", "running")
+    waiting = site.put("wait", rule="other")
+    wait_until(lambda: (tmp_path / "begun").exists())
+    site.workers.claim_no_more()
+    threading.Timer(0.5, (tmp_path / "go_on").touch).start()
+    begin = time.monotonic()
+    site.workers.stop(10)
+    assert time.monotonic() - begin < 5
+    assert site.workers.outcomes == {"done": 1}
+    assert site.job(1)["state"] == "done"
+    assert (site.job(waiting)["state"], site.job(waiting)["attempts"]) == ("queued", 0)
     site.close()
 
 
