@@ -80,13 +80,15 @@ class Child:
         except OSError as err:
             self.end()
             raise ChildDied("the worker process ended before it began") from err
-        line = self._line(process, go_on)
         try:
-            answer = json.loads(line)
+            return dict(json.loads(self._line(process, go_on)))
         except ValueError as err:
             self.end()
             raise ChildDied("the worker process gave no answer that can be read") from err
-        return dict(answer)
+        except BaseException:
+            # Its answer would be taken for that of the next request.
+            self.end()
+            raise
 
     def end(self) -> None:
         """End the process and what it started, if it runs."""
@@ -128,13 +130,11 @@ class Child:
                     self._raise_death(process)
                 parts += chunk
                 if len(parts) > _LONGEST_ANSWER:
-                    self.end()
                     raise ChildDied("the worker process gave an answer without end")
                 if parts.endswith(b"\n"):
                     break
             self._check(process, begin)
             if not go_on():
-                self.end()
                 raise Stopped
         return bytes(parts)
 
@@ -143,18 +143,15 @@ class Child:
         taken = _resident_bytes(process.pid)
         self.peak_bytes = max(self.peak_bytes, taken)
         if taken > limits.max_bytes:
-            self.end()
             limit = bytes_text(limits.max_bytes)
             raise ChildDied(
                 f"needed more than {limit}, the limit jobs.max_ram; raise it or take a smaller input"
             )
         if time.monotonic() - begin > limits.max_seconds:
-            self.end()
             raise ChildDied(f"took longer than {time_text(limits.max_seconds)}, the limit jobs.max_time")
 
     def _raise_death(self, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
-        self.end()
         if status < 0:
             name = signal.Signals(-status).name
             hint = ", perhaps for want of memory" if name == "SIGKILL" else ""

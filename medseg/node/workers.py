@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from medseg.node.audit import Audit
 from medseg.node.child import Child, ChildDied, Limits, Stopped
 from medseg.node.job_input import JobInput, job_input
 from medseg.node.job_model import JobModel
-from medseg.node.job_queue import Job, JobQueue
+from medseg.node.job_queue import Finished, Job, JobQueue
 from medseg.node.results import ResultError, SourceStudy
 from medseg.node.rule_options import JobOptions, ReviewOptions
 from medseg.node.scheduler import read_header
@@ -110,15 +110,28 @@ class Workers:
         try:
             outcome = self._do(job, process)
         except Stopped:
-            outcome = self._stopped(job)
+            outcome = self._told(lambda: self._stopped(job))
         except (ChildDied, StorageError, ResultError) as err:
-            outcome = self._queue.failed_try(job, str(err))
+            outcome = self._failed_try(job, str(err))
         except Exception as err:
             _log.exception("job %d failed", job.id)
-            outcome = self._queue.failed_try(job, f"internal error, please report it: {type(err).__name__}")
+            outcome = self._failed_try(job, f"internal error, please report it: {type(err).__name__}")
         self.outcomes[outcome] += 1
         self._audit.record("job", outcome=outcome, job=job.id, rule=job.rule, study_uid=job.study_uid)
         return True
+
+    def _failed_try(self, job: Job, reason: str) -> str:
+        return self._told(lambda: self._queue.failed_try(job, reason))
+
+    def _told(self, tell: Callable[[], str]) -> str:
+        """Tell the queue what became of a job as soon as the database takes it, or leave that to the next start."""
+        while True:
+            try:
+                return tell()
+            except StorageError as err:
+                _log.error("what became of a job cannot be written: %s", err)
+                if self._stop.wait(_LOOK_EVERY_S):
+                    return "left"
 
     def _stopped(self, job: Job) -> str:
         if time.monotonic() < self._ends_at:
@@ -144,7 +157,13 @@ class Workers:
             return self._judge(job, answer, made, source, process.peak_bytes)
 
     def _go_on(self, job: Job) -> bool:
-        return time.monotonic() < self._ends_at and self._queue.still_mine(job)
+        if time.monotonic() >= self._ends_at:
+            return False
+        try:
+            return self._queue.still_mine(job)
+        except StorageError:
+            # A database that is away for a while ends no job; `finish` asks again.
+            return True
 
     def _request(self, job: Job, given: Path, made: Path) -> dict[str, Any]:
         threads = self._options.threads or max(1, cores() // self._options.workers)
@@ -177,6 +196,9 @@ class Workers:
             review=self._review,
             peak_bytes=peak_bytes,
         )
+        return self._told(lambda: self._finish(job, done))
+
+    def _finish(self, job: Job, done: Finished) -> str:
         if not self._queue.finish(job, done):
             return "taken_away"
         return "held" if done.held else "done"

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
 from sqlalchemy import delete, select, update
 
+from medseg.errors import StorageError
 from medseg.node.audit import Audit
 from medseg.node.child import Child, ChildDied, Limits, Stopped
 from medseg.node.clock import Clock
@@ -264,6 +265,57 @@ def test_secrets_of_the_environment_stay_with_the_supervisor(tmp_path: Path, mon
     )
     assert "PACS_PASSWORD" not in child.ask({}, go_on=lambda: True)
     child.end()
+
+
+def test_a_request_that_was_broken_off_leaves_no_answer_for_the_next(tmp_path: Path):
+    (tmp_path / "child.py").write_text(
+        "import sys,time\nfor line in sys.stdin: time.sleep(0.5); print(line.strip(), flush=True)"
+    )
+    child = Child(
+        tmp_path,
+        Limits(max_bytes=10**9, max_seconds=50),
+        command=(sys.executable, str(tmp_path / "child.py")),
+    )
+
+    def fail() -> bool:
+        raise StorageError("the database is away")
+
+    with pytest.raises(StorageError):
+        child.ask({"job": 1}, go_on=fail)
+    assert child.ask({"job": 2}, go_on=lambda: True) == {"job": 2}
+    child.end()
+
+
+def test_a_database_that_is_away_for_a_while_costs_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    site = Site(tmp_path, max_time="1min")
+    site.act.write_text("wait")
+    away = threading.Event()
+    still_mine, failed_try = site.queue.still_mine, site.queue.failed_try
+
+    def unless_away(call):
+        def called(*given):
+            if away.is_set():
+                raise StorageError("the database is away")
+            return call(*given)
+
+        return called
+
+    monkeypatch.setattr(site.queue, "still_mine", unless_away(still_mine))
+    monkeypatch.setattr(site.queue, "failed_try", unless_away(failed_try))
+    site.run("wait", "running")
+    wait_until(lambda: (tmp_path / "begun").exists())
+    away.set()
+    time.sleep(0.5)
+    site.act.write_text("leave")
+    (tmp_path / "go_on").touch()
+    wait_until(lambda: site.job(1)["state"] == "done")
+    site.put("leave")
+    wait_until(lambda: site.job(2)["state"] == "running")
+    time.sleep(1.0)
+    assert site.job(2)["state"] == "running"
+    away.clear()
+    wait_until(lambda: site.job(2)["state"] == "given_up", 10)
+    site.close()
 
 
 def test_waiting_ends_when_it_is_told_to(tmp_path: Path):
