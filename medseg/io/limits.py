@@ -102,6 +102,7 @@ def read_bytes(path: Path, limits: ReadLimits) -> bytes:
                 f"(option max_file_mb)"
             )
         try:
-            return stream.read(limits.max_file_bytes)
+            # That much is reserved before a byte is read.
+            return stream.read(size)
         except OSError as err:
             raise StorageError(f"{path} cannot be read: {reason_of(err)}; check the disk") from err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -175,6 +176,16 @@ def test_large_file_is_refused_by_its_size(tmp_path):
         stream.truncate(3 << 20)
     with pytest.raises(ImageReadError, match=r"has 3 MiB, the limit is 2 MiB .option max_file_mb"):
         read_bytes(tmp_path / "a", ReadLimits(max_file_mb=2))
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "a", ReadLimits()) == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_dicom_whose_preamble_looks_like_a_tiff(tmp_path):
