@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.amounts import bytes_text, time_text
+from medseg.node.memory_wall import memory_taken, raise_wall
 
-_LOOK_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.02
+_ASK_EVERY_S = 0.2
 _LONGEST_ANSWER = 64 << 20
+_NEARLY = 0.95
 COMMAND = (sys.executable, "-P", "-m", "medseg.node.worker")
 
 
@@ -28,6 +31,7 @@ class Limits:
 
     max_bytes: int
     max_seconds: float
+    threads: int | None = None
 
 
 class ChildDied(Exception):
@@ -52,7 +56,10 @@ class Child:
     def __init__(self, folder: Path, limits: Limits, *, command: Sequence[str] = COMMAND) -> None:
         self._folder, self._limits, self._command = folder, limits, command
         self._process: subprocess.Popen[bytes] | None = None
+        self._wall: int | None = None
+        self._asked_for = 0
         self.peak_bytes = 0
+        """Most that it held while it did the last request."""
 
     def ask(self, request: dict[str, Any], *, go_on: Callable[[], bool]) -> dict[str, Any]:
         """One request, one answer.
@@ -72,7 +79,7 @@ class Child:
             `go_on` said no.
         """
         process = self._running()
-        self.peak_bytes = 0
+        self.peak_bytes = self._asked_for = 0
         try:
             assert process.stdin is not None
             process.stdin.write((json.dumps(request) + "\n").encode())
@@ -117,11 +124,14 @@ class Child:
                 env=_environment(),
                 start_new_session=True,
             )
+            limits = self._limits
+            self._wall = raise_wall(self._process.pid, limits.max_bytes, threads=limits.threads)
         return self._process
 
     def _line(self, process: subprocess.Popen[bytes], go_on: Callable[[], bool]) -> bytes:
         assert process.stdout is not None
         begin, parts = time.monotonic(), bytearray()
+        ask_at = begin
         while not parts.endswith(b"\n"):
             ready, _, _ = select.select([process.stdout], [], [], _LOOK_EVERY_S)
             if ready:
@@ -134,38 +144,48 @@ class Child:
                 if parts.endswith(b"\n"):
                     break
             self._check(process, begin)
-            if not go_on():
-                raise Stopped
+            if time.monotonic() >= ask_at:
+                if not go_on():
+                    raise Stopped
+                ask_at = time.monotonic() + _ASK_EVERY_S
         return bytes(parts)
 
     def _check(self, process: subprocess.Popen[bytes], begin: float) -> None:
         limits = self._limits
-        taken = _resident_bytes(process.pid)
-        self.peak_bytes = max(self.peak_bytes, taken)
-        if taken > limits.max_bytes:
-            limit = bytes_text(limits.max_bytes)
-            raise ChildDied(
-                f"needed more than {limit}, the limit jobs.max_ram; raise it or take a smaller input"
-            )
+        taken = memory_taken(process.pid)
+        self.peak_bytes = max(self.peak_bytes, taken.resident_bytes)
+        self._asked_for = max(self._asked_for, taken.data_bytes)
+        if taken.resident_bytes > limits.max_bytes:
+            raise ChildDied(self.memory_text())
         if time.monotonic() - begin > limits.max_seconds:
             raise ChildDied(f"took longer than {time_text(limits.max_seconds)}, the limit jobs.max_time")
 
+    @property
+    def walled(self) -> bool:
+        """Whether the kernel refuses it memory beyond the limit."""
+        return self._wall is not None
+
+    def memory_text(self) -> str:
+        """That it needed more memory than it may take, for people."""
+        limit, held = bytes_text(self._limits.max_bytes), bytes_text(self.peak_bytes)
+        return (
+            f"needed more than {limit}, the limit jobs.max_ram, and held {held} when it was refused; raise it or "
+            "take a smaller input"
+        )
+
+    @property
+    def _at_the_wall(self) -> bool:
+        return self._wall is not None and self._asked_for > _NEARLY * self._wall
+
     def _raise_death(self, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
+        if status != 0 and self._at_the_wall:
+            raise ChildDied(self.memory_text())
         if status < 0:
             name = signal.Signals(-status).name
             hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
             raise ChildDied(f"the worker process was ended by {name}{hint}")
         raise ChildDied(f"the worker process ended with exit code {status}")
-
-
-def _resident_bytes(process: int) -> int:
-    """Resident memory of a process, 0 where it is gone."""
-    try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from medseg.errors import MedsegError
+from medseg.errors import EnvironmentFailure, MedsegError
 
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
 _MANY = 1000
@@ -56,7 +56,7 @@ def _do(request: dict[str, Any]) -> dict[str, Any]:
     except MedsegError as err:
         return {"error": str(err), "exit_code": err.exit_code}
     except MemoryError:
-        return {"error": "the memory of the machine ran out", "exit_code": 4}
+        return {"error": "the memory of the machine ran out", "exit_code": EnvironmentFailure.exit_code}
     except Exception as err:
         # Its own text is left out: it may hold what a header says of a person.
         return {"error": f"internal error, please report it: {type(err).__name__}", "exit_code": 70}

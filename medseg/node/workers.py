@@ -88,7 +88,11 @@ class Workers:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self, number: int) -> None:
-        limits = Limits(max_bytes=self._options.max_ram, max_seconds=self._options.max_time)
+        limits = Limits(
+            max_bytes=self._options.max_ram,
+            max_seconds=self._options.max_time,
+            threads=self._options.threads,
+        )
         folder = self._vault.folder / SCRATCH / f"worker-{number}"
         process = Child(folder, limits, command=self._command)
         try:
@@ -154,7 +158,7 @@ class Workers:
         source = self._source(job, found)
         with self._vault.plain(found.paths) as given, self._vault.scratch() as made:
             answer = process.ask(self._request(job, given, made), go_on=lambda: self._go_on(job))
-            return self._judge(job, answer, made, source, process.peak_bytes)
+            return self._judge(job, answer, made, source, process)
 
     def _go_on(self, job: Job) -> bool:
         if time.monotonic() >= self._ends_at:
@@ -177,12 +181,14 @@ class Workers:
         }
 
     def _judge(
-        self, job: Job, answer: Mapping[str, Any], made: Path, source: SourceStudy, peak_bytes: int
+        self, job: Job, answer: Mapping[str, Any], made: Path, source: SourceStudy, process: Child
     ) -> str:
         cases = answer.get("cases") or []
         failed = [case for case in cases if "error" in case] or ([answer] if "error" in answer else [])
         if failed:
             sentence, code = str(failed[0]["error"]), int(failed[0]["exit_code"])
+            if code == EnvironmentFailure.exit_code and "memory" in sentence and process.walled:
+                sentence = process.memory_text()
             if code in (EnvironmentFailure.exit_code, _OUR_MISTAKE):
                 return self._queue.failed_try(job, sentence)
             self._queue.refuse(job, sentence)
@@ -194,7 +200,7 @@ class Workers:
             home=f"jobs/{job.id}/{job.attempts}",
             source=source,
             review=self._review,
-            peak_bytes=peak_bytes,
+            peak_bytes=process.peak_bytes,
         )
         return self._told(lambda: self._finish(job, done))
 

@@ -27,6 +27,9 @@ from medseg.node.tables import instances, jobs, results, series, studies
 from medseg.node.workers import Workers
 from tests.unit.node.listening import Listener, ct_slice, wait_until
 
+walled = pytest.mark.skipif(
+    sys.platform != "linux" or Path("/dev/nvidiactl").exists(), reason="the kernel sets no ceiling here"
+)
 MODEL = JobModel(model="x", exports=("nifti",), engine="torch", recognise=None, digest="d")
 
 CHILD = """
@@ -49,6 +52,24 @@ for line in sys.stdin:
         act = "pass"
     if act == "eat":
         kept = bytearray(400_000_000); kept[::4096] = b"x" * len(kept[::4096]); time.sleep(60)
+    if act == "creep":
+        kept = []
+        while True:
+            kept.append(b"x" * 5_000_000); time.sleep(0.005)
+    if act == "blink":
+        try:
+            kept = b"x" * int(2e9 + os.cpu_count() * 1e8)
+        except MemoryError:
+            print(json.dumps({"error": "not enough memory", "exit_code": 4}), flush=True); continue
+        time.sleep(60)
+    if act == "abort":
+        import mmap
+        kept = []
+        try:
+            while True:
+                kept.append(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE))
+        except OSError:
+            time.sleep(0.2); os.abort()
     if act == "lie":
         print("this is no answer", flush=True); continue
     if act == "refuse":
@@ -155,7 +176,10 @@ def test_a_verdict_that_asks_for_a_look_is_held(site: Site):
         ("die", "the worker process was ended by SIGKILL"),
         ("leave", "the worker process ended with exit code 7"),
         ("hang", "took longer than 0.8 s, the limit jobs.max_time"),
-        ("eat", "needed more than 200 MB, the limit jobs.max_ram"),
+        ("eat", "needed more than 200 MB, the limit jobs.max_ram, and held "),
+        ("creep", "needed more than 200 MB, the limit jobs.max_ram, and held 2"),
+        pytest.param("blink", "needed more than 200 MB, the limit jobs.max_ram, and held ", marks=walled),
+        pytest.param("abort", "needed more than 200 MB, the limit jobs.max_ram, and held ", marks=walled),
         ("lie", "the worker process gave no answer that can be read"),
     ],
 )
