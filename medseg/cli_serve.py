@@ -57,18 +57,22 @@ def serve(
 
 
 def _check(config: NodeConfig, *, as_json: bool) -> None:
+    from medseg.node.isolation import WALLS, network_wall
     from medseg.node.service import check
     from medseg.node.worklist_check import worklist_lines
 
     models = check(config).models
     rows = [{"rule": name, "model": model.model, "digest": model.digest} for name, model in models.items()]
+    wall = network_wall()
     if as_json:
-        print(json.dumps({"rules": rows, "work_lists": worklist_lines(config)}, indent=2))
+        found = {"rules": rows, "work_lists": worklist_lines(config), "workers_network": wall}
+        print(json.dumps(found, indent=2))
         return
     for row in rows:
         print(f"rule {row['rule']}: {row['model']} ({row['digest'][:12]})")
     for line in worklist_lines(config):
         print(line)
+    print(WALLS[wall])
     print("the settings can be used")
 
 

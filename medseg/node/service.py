@@ -30,6 +30,7 @@ from medseg.node.deidentify import deidentifier
 from medseg.node.dimse_server import DimseServer
 from medseg.node.http_side import http_server
 from medseg.node.intake import Deidentifier, Intake
+from medseg.node.isolation import WALLS, network_wall
 from medseg.node.job_model import JobModel, job_model
 from medseg.node.job_queue import JobQueue, ResultFile
 from medseg.node.life import Life
@@ -224,6 +225,8 @@ class Node:
             self.dimse.start()
         if self.http is not None:
             self.http.start()
+        wall = network_wall()
+        _log.log(logging.WARNING if wall == "none" else logging.INFO, "%s", WALLS[wall])
         self.workers.start()
         self.outbox.start()
         for source in self.sources:

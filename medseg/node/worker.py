@@ -6,7 +6,6 @@ It reads one job as a line of JSON and answers with one line. Models stay loaded
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import sys
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from medseg.errors import EnvironmentFailure, MedsegError
+from medseg.node.isolation import end_with_supervisor, leave_network
 
-_CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
 _MANY = 1000
 """Images that `engine: auto` counts on: a node runs for long, so measuring engines pays."""
 
@@ -27,26 +26,12 @@ def main() -> None:
     # What a library prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    _leave_network()
+    leave_network()
+    end_with_supervisor()
     # The supervisor may be gone when the answer is ready; the job is done again.
     with contextlib.suppress(BrokenPipeError):
         for line in sys.stdin:
             _answer(answers, _do(json.loads(line)))
-
-
-def _leave_network() -> None:
-    """Where the kernel lets it, the process has no network at all: a namespace of its own with nothing in it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    user, group = os.getuid(), os.getgid()
-    try:
-        # Root may; others may inside of a user namespace of their own, in which they stay who they are.
-        if libc.unshare(_CLONE_NEWNET) != 0 and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    except (AttributeError, OSError):
-        # Another system. No code of a worker opens a socket; this is a second wall.
-        return
 
 
 def _do(request: dict[str, Any]) -> dict[str, Any]:
