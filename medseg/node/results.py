@@ -11,31 +11,29 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from sqlalchemy import Connection, select
 
-from medseg.errors import InputError, MedsegError
+from medseg.errors import InputError
 from medseg.export.options import ExportName
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.node.job_queue import Finished, ResultFile
+from medseg.node.result_check import ResultError, ResultObject, SourceStudy, check_objects
 from medseg.node.rule_options import ReviewOptions
+from medseg.node.tables import instances, results
 from medseg.node.vault import Vault
 from medseg.pipeline.case_files import FILES, MASK, RECORD
 
 _VERDICTS = ("pass", "note", "review", "fail")
 _HOLD_FROM = {"never": 4, "fail": 3, "review": 2, "always": 0}
-_MAX_ITEMS = 5_000_000
-
-
-class ResultError(MedsegError):
-    """A result does not belong to its source; it never leaves the node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceStudy:
-    """What every result must refer to."""
+class _Made:
+    """A file that the worker wrote, and where in the vault it goes."""
 
-    study_uid: str
-    patient_id: str
-    sop_instance_uids: frozenset[str]
+    kind: str
+    path: Path
+    place: str
 
 
 def gather(
@@ -68,11 +66,12 @@ def gather(
     Raises
     ------
     ResultError
-        A DICOM object cannot be read back, or refers to another study, patient or instance.
+        A DICOM object cannot be read back, or is not about the source; see `check_objects`.
     StorageError
         The vault cannot take a file.
     """
-    files, flags, verdicts, notes = [], [], [], []
+    files: list[_Made] = []
+    flags, verdicts, notes = [], [], []
     for index, name in enumerate(case_folders):
         place = home if len(case_folders) == 1 else f"{home}/{index + 1}"
         case = folder / name
@@ -80,17 +79,40 @@ def gather(
         verdicts.append(str(record["verdict"]))
         flags += record["flags"]
         notes += record["export_notes"]
-        files += [_take(path, kind, f"{place}/{path.name}", vault, source) for kind, path in _files(case)]
+        files += [_Made(kind=kind, path=path, place=f"{place}/{path.name}") for kind, path in _files(case)]
+    objects = _checked(files, source)
     worst = max(verdicts, key=_VERDICTS.index)
     return Finished(
         folder=home,
-        files=tuple(files),
+        files=tuple(_take(made, objects.get(made.place), vault) for made in files),
         verdict=worst,
         flags=tuple(flags),
         reason=" ".join(dict.fromkeys(notes)),
         held=_VERDICTS.index(worst) >= _HOLD_FROM[review.hold],
         peak_bytes=peak_bytes,
     )
+
+
+def check_new(connection: Connection, files: Sequence[ResultFile]) -> None:
+    """Refuse results whose UIDs other bytes have already, as a result or as an image.
+
+    Raises
+    ------
+    ResultError
+        An archive would keep one of the two, and nobody could say which.
+    """
+    made = {file.sop_instance_uid: file for file in files if file.sop_instance_uid}
+    uids = list(made)
+    if len(uids) < sum(bool(file.sop_instance_uid) for file in files):
+        raise ResultError("two results of the job have the same UID")
+    same = select(results.c.sop_instance_uid, results.c.sha256).where(results.c.sop_instance_uid.in_(uids))
+    for sop_instance_uid, digest in connection.execute(same):
+        if digest != made[sop_instance_uid].sha256:
+            name = Path(made[sop_instance_uid].path).name
+            raise ResultError(f"{name} has the UID of an earlier result with other content")
+    image = select(instances.c.sop_instance_uid).where(instances.c.sop_instance_uid.in_(uids))
+    if (taken := connection.execute(image).scalar()) is not None:
+        raise ResultError(f"{Path(made[taken].path).name} has the UID of a received image")
 
 
 def _files(case: Path) -> Iterator[tuple[str, Path]]:
@@ -101,19 +123,30 @@ def _files(case: Path) -> Iterator[tuple[str, Path]]:
             yield (kinds.get(path.name, "record" if path.name != MASK else "nifti"), path)
 
 
-def _take(path: Path, kind: str, name: str, vault: Vault, source: SourceStudy) -> ResultFile:
-    content = path.read_bytes()
+def _checked(files: Sequence[_Made], source: SourceStudy) -> dict[str, ResultObject]:
+    """The DICOM objects of a job by their place; none of its files is taken where one of them is not right."""
+    objects = {
+        made.place: ResultObject(
+            name=made.path.name, kind=made.kind, data_set=_read_back(made.path.read_bytes(), made.path.name)
+        )
+        for made in files
+        if made.path.suffix == ".dcm"
+    }
+    check_objects(tuple(objects.values()), source)
+    return objects
+
+
+def _take(made: _Made, found: ResultObject | None, vault: Vault) -> ResultFile:
+    content = made.path.read_bytes()
     uids = {}
-    if path.suffix == ".dcm":
-        data_set = _read_back(content, path.name)
-        check_object(data_set, source, path.name)
+    if found is not None:
         uids = {
-            "sop_class_uid": str(data_set.SOPClassUID),
-            "sop_instance_uid": str(data_set.SOPInstanceUID),
+            "sop_class_uid": str(found.data_set.SOPClassUID),
+            "sop_instance_uid": str(found.data_set.SOPInstanceUID),
         }
-    vault.write(name, content)
+    vault.write(made.place, content)
     digest = hashlib.sha256(content).hexdigest()
-    return ResultFile(kind=kind, path=name, size=len(content), sha256=digest, **uids)
+    return ResultFile(kind=made.kind, path=made.place, size=len(content), sha256=digest, **uids)
 
 
 def _read_back(content: bytes, name: str) -> Dataset:
@@ -124,42 +157,3 @@ def _read_back(content: bytes, name: str) -> Dataset:
             return dcmread(io.BytesIO(content))
     except (*PARSER_ERRORS, InputError) as err:
         raise ResultError(f"{name} cannot be read back ({type(err).__name__})") from err
-
-
-def check_object(data_set: Dataset, source: SourceStudy, name: str) -> None:
-    """Refuse an object that is not about its source.
-
-    Raises
-    ------
-    ResultError
-        Another study or patient, references to instances that the job did not have, or none at all.
-    """
-    if str(data_set.get("StudyInstanceUID") or "") != source.study_uid:
-        raise ResultError(f"{name} is of another study than its source")
-    if str(data_set.get("PatientID") or "") != source.patient_id:
-        raise ResultError(f"{name} is of another patient than its source")
-    if data_set.get("ContentQualification", "RESEARCH") != "RESEARCH":
-        raise ResultError(f"{name} is not marked RESEARCH")
-    referred = set(_referred(data_set)) - {str(data_set.SOPInstanceUID)}
-    # An SR also refers to the SEG of the same job, which no source has.
-    if not referred & source.sop_instance_uids:
-        raise ResultError(f"{name} refers to none of the instances that it was made from")
-    if data_set.Modality == "SEG" and not referred <= source.sop_instance_uids:
-        raise ResultError(f"{name} refers to instances that it was not made from")
-
-
-def _referred(data_set: Dataset) -> Iterator[str]:
-    """Referenced SOP Instance UIDs at any depth."""
-    waiting: list[Dataset] = [data_set]
-    seen = 0
-    while waiting:
-        for element in waiting.pop():
-            seen += 1
-            if seen > _MAX_ITEMS:
-                raise ResultError(
-                    f"a result of more than {_MAX_ITEMS} elements, whose references cannot all be checked"
-                )
-            if element.VR == "SQ":
-                waiting += element.value
-            elif element.keyword == "ReferencedSOPInstanceUID":
-                yield str(element.value)

@@ -20,7 +20,7 @@ from medseg.node.child import Child, ChildDied, Limits, Stopped
 from medseg.node.job_input import JobInput, job_input
 from medseg.node.job_model import JobModel
 from medseg.node.job_queue import Finished, Job, JobQueue
-from medseg.node.results import ResultError, SourceStudy
+from medseg.node.result_check import ResultError, SourceStudy
 from medseg.node.rule_options import JobOptions, ReviewOptions
 from medseg.node.scheduler import read_header
 from medseg.node.vault import SCRATCH, Vault
@@ -115,7 +115,10 @@ class Workers:
             outcome = self._do(job, process)
         except Stopped:
             outcome = self._told(lambda: self._stopped(job))
-        except (ChildDied, StorageError, ResultError) as err:
+        except ResultError as err:
+            reason = f"its result was refused: {err}"
+            outcome = self._told(lambda: self._refuse(job, reason))
+        except (ChildDied, StorageError) as err:
             outcome = self._failed_try(job, str(err))
         except Exception as err:
             _log.exception("job %d failed", job.id)
@@ -145,13 +148,11 @@ class Workers:
 
     def _do(self, job: Job, process: Child) -> str:
         if job.rule not in self._models:
-            self._queue.refuse(job, f"the rule {job.rule} is no longer in the settings of the node")
-            return "failed"
+            return self._refuse(job, f"the rule {job.rule} is no longer in the settings of the node")
         with self._database.read() as connection:
             found = job_input(connection, job.series_uid)
         if not found.paths:
-            self._queue.refuse(job, "its instances were removed")
-            return "failed"
+            return self._refuse(job, "its instances were removed")
         if found.digest != job.input:
             self._queue.outdated(job)
             return "superseded"
@@ -191,8 +192,7 @@ class Workers:
                 sentence = process.memory_text()
             if code in (EnvironmentFailure.exit_code, _OUR_MISTAKE):
                 return self._queue.failed_try(job, sentence)
-            self._queue.refuse(job, sentence)
-            return "failed"
+            return self._refuse(job, sentence)
         done = results.gather(
             made,
             [str(case["folder"]) for case in cases],
@@ -202,20 +202,37 @@ class Workers:
             review=self._review,
             peak_bytes=process.peak_bytes,
         )
+        try:
+            with self._database.read() as connection:
+                results.check_new(connection, done.files)
+        except ResultError:
+            self._drop(done)
+            raise
         return self._told(lambda: self._finish(job, done))
+
+    def _refuse(self, job: Job, reason: str) -> str:
+        self._queue.refuse(job, reason)
+        return "failed"
 
     def _finish(self, job: Job, done: Finished) -> str:
         if not self._queue.finish(job, done):
+            self._drop(done)
             return "taken_away"
         return "held" if done.held else "done"
+
+    def _drop(self, done: Finished) -> None:
+        for file in done.files:
+            self._vault.remove(file.path)
 
     def _source(self, job: Job, found: JobInput) -> SourceStudy:
         """What the results of a job must refer to."""
         try:
-            header = read_header(self._vault, found.paths[0])
+            headers = [read_header(self._vault, path) for path in found.paths]
         except MedsegError as err:
             raise StorageError(str(err)) from err
-        patient = next(iter(header.texts("PatientID")), "")
-        return SourceStudy(
-            study_uid=job.study_uid, patient_id=patient, sop_instance_uids=found.sop_instance_uids
+        return SourceStudy.of(
+            headers,
+            study_uid=job.study_uid,
+            series_uid=job.series_uid,
+            sop_instance_uids=found.sop_instance_uids,
         )
