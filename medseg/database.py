@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Select, create_engine, event
+from sqlalchemy import Connection, Engine, MetaData, Select, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from medseg.errors import ConfigError, MissingPackageError, StorageError
 
 _BUSY_S = 60.0
+_TABLES_LOCK = 0x6D656473
 
 
 class Database:
@@ -44,6 +45,9 @@ class Database:
         if not make:
             return
         with self._errors("open"), self.engine.begin() as connection:
+            if not self.is_sqlite:
+                # CREATE TABLE IF NOT EXISTS fails where two do it at once.
+                connection.execute(select(func.pg_advisory_xact_lock(_TABLES_LOCK)))
             metadata.create_all(connection)
 
     @classmethod

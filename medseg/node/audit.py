@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -96,6 +97,8 @@ class Audit:
 
     def _rotate(self, path: Path) -> None:
         stamp = datetime.fromtimestamp(self._clock.now(), UTC).strftime("%Y%m%dT%H%M%S%f")
-        os.replace(path, self._folder / f"audit-{stamp}.jsonl")
+        with contextlib.suppress(FileNotFoundError):
+            # Another node in the same folder may have been first.
+            os.replace(path, self._folder / f"audit-{stamp}.jsonl")
         for old in sorted(self._folder.glob("audit-*.jsonl"))[: -self._options.keep_files]:
             old.unlink(missing_ok=True)

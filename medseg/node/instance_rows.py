@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Select, bindparam, select, update
+from sqlalchemy.exc import IntegrityError
 
 from medseg.database import Database
 from medseg.node.instance_header import InstanceFacts
@@ -119,13 +120,16 @@ class RowWriter:
             if ended:
                 return
 
-    def _write(self, batch: Sequence[_Waiting]) -> None:
+    def _write(self, batch: Sequence[_Waiting], *, again: bool = True) -> None:
         try:
             self._vault.sync_folders(waiting.row.path for waiting in batch)
             with self._database.write() as connection:
                 known = _add(self._counted, connection, [waiting.row for waiting in batch])
         except Exception as err:
-            if len(batch) == 1:
+            if len(batch) == 1 and again and isinstance(err.__cause__, IntegrityError):
+                # Another node wrote the same instance at the same moment; now it is known.
+                self._write(batch, again=False)
+            elif len(batch) == 1:
                 batch[0].known.set_exception(err)
             # A row that the database does not take must not take its neighbours with it.
             for waiting in batch if len(batch) > 1 else ():
