@@ -1,4 +1,4 @@
-"""One node at a time in a folder."""
+"""One node at a time in a folder, or one at a time at one file of it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,26 @@ def node_lock(folder: Path, clock: Clock) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait for other processes that hold the file, and hold it as long as the block.
+
+    Raises
+    ------
+    StorageError
+        It cannot be made.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+    except OSError as err:
+        raise StorageError(f"cannot lock {path}: {err.strerror or err}") from err
 
 
 def _holder(path: Path) -> str:

@@ -13,7 +13,7 @@ from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.options import StorageOptions
 from medseg.node.tables import deliveries, instances, jobs, results, series, studies, work_items
-from medseg.node.vault import Vault
+from medseg.node.vault import Vault, is_older
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
@@ -105,20 +105,24 @@ class Retention:
         with self._database.read() as connection:
             return list(connection.execute(query.limit(_BATCH)).scalars())
 
-    def sweep(self) -> int:
-        """Remove files without a row; only at the start, when nobody writes. Their number."""
-        with self._database.read() as connection:
-            known = set(connection.execute(select(instances.c.path)).scalars())
-            known |= set(connection.execute(select(results.c.path)).scalars())
+    def sweep(self, older_than_s: float = 0.0) -> int:
+        """Remove files without a row; only at the start, when nobody else writes. Their number.
+
+        Nodes that share a folder may be writing now: they give an age that no file has before its row is there.
+        """
+        # Looked for before the rows: what another node adds meanwhile has one.
         found = [
             path.relative_to(self._vault.folder).as_posix()
             for top in ("instances", "jobs")
             for path in (self._vault.folder / top).rglob("*")
-            if path.is_file()
+            if path.is_file() and is_older(path, older_than_s)
         ]
+        with self._database.read() as connection:
+            known = set(connection.execute(select(instances.c.path)).scalars())
+            known |= set(connection.execute(select(results.c.path)).scalars())
         lost = [path for path in found if path not in known]
         self._remove(lost)
-        return self._vault.sweep() + len(lost)
+        return self._vault.sweep(older_than_s) + len(lost)
 
 
 def _old_jobs(before: float) -> Select[tuple[object]]:

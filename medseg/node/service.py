@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import secrets
@@ -35,7 +36,7 @@ from medseg.node.job_model import JobModel, job_model
 from medseg.node.job_queue import JobQueue, ResultFile
 from medseg.node.life import Life
 from medseg.node.listen_options import ServerTlsOptions
-from medseg.node.node_lock import node_lock
+from medseg.node.node_lock import node_lock, turn
 from medseg.node.options import NodeConfig, PostgresqlOptions
 from medseg.node.retention import Retention
 from medseg.node.scheduler import Scheduler
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _BEAT_S = 1.0
 _RETENTION_S = 300.0
+_OTHERS_WRITE_S = 86400.0
 STOP_WITHIN_S = 25.0
 
 
@@ -131,6 +133,7 @@ class Node:
         self.database = Database(checked.database_url, metadata)
         self.vault = Vault(config.folder, checked.key, shared=not self.database.is_sqlite)
         _check_version(self.database)
+        _check_folder(self.database, self.vault)
         self.audit = Audit(config.folder, config.audit, clock)
         self.life = Life(self.database, clock, config.name)
         self.outbox = Outbox(
@@ -210,13 +213,13 @@ class Node:
         StorageError
             Database, disk or address cannot be used.
         """
-        swept = 0
         self.life.begin()
         if self.database.is_sqlite:
             dead = self.life.bury_all_others()
             swept = self.retention.sweep()
         else:
             dead = self.life.dead()
+            swept = self.retention.sweep(max(_OTHERS_WRITE_S, 2 * self.config.jobs.max_time))
         queued = self.queue.take_over(dead)
         again = self.outbox.recover(dead)
         self.work_items.take_over(dead)
@@ -408,9 +411,26 @@ def _secret(vault: Vault) -> bytes:
     """Key of the digests that stand for patients; made at the first start and kept."""
     name = "patients.key"
     if not vault.place(name).exists():
-        vault.write(name, secrets.token_bytes(32))
-        vault.place(name).chmod(0o600)
+        # Nodes that share the folder must not have a key each.
+        with turn(vault.folder / f"{name}.lock"):
+            if not vault.place(name).exists():
+                vault.write(name, secrets.token_bytes(32))
+                vault.place(name).chmod(0o600)
     return vault.read(name)
+
+
+def _check_folder(database: Database, vault: Vault) -> None:
+    """Refuse a database whose rows name files of another folder; the key in the folder tells which it is."""
+    folder = hashlib.sha256(b"folder" + _secret(vault)).hexdigest()
+    with database.write() as connection:
+        row = {"key": "folder", "value": folder}
+        connection.execute(database.insert(about).values(row).on_conflict_do_nothing())
+        found = connection.execute(select(about.c.value).where(about.c.key == "folder")).scalar_one()
+    if found != folder:
+        raise ConfigError(
+            f"the database belongs to another folder than {vault.folder}: nodes that share a database share `folder`, "
+            "and a backup is restored with its patients.key"
+        )
 
 
 def _check_version(database: Database) -> None:

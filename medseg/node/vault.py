@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -175,13 +176,31 @@ class Vault:
                     copy.write_bytes(self.read(name))
             yield folder
 
-    def sweep(self) -> int:
+    def sweep(self, older_than_s: float = 0.0) -> int:
         """Remove what a killed process left half-written; the number of files. Called when nobody else writes."""
-        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
-        left = [path for path in self.folder.rglob(f".*{TEMPORARY_SUFFIX}*") if path.is_file()]
+        scratch = self.folder / SCRATCH
+        # Working folders of the workers of other nodes stay.
+        for path in scratch.glob("job-*") if older_than_s else [scratch]:
+            if is_older(path, older_than_s):
+                shutil.rmtree(path, ignore_errors=True)
+        left = [
+            path
+            for path in self.folder.rglob(f".*{TEMPORARY_SUFFIX}*")
+            if path.is_file() and is_older(path, older_than_s)
+        ]
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
+
+
+def is_older(path: Path, seconds: float) -> bool:
+    """Whether a file was last written that long ago by the clock of its disk; False where it is gone."""
+    if seconds <= 0:
+        return True
+    try:
+        return time.time() - path.stat().st_mtime > seconds
+    except OSError:
+        return False
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
