@@ -80,7 +80,8 @@ class FolderSource:
 
     def _content(self, path: Path) -> bytes:
         with open_regular(path) as stream:
-            content = stream.read(self._limit + 1)
+            # Memory for as much as is asked for is reserved before a byte is read.
+            content = stream.read(min(os.fstat(stream.fileno()).st_size, self._limit) + 1)
         if len(content) > self._limit:
             raise ValueError(f"a file of more than {self._limit} bytes (storage.instance_limit)")
         return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from medseg.node import source_options
 from medseg.node.arrival import Arrival, Receipt
 from medseg.node.audit import Audit
 from medseg.node.privacy_options import AuditOptions
+from medseg.node.sources import folder as folder_module
 from medseg.node.sources.archive_query import fetch_grown
 from medseg.node.sources.dicomweb import DicomwebSource
 from medseg.node.sources.dimse import DimseSource
@@ -145,6 +147,59 @@ def test_without_room_a_file_stays_for_the_next_look(site: Site):
     with pytest.raises(StorageError, match="the disk is full"):
         site.rest(source)
     assert source.look() == 1
+
+
+def test_a_file_that_cannot_be_read_waits_alone(site: Site, monkeypatch: pytest.MonkeyPatch):
+    for number, name in enumerate(("a", "b", "c")):
+        (site.drop / name).write_bytes(as_file(number))
+    opened = folder_module.open_regular
+
+    def refusing(path: Path):
+        if path.name == "b":
+            raise StorageError(f"{path} cannot be read: permission denied")
+        return opened(path)
+
+    source = site.folder_source(after="remove")
+    with monkeypatch.context() as patched:
+        # Root may read everything.
+        patched.setattr(folder_module, "open_regular", refusing)
+        assert site.rest(source) == 2
+        assert source.look() == 0
+    assert site.intake.uids == [UIDS[0], UIDS[2]]
+    assert [path.name for path in site.drop.iterdir()] == ["b"]
+    assert site.intake.rejected == []
+    assert source.look() == 1
+    assert site.intake.uids[-1] == UIDS[1]
+
+
+def test_a_file_that_fails_while_it_is_read_waits_alone(site: Site, monkeypatch: pytest.MonkeyPatch):
+    for number, name in enumerate(("a", "b")):
+        (site.drop / name).write_bytes(as_file(number))
+    opened = folder_module.open_regular
+
+    class Failing(io.BytesIO):
+        def fileno(self) -> int:
+            raise OSError(errno.EIO, "bad sector")
+
+    source = site.folder_source()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            folder_module, "open_regular", lambda path: Failing() if path.name == "a" else opened(path)
+        )
+        assert site.rest(source) == 1
+    assert source.look() == 1
+    assert sorted(site.intake.uids) == sorted(UIDS[:2])
+
+
+def test_a_file_that_is_too_large_is_told_once_and_left(site: Site):
+    (site.drop / "large").write_bytes(as_file(0) + bytes(2 << 20))
+    (site.drop / "small").write_bytes(as_file(1))
+    source = site.folder_source(after="remove")
+    assert site.rest(source) == 1
+    assert source.look() == 0
+    assert [path.name for path in site.drop.iterdir()] == ["large"]
+    (sentence,) = site.intake.rejected
+    assert "storage.instance_limit" in sentence
 
 
 def test_a_folder_that_is_gone_is_named(site: Site):

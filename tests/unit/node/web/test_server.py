@@ -166,3 +166,28 @@ def test_https_is_spoken_in_tls_1_2_and_newer_alone(tmp_path):
         ]
     finally:
         secured.stop(5.0)
+
+
+def test_a_handshake_that_stands_still_keeps_no_other_out(tmp_path):
+    tls = _certificate(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    secured = server.HttpServer(Guard(app, secure=True), HttpListenOptions(port=port, tls=tls))
+    secured.start()
+    address = ("localhost", secured.port)
+    silent = [socket.create_connection(address, timeout=3) for _ in range(20)]
+    try:
+        # The head of a ClientHello, and no more.
+        silent[0].sendall(bytes.fromhex("1603010200010001fc0303"))
+        context = ssl.create_default_context(cafile=str(tls["certificate"]))
+        begin = time.monotonic()
+        connection = http.client.HTTPSConnection(*address, timeout=5, context=context)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"ok"
+        assert time.monotonic() - begin < 2.0
+        connection.close()
+    finally:
+        for one in silent:
+            one.close()
+        secured.stop(5.0)
