@@ -9,7 +9,8 @@ from email.message import Message
 
 _MAX_HEAD = 16 * 1024
 _MAX_PREAMBLE = 64 * 1024
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+# RFC 2046 allows 70 characters; the STOW-RS client of Orthanc's DICOMweb plugin takes 73.
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,199}[0-9A-Za-z'()+_,./:=?-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

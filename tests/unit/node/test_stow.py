@@ -115,6 +115,14 @@ def test_what_is_malformed_is_said(body: bytes, content_type: str, status: int):
     assert arrivals == []
 
 
+@pytest.mark.parametrize(("length", "status"), [(1, 200), (70, 200), (73, 200), (200, 200), (201, 400)])
+def test_a_boundary_may_be_as_long_as_that_of_orthanc(length: int, status: int):
+    mark = b"b" * length
+    body = body_of(as_file(ct_slice(1))).replace(BOUNDARY.encode(), mark)
+    kind = f'multipart/related; type="application/dicom"; boundary={mark.decode()}'
+    assert post(body, content_type=kind)[0].status == status
+
+
 def test_limits_hold_before_anything_is_kept():
     body = body_of(as_file(ct_slice(1)))
     assert post(body, part_limit=1000)[0].status == 413
