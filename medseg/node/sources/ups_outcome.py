@@ -51,7 +51,6 @@ _FAILED: dict[str, DiscontinuationReason] = {
     "failed": "unspecified",
     "given_up": "equipment_failure",
     "cancelled": "unspecified",
-    "superseded": "unspecified",
 }
 
 
@@ -159,12 +158,14 @@ class UpsOutcome:
 
 
 def _latest(connection: Connection, job_id: int) -> RowMapping | None:
-    """A job, or the one that has taken its place."""
+    """A job, or the one that has taken its place; None where there is none, or none yet."""
     columns = (jobs.c.id, jobs.c.state, jobs.c.reason, jobs.c.superseded_by)
     for _ in range(_MOST_SUPERSEDED):
         row = connection.execute(select(*columns).where(jobs.c.id == job_id)).mappings().first()
-        if row is None or row["state"] != "superseded" or row["superseded_by"] is None:
+        if row is None or row["state"] != "superseded":
             return row
+        if row["superseded_by"] is None:
+            return None
         job_id = row["superseded_by"]
     return None
 

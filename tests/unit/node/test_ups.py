@@ -430,6 +430,19 @@ def test_a_job_that_was_removed_meanwhile_is_asked_for_again(server: UpsServer, 
     assert server.state(UIDS[0]) == "COMPLETED"
 
 
+def test_a_slice_before_the_job_runs_lets_the_item_ask_again(server: UpsServer, site: Site):
+    server.add(UIDS[0], study=STUDY)
+    site.source.look()
+    site.settle()
+    site.source.look()
+    while (job := site.queue.claim()) is not None:
+        # What a worker says of a job whose series has grown since.
+        site.queue.outdated(job)
+    for _ in range(3):
+        site.round()
+    assert server.state(UIDS[0]) == "COMPLETED"
+
+
 def test_late_slices_take_the_item_along_to_the_newer_job(server: UpsServer, site: Site):
     server.add(UIDS[0], study=STUDY)
     site.source.look()
