@@ -1,32 +1,26 @@
-"""C-STORE and C-ECHO towards an archive, by pynetdicom."""
+"""C-STORE, C-ECHO and storage commitment towards an archive, by pynetdicom."""
 
 from __future__ import annotations
 
 import io
-import logging
-import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 from pynetdicom.status import code_to_category
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.io.foreign import PARSER_ERRORS
+from medseg.pacs.association import Context, Requestor
 from medseg.pacs.options import DimseDestination
 from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered
-from medseg.pacs.tls import client_context
-
-# It logs what is sent, identifiers included.
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-_config.LOG_REQUEST_IDENTIFIERS = False
-_config.LOG_RESPONSE_IDENTIFIERS = False
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _MAX_CONTEXTS = 127
@@ -47,11 +41,8 @@ class DimseSender:
     """
 
     def __init__(self, options: DimseDestination, *, report: EventReport | None = None) -> None:
-        self._options, self._report = options, report
-        self._tls: tuple[ssl.SSLContext, str] | None = None
-        if options.tls is not None:
-            context = client_context(options.tls, field="tls")
-            self._tls = (context, options.tls.server_name or options.host)
+        self._requestor = Requestor(options, timeout_s=options.timeout)
+        self._place, self._report = self._requestor.place, report
 
     def echo(self) -> None:
         """C-ECHO.
@@ -63,17 +54,12 @@ class DimseSender:
         PacsRejectedError
             It refuses the association or the echo.
         """
-        ae = self._entity()
-        ae.add_requested_context(Verification)
-        association = self._associate(ae)
-        try:
+        with self._associate([(Verification, None)]) as association:
             status = association.send_c_echo()
-        finally:
-            association.release()
         if "Status" not in status:
-            raise PacsUnreachableError(f"{self._place()} took the association but does not answer C-ECHO")
+            raise PacsUnreachableError(f"{self._place} took the association but does not answer C-ECHO")
         if int(status.Status) != 0:
-            raise PacsRejectedError(f"{self._place()} answered C-ECHO with status {int(status.Status):04X}")
+            raise PacsRejectedError(f"{self._place} answered C-ECHO with status {int(status.Status):04X}")
 
     def send(self, files: Sequence[Outgoing]) -> list[Sent]:
         """C-STORE of each file; see `Sender`."""
@@ -97,91 +83,52 @@ class DimseSender:
         request = Dataset()
         request.TransactionUID = transaction_uid
         request.ReferencedSOPSequence = [_reference(*file) for file in files]
-        ae = self._entity()
-        ae.add_requested_context(StorageCommitmentPushModel)
-        association = self._associate(ae)
-        try:
-            if not association.accepted_contexts:
-                raise PacsRejectedError(f"{self._place()} does not offer storage commitment")
+        with self._associate([(StorageCommitmentPushModel, None)]) as association:
             status, _ = association.send_n_action(
                 request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
-        finally:
-            association.release()
         if "Status" not in status:
-            raise PacsUnreachableError(f"{self._place()} does not answer the request for storage commitment")
+            raise PacsUnreachableError(f"{self._place} does not answer the request for storage commitment")
         if int(status.Status) != 0:
             raise PacsRejectedError(
-                f"{self._place()} refused storage commitment with status {int(status.Status):04X}"
+                f"{self._place} refused storage commitment with status {int(status.Status):04X}"
             )
 
-    def _entity(self) -> Any:
-        ae = AE(ae_title=self._options.calling_ae_title)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = (
-            self._options.timeout
-        )
-        return ae
-
-    def _place(self) -> str:
-        options = self._options
-        return f"{options.called_ae_title} at {options.host} port {options.port}"
-
-    def _associate(self, ae: Any) -> Any:
+    def _associate(self, contexts: Iterable[Context]) -> AbstractContextManager[Any]:
         handlers = [] if self._report is None else [(evt.EVT_N_EVENT_REPORT, self._reported)]
-        association = ae.associate(
-            self._options.host,
-            self._options.port,
-            ae_title=self._options.called_ae_title,
-            tls_args=self._tls,
-            evt_handlers=handlers,
-        )
-        if association.is_established:
-            return association
-        if association.is_rejected:
-            answer = association.acceptor.primitive
-            if int(answer.result) == 2:
-                raise PacsUnreachableError(f"{self._place()} is busy: {answer.reason_str}")
-            raise PacsRejectedError(f"{self._place()} refused the association: {answer.reason_str}")
-        if _had_no_context(association):
-            raise PacsRejectedError(f"{self._place()} takes none of the objects")
-        raise PacsUnreachableError(f"{self._place()} does not answer, or ended the connection")
+        return self._requestor.associate(contexts, handlers=handlers)
 
     def _reported(self, event: Any) -> tuple[int, None]:
         report = self._report
         return (0x0211 if report is None else report(event.event_information, int(event.event_type))), None
 
     def _send_batch(self, files: Sequence[Outgoing]) -> list[Sent]:
-        ae = self._entity()
-        for abstract, syntax in _contexts(files):
-            ae.add_requested_context(abstract, [syntax])
+        contexts = [(sop_class, [syntax]) for sop_class, syntax in _contexts(files)]
         try:
-            association = self._associate(ae)
+            with self._associate(contexts) as association:
+                return [self._store(association, file) for file in files]
         except (PacsUnreachableError, PacsRejectedError) as err:
             # A wrong AE title is mended at the archive, not by giving results up.
             return all_answered(files, "again", str(err))
-        try:
-            return [self._store(association, file) for file in files]
-        finally:
-            association.release()
 
     def _store(self, association: Association, file: Outgoing) -> Sent:
         if not association.is_established:
-            return _answer(file, "again", f"{self._place()} ended the association")
+            return _answer(file, "again", f"{self._place} ended the association")
         try:
             data_set = _acceptable(dcmread(io.BytesIO(file.content)), association)
             begun = time.monotonic()
             status = association.send_c_store(data_set)
         except _NotTakenError as err:
-            return _answer(file, "refused", f"{self._place()} {err}")
+            return _answer(file, "refused", f"{self._place} {err}")
         except (ValueError, AttributeError, RuntimeError, *PARSER_ERRORS) as err:
             if not association.is_established:
-                return _answer(file, "again", f"{self._place()} ended the association")
+                return _answer(file, "again", f"{self._place} ended the association")
             return _answer(file, "refused", f"the file cannot be sent ({type(err).__name__})")
         if "Status" not in status:
             # pynetdicom ends the association in both cases; only the time tells a silent peer from one that hung up.
-            if time.monotonic() - begun < self._options.timeout:
-                return _answer(file, "again", f"{self._place()} ended the association")
-            return _answer(file, "again", f"{self._place()} did not answer in {self._options.timeout:g} s")
+            if time.monotonic() - begun < self._requestor.timeout_s:
+                return _answer(file, "again", f"{self._place} ended the association")
+            return _answer(file, "again", f"{self._place} did not answer in {self._requestor.timeout_s:g} s")
         return self._judge(file, int(status.Status))
 
     def _judge(self, file: Outgoing, status: int) -> Sent:
@@ -191,8 +138,8 @@ class DimseSender:
         if category == "Warning":
             return _answer(file, "sent", f"stored with warning {status:04X}")
         if status in _OUT_OF_RESOURCES:
-            return _answer(file, "again", f"{self._place()} is out of resources (status {status:04X})")
-        return _answer(file, "refused", f"{self._place()} refused it with status {status:04X}")
+            return _answer(file, "again", f"{self._place} is out of resources (status {status:04X})")
+        return _answer(file, "refused", f"{self._place} refused it with status {status:04X}")
 
 
 class _NotTakenError(Exception):
@@ -251,10 +198,6 @@ def _acceptable(data_set: Dataset, association: Association) -> Dataset:
         )
     data_set.decompress()
     return data_set
-
-
-def _had_no_context(association: Any) -> bool:
-    return bool(association.rejected_contexts) and not association.accepted_contexts
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:

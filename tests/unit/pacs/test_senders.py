@@ -64,7 +64,7 @@ def test_an_archive_that_takes_neither_native_syntax_is_told():
     with dimse_archive(syntaxes=[RLELossless]) as archive:
         (answer,) = DimseSender(archive.options()).send([outgoing(1)])
         assert answer.state == "again"
-        assert "takes none of the objects" in answer.reason
+        assert "accepts none of CT Image Storage" in answer.reason
 
 
 def test_a_peer_that_hangs_up_at_once_is_not_called_silent():

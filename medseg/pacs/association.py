@@ -1,0 +1,125 @@
+"""Associations with an archive that we request, by pynetdicom."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from pydicom.uid import UID
+from pynetdicom import AE, _config
+
+from medseg.errors import PacsRejectedError, PacsUnreachableError
+from medseg.pacs.options import ClientTlsOptions
+from medseg.pacs.tls import client_context
+
+# It logs what is sent, identifiers included.
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+
+_TRANSIENT = 2
+_NAMED = 3
+
+Context = tuple[str, Sequence[str] | None]
+"""SOP class and the transfer syntaxes proposed for it; None: pynetdicom's own choice."""
+
+Handler = tuple[Any, Callable[..., Any]]
+"""An event of pynetdicom, and what is called on it."""
+
+
+class Archive(Protocol):
+    """The settings that say how to reach an archive."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def called_ae_title(self) -> str: ...
+    @property
+    def calling_ae_title(self) -> str: ...
+    @property
+    def tls(self) -> ClientTlsOptions | None: ...
+
+
+class Requestor:
+    """Opens associations with one archive.
+
+    Parameters
+    ----------
+    archive : Archive
+    timeout_s : float
+        Longest silence.
+    """
+
+    def __init__(self, archive: Archive, *, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.place = f"{archive.called_ae_title} at {archive.host} port {archive.port}"
+        self._archive = archive
+        self._tls: tuple[ssl.SSLContext, str] | None = None
+        if archive.tls is not None:
+            context = client_context(archive.tls, field="tls")
+            self._tls = (context, archive.tls.server_name or archive.host)
+
+    @contextlib.contextmanager
+    def associate(
+        self, contexts: Iterable[Context], *, roles: Sequence[Any] = (), handlers: Sequence[Handler] = ()
+    ) -> Iterator[Any]:
+        """An association of pynetdicom, released when the block ends.
+
+        Parameters
+        ----------
+        contexts : iterable of Context
+            Presentation contexts that are proposed.
+        roles : sequence, optional
+            Items of SCP/SCU role selection.
+        handlers : sequence of Handler, optional
+
+        Raises
+        ------
+        PacsUnreachableError
+            No connection, silence, or no room at the moment.
+        PacsRejectedError
+            The archive lets us not in, or accepts none of the contexts.
+        """
+        proposed = list(contexts)
+        association = self._entity(proposed).associate(
+            self._archive.host,
+            self._archive.port,
+            ae_title=self._archive.called_ae_title,
+            ext_neg=list(roles),
+            evt_handlers=list(handlers),
+            tls_args=self._tls,
+        )
+        if not association.is_established:
+            raise self._failure(association, proposed)
+        try:
+            yield association
+        finally:
+            association.release()
+
+    def _entity(self, contexts: Iterable[Context]) -> Any:
+        ae = AE(ae_title=self._archive.calling_ae_title)
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = self.timeout_s
+        for sop_class, syntaxes in contexts:
+            ae.add_requested_context(sop_class, None if syntaxes is None else list(syntaxes))
+        return ae
+
+    def _failure(self, association: Any, proposed: Sequence[Context]) -> Exception:
+        if association.is_rejected:
+            answer = association.acceptor.primitive
+            if int(answer.result) == _TRANSIENT:
+                return PacsUnreachableError(f"{self.place} is busy: {answer.reason_str}")
+            return PacsRejectedError(f"{self.place} refused the association: {answer.reason_str}")
+        if association.rejected_contexts and not association.accepted_contexts:
+            return PacsRejectedError(f"{self.place} accepts none of {_names(proposed)}")
+        return PacsUnreachableError(f"{self.place} does not answer, or ended the connection")
+
+
+def _names(contexts: Sequence[Context]) -> str:
+    names = list(dict.fromkeys(UID(sop_class).name for sop_class, _ in contexts))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
