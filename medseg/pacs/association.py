@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pydicom.uid import UID
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, evt
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.pacs.options import ClientTlsOptions
@@ -91,7 +92,7 @@ class Requestor:
             self._archive.port,
             ae_title=self._archive.called_ae_title,
             ext_neg=list(roles),
-            evt_handlers=list(handlers),
+            evt_handlers=[*_PROMPT, *handlers],
             tls_args=self._tls,
         )
         if not association.is_established:
@@ -117,6 +118,33 @@ class Requestor:
         if association.rejected_contexts and not association.accepted_contexts:
             return PacsRejectedError(f"{self.place} accepts none of {_names(proposed)}")
         return PacsUnreachableError(f"{self.place} does not answer, or ended the connection")
+
+
+def _send_at_once(event: Any) -> None:
+    """Turn Nagle's algorithm off: the data set must not wait until the command before it is acknowledged."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _acknowledge_at_once(event: Any) -> None:
+    """Archives send the head of an answer alone, and the rest when TCP has acknowledged that (Linux)."""
+    connection = event.assoc.dul.socket.socket
+    option = getattr(socket, "TCP_QUICKACK", None)
+    if connection is not None and option is not None:
+        # The kernel forgets it after a while, so it is said after each PDU; a closed socket is noticed elsewhere.
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+def _wait_no_more(event: Any) -> None:
+    """Let no one wait for an answer on a closed connection: pynetdicom may have lost its own word of that."""
+    event.assoc.dimse_timeout = event.assoc.acse_timeout = 0
+
+
+_PROMPT: tuple[Handler, ...] = (
+    (evt.EVT_CONN_OPEN, _send_at_once),
+    (evt.EVT_PDU_SENT, _acknowledge_at_once),
+    (evt.EVT_CONN_CLOSE, _wait_no_more),
+)
 
 
 def _names(contexts: Sequence[Context]) -> str:
