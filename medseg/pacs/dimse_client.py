@@ -16,11 +16,12 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 from pynetdicom.status import code_to_category
 
-from medseg.errors import PacsRejectedError, PacsUnreachableError
+from medseg.errors import MedsegError, PacsRejectedError, PacsUnreachableError
 from medseg.io.foreign import PARSER_ERRORS
 from medseg.pacs.association import Context, Requestor
 from medseg.pacs.options import DimseDestination
 from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered
+from medseg.pacs.transcode import uncompressed
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _MAX_CONTEXTS = 127
@@ -189,15 +190,15 @@ def _acceptable(data_set: Dataset, association: Association) -> Dataset:
     }
     if not taken:
         raise _NotTakenError(f"does not take {UID(str(sop_class)).name}")
-    native = [syntax for syntax in _NATIVE if syntax in taken]
-    if own in taken or (own in _NATIVE and native):
+    if own in taken:
         return data_set
-    if not native:
-        raise _NotTakenError(
-            f"takes {UID(str(sop_class)).name}, but not in {UID(str(own)).name} or uncompressed"
-        )
-    data_set.decompress()
-    return data_set
+    name = UID(str(own)).name
+    if not taken.intersection(_NATIVE):
+        raise _NotTakenError(f"takes {UID(str(sop_class)).name}, but not in {name} or uncompressed")
+    try:
+        return uncompressed(data_set)
+    except MedsegError as err:
+        raise _NotTakenError(f"does not take {name}: {err}") from err
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
