@@ -14,6 +14,7 @@ from pynetdicom import AE, _config, evt
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.pacs.options import ClientTlsOptions
+from medseg.pacs.reactor import Checkpoint
 from medseg.pacs.tls import client_context
 
 # It logs what is sent, identifiers included.
@@ -97,6 +98,7 @@ class Requestor:
         )
         if not association.is_established:
             raise self._failure(association, proposed)
+        association._reactor_checkpoint = Checkpoint(association)
         try:
             yield association
         finally:
