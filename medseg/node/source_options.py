@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from medseg.amounts import Duration
-from medseg.pacs.options import AeTitle, ClientTlsOptions, Options, Port, SecretOptions
+from medseg.pacs.options import AeTitle, ClientTlsOptions, HttpServerOptions, HttpUrl, Options, Port
 
 
 class _Source(Options):
@@ -32,21 +32,11 @@ class FolderSource(_Source):
     )
 
 
-class _Login(Options):
-    url: str = Field(pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$", description="Base URL of DICOMweb.")
-    tls: ClientTlsOptions | None = Field(
-        default=None, description="Own certificates and authorities, for https."
-    )
-    user: str | None = Field(default=None, description="User of basic authentication.")
-    password: SecretOptions | None = Field(default=None, description="Its password.")
-    token: SecretOptions | None = Field(default=None, description="Bearer token.")
-
-
-class OrthancSource(_Source, _Login):
+class OrthancSource(_Source, HttpServerOptions):
     """An Orthanc that stands in front; its feed of changes is followed."""
 
     use: Literal["orthanc"] = Field(default="orthanc", description="Orthanc's REST interface.")
-    url: str = Field(pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$", description="Base URL of Orthanc.")
+    url: HttpUrl = Field(description="Base URL of Orthanc.")
 
 
 class QueryOptions(Options):
@@ -57,10 +47,11 @@ class QueryOptions(Options):
     days: int = Field(default=1, ge=1, le=3650, description="Study Date within that many days.")
 
 
-class DicomwebSource(_Source, _Login):
+class DicomwebSource(_Source, HttpServerOptions):
     """An archive that is asked by QIDO-RS and WADO-RS."""
 
     use: Literal["dicomweb"] = Field(default="dicomweb", description="DICOMweb.")
+    url: HttpUrl = Field(description="Base URL of DICOMweb.")
     query: QueryOptions = Field(default=QueryOptions(), description="Which studies.")
 
 
@@ -116,7 +107,7 @@ class WorklistQueryOptions(Options):
     )
 
 
-class ArchiveOptions(_Login):
+class ArchiveOptions(HttpServerOptions):
     """An archive that the input of work items is retrieved from by WADO-RS."""
 
     ae_title: AeTitle | None = Field(
@@ -124,7 +115,7 @@ class ArchiveOptions(_Login):
     )
 
 
-class UpsSource(_Source, _Login):
+class UpsSource(_Source, HttpServerOptions):
     """A work list (UPS-RS) whose items the node performs."""
 
     use: Literal["ups"] = Field(default="ups", description="UPS-RS, as in IHE AI Workflow for Imaging.")

@@ -7,13 +7,13 @@ import json
 import secrets
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.pacs.multipart import read_parts
-from medseg.pacs.options import ClientTlsOptions, DicomwebDestination, SecretOptions
+from medseg.pacs.options import DicomwebDestination, HttpServerOptions
 from medseg.pacs.secret import read_secret
 from medseg.pacs.sending import Outgoing, Sent, all_answered
 from medseg.pacs.tls import client_context
@@ -24,19 +24,8 @@ _REFERENCED, _FAILED, _INSTANCE, _REASON = "00081199", "00081198", "00081155", "
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
 
-class Login(Protocol):
-    """The settings that say how to reach a DICOMweb server."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def tls(self) -> ClientTlsOptions | None: ...
-    @property
-    def user(self) -> str | None: ...
-    @property
-    def password(self) -> SecretOptions | None: ...
-    @property
-    def token(self) -> SecretOptions | None: ...
+class AnswerTooLongError(PacsRejectedError):
+    """An answer is longer than what is taken."""
 
 
 class DicomwebClient:
@@ -44,13 +33,13 @@ class DicomwebClient:
 
     Parameters
     ----------
-    options : Login
+    options : HttpServerOptions
         Base URL and how to log in.
     timeout_s : float
         Longest silence.
     """
 
-    def __init__(self, options: Login, *, timeout_s: float) -> None:
+    def __init__(self, options: HttpServerOptions, *, timeout_s: float) -> None:
         self.url = options.url.rstrip("/")
         headers, auth = {}, None
         if options.token is not None:
@@ -110,7 +99,7 @@ class DicomwebClient:
         """
         with self.request("GET", path, params=params, headers={"Accept": accept}) as answer:
             self.check(answer)
-            content = _bounded(answer)
+            content = read_bounded(answer, _MAX_ANSWER)
         try:
             return json.loads(content) if content else None
         except ValueError as err:
@@ -185,13 +174,13 @@ class DicomwebSender:
                 "POST", "/studies", content=_body(files, boundary), headers=headers
             ) as answer:
                 return self._judge(files, answer)
-        except PacsUnreachableError as err:
+        except (PacsUnreachableError, AnswerTooLongError) as err:
             return all_answered(files, "again", str(err))
 
     def _judge(self, files: Sequence[Outgoing], answer: httpx.Response) -> list[Sent]:
         status, url = answer.status_code, self._client.url
         if status in (200, 202, 409):
-            return _answers(files, _bounded(answer), status)
+            return _answers(files, read_bounded(answer, _MAX_ANSWER), status)
         wait = _retry_after(answer)
         if status == 413 and len(files) > 1:
             # One by one they may be small enough.
@@ -252,12 +241,19 @@ def _value(item: Any, tag: str) -> Any:
     return next(iter(_items(item, tag)), None)
 
 
-def _bounded(answer: httpx.Response) -> bytes:
+def read_bounded(answer: httpx.Response, limit: int) -> bytes:
+    """The body of an answer.
+
+    Raises
+    ------
+    AnswerTooLongError
+        It has more than `limit` bytes; the rest is not read.
+    """
     parts, size = [], 0
     for part in answer.iter_bytes():
         size += len(part)
-        if size > _MAX_ANSWER:
-            raise PacsRejectedError(f"the answer is longer than {_MAX_ANSWER >> 20} MiB")
+        if size > limit:
+            raise AnswerTooLongError(f"the answer has more than {limit} bytes")
         parts.append(part)
     return b"".join(parts)
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from medseg.amounts import Duration
 
-AeTitle = Annotated[
-    str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
-]
-"""An AE title (DICOM PS3.5 6.2): 1 to 16 printable ASCII characters, no backslash, no blank at either end."""
+_AE_TITLE = r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$"
 
+
+def _ae_title(text: str) -> str:
+    if not re.fullmatch(_AE_TITLE, text):
+        raise ValueError(
+            f"an AE title is 1 to 16 printable ASCII characters, no backslash, no blank at either end; found {text!r}"
+        )
+    return text
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title), WithJsonSchema({"type": "string", "pattern": _AE_TITLE})]
+"""An AE title (DICOM PS3.5 6.2)."""
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
@@ -57,6 +68,26 @@ class ClientTlsOptions(Options):
     )
 
 
+class HttpServerOptions(Options):
+    """An HTTP server, and how to log in."""
+
+    url: HttpUrl = Field(description="Base URL; no user or password in it.")
+    tls: ClientTlsOptions | None = Field(
+        default=None, description="Own certificates and authorities, for https."
+    )
+    user: str | None = Field(default=None, description="User of basic authentication.")
+    password: SecretOptions | None = Field(default=None, description="Its password.")
+    token: SecretOptions | None = Field(default=None, description="Bearer token.")
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Self:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("`user` and `password` go together")
+        if self.token is not None and self.user is not None:
+            raise ValueError("give `token` or `user`, not both")
+        return self
+
+
 class _Destination(Options):
     commitment: Literal["none", "ask"] = Field(
         default="none",
@@ -89,27 +120,16 @@ class DimseDestination(_Destination):
     tls: ClientTlsOptions | None = Field(default=None, description="TLS; null: none.")
 
 
-class DicomwebDestination(_Destination):
+class DicomwebDestination(_Destination, HttpServerOptions):
     """An archive that takes STOW-RS."""
 
     use: Literal["dicomweb"] = Field(default="dicomweb", description="DICOMweb, STOW-RS.")
-    url: str = Field(
-        pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$",
-        description="Base URL, such as https://pacs.example.org/dicom-web; no user or password in it.",
+    url: HttpUrl = Field(
+        description="Base URL, such as https://pacs.example.org/dicom-web; no user or password in it."
     )
-    tls: ClientTlsOptions | None = Field(
-        default=None, description="Own certificates and authorities, for https."
-    )
-    user: str | None = Field(default=None, description="User of basic authentication.")
-    password: SecretOptions | None = Field(default=None, description="Its password.")
-    token: SecretOptions | None = Field(default=None, description="Bearer token.")
 
     @model_validator(mode="after")
-    def _one_login(self) -> Self:
-        if (self.user is None) != (self.password is None):
-            raise ValueError("`user` and `password` go together")
-        if self.token is not None and self.user is not None:
-            raise ValueError("give `token` or `user`, not both")
+    def _no_commitment(self) -> Self:
         if self.commitment == "ask":
             raise ValueError("storage commitment is for `use: dimse`")
         return self

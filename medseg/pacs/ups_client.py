@@ -10,7 +10,8 @@ import httpx
 
 from medseg.errors import PacsRejectedError
 from medseg.pacs.dicom_json import JsonDataSet, data_set, element, text_of
-from medseg.pacs.dicomweb_client import DicomwebClient, Login
+from medseg.pacs.dicomweb_client import DicomwebClient, read_bounded
+from medseg.pacs.options import HttpServerOptions
 
 _JSON = "application/dicom+json"
 _PAGE = 100
@@ -31,7 +32,7 @@ class UpsClient:
 
     Parameters
     ----------
-    options : Login
+    options : HttpServerOptions
         Base URL and how to log in.
     timeout_s : float
         Longest silence.
@@ -39,7 +40,9 @@ class UpsClient:
         The query of an update is the Transaction UID and nothing else, and the body lacks it.
     """
 
-    def __init__(self, options: Login, *, timeout_s: float, bare_transaction_uid: bool = False) -> None:
+    def __init__(
+        self, options: HttpServerOptions, *, timeout_s: float, bare_transaction_uid: bool = False
+    ) -> None:
         self._client = DicomwebClient(options, timeout_s=timeout_s)
         self._bare = bare_transaction_uid
 
@@ -130,11 +133,7 @@ class UpsClient:
 
 def _parsed(answer: httpx.Response) -> Any:
     """The JSON of an answer, None where it has no content."""
-    content = bytearray()
-    for part in answer.iter_bytes():
-        content += part
-        if len(content) > _MAX_ANSWER:
-            raise PacsRejectedError(f"the answer of the work list is longer than {_MAX_ANSWER >> 20} MiB")
+    content = read_bounded(answer, _MAX_ANSWER)
     try:
         return json.loads(content) if content else None
     except (ValueError, RecursionError) as err:

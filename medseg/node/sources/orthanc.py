@@ -11,7 +11,7 @@ from medseg.node.arrival import Peer
 from medseg.node.source_options import OrthancSource as OrthancOptions
 from medseg.node.sources.marks import Marks
 from medseg.node.sources.source import Taker, offer
-from medseg.pacs.dicomweb_client import DicomwebClient
+from medseg.pacs.dicomweb_client import AnswerTooLongError, DicomwebClient, read_bounded
 
 _PAGE = 100
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -75,22 +75,16 @@ class OrthancSource:
         peer = Peer(route="orthanc", name=self.name)
         try:
             content = self._file(identifier)
-        except ValueError as err:
-            self._intake.reject(peer, str(err))
+        except AnswerTooLongError as err:
+            self._intake.reject(peer, f"{err} (storage.instance_limit)")
             return 0
         receipt = None if content is None else offer(self._intake, content, peer)
         return int(receipt is not None and receipt.acknowledged)
 
     def _file(self, identifier: str) -> bytes | None:
-        """The file of an instance, None where it was deleted since; ValueError where it is too large."""
+        """The file of an instance, None where it was deleted since; AnswerTooLongError where it is too large."""
         with self._client.request("GET", f"/instances/{identifier}/file") as answer:
             if answer.status_code == 404:
                 return None
             self._client.check(answer)
-            parts, size = [], 0
-            for part in answer.iter_bytes():
-                size += len(part)
-                if size > self._limit:
-                    raise ValueError(f"more than {self._limit} bytes (storage.instance_limit)")
-                parts.append(part)
-        return b"".join(parts)
+            return read_bounded(answer, self._limit)

@@ -171,6 +171,13 @@ def test_an_answer_without_json_is_said():
         DicomwebClient(archive.options(), timeout_s=2).find("/studies", {})
 
 
+def test_an_endless_answer_is_not_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medseg.pacs.dicomweb_client._MAX_ANSWER", 1000)
+    with http_archive(lambda body: (200, bytes(2000), {})) as archive:
+        (answer,) = DicomwebSender(archive.options()).send(FILES[:1])
+        assert (answer.state, answer.reason) == ("again", "the answer has more than 1000 bytes")
+
+
 def test_a_url_with_a_password_in_it_is_refused():
     with pytest.raises(ValueError, match="url"):
         DicomwebDestination(url="https://me:secret@pacs.example.org/")

@@ -56,7 +56,7 @@ def test_what_is_no_item_is_refused_without_its_uid(content: bytes):
 
 def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("medseg.pacs.ups_client._MAX_ANSWER", 1000)
-    with pytest.raises(PacsRejectedError, match="is longer than"):
+    with pytest.raises(PacsRejectedError, match="the answer has more than"):
         asked(Answers(200, b" " * 1001), lambda client: client.read("2.25.7"))
 
 
