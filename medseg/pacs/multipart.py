@@ -12,6 +12,9 @@ _MAX_PREAMBLE = 64 * 1024
 # RFC 2046 allows 70 characters; the STOW-RS client of Orthanc's DICOMweb plugin takes 73.
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,199}[0-9A-Za-z'()+_,./:=?-]")
 
+# RFC 5322 2.2.3: a line that begins with a blank goes on with the one before it.
+_FOLD = re.compile(rb"\r\n(?=[ \t])")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -135,7 +138,7 @@ def _part(raw: bytes) -> Part:
     if not gap or len(head) > _MAX_HEAD:
         raise ValueError("a part of the multipart message has no end of its head")
     kind = ""
-    for line in head.split(b"\r\n"):
+    for line in _FOLD.sub(b" ", head).split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-type":
             kind = value.split(b";")[0].strip().lower().decode("ascii", "replace")
