@@ -89,7 +89,7 @@ def send_files(inputs: Sequence[Path], *, to: str, config: Path, retry_for: str)
     for batch in _batches(wanted):
         files += _deliver(batch, sender, options, deadline)
     left = [file for file in files if file.state != "sent"]
-    none = all(file.state == "again" for file in files)
+    none = all(file.state == "again" for file in files if file.state != "no DICOM")
     code = 0 if not left else PacsUnreachableError.exit_code if none else 1
     return SendReport(files=tuple(files), exit_code=code)
 
