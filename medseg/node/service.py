@@ -48,8 +48,9 @@ from medseg.node.web.accounts import Accounts, read_accounts
 from medseg.node.work_items import WorkItems
 from medseg.node.workers import Workers
 from medseg.node.worklist_check import check_worklists
-from medseg.pacs.outbox import Outbox, sender_for
+from medseg.pacs.outbox import Outbox
 from medseg.pacs.secret import read_secret
+from medseg.pacs.senders import sender_for
 from medseg.pacs.tls import server_context
 
 if TYPE_CHECKING:

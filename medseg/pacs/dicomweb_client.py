@@ -13,7 +13,7 @@ import httpx
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.pacs.multipart import read_parts
-from medseg.pacs.options import DicomwebDestination, HttpServerOptions
+from medseg.pacs.options import DicomwebArchive, HttpServerOptions
 from medseg.pacs.secret import read_secret
 from medseg.pacs.sending import Outgoing, Sent, all_answered
 from medseg.pacs.tls import client_context
@@ -147,10 +147,10 @@ class DicomwebSender:
 
     Parameters
     ----------
-    options : DicomwebDestination
+    options : DicomwebArchive
     """
 
-    def __init__(self, options: DicomwebDestination) -> None:
+    def __init__(self, options: DicomwebArchive) -> None:
         self._client = DicomwebClient(options, timeout_s=options.timeout)
 
     def echo(self) -> None:

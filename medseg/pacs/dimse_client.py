@@ -19,7 +19,7 @@ from pynetdicom.status import code_to_category
 from medseg.errors import MedsegError, PacsRejectedError, PacsUnreachableError
 from medseg.io.foreign import PARSER_ERRORS
 from medseg.pacs.association import Context, Requestor
-from medseg.pacs.options import DimseDestination
+from medseg.pacs.options import DimseArchive
 from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered
 from medseg.pacs.transcode import uncompressed
 
@@ -36,12 +36,12 @@ class DimseSender:
 
     Parameters
     ----------
-    options : DimseDestination
+    options : DimseArchive
     report : callable or None
         Takes a report of storage commitment that comes on the same association.
     """
 
-    def __init__(self, options: DimseDestination, *, report: EventReport | None = None) -> None:
+    def __init__(self, options: DimseArchive, *, report: EventReport | None = None) -> None:
         self._requestor = Requestor(options, timeout_s=options.timeout)
         self._place, self._report = self._requestor.place, report
 

@@ -26,6 +26,7 @@ AeTitle = Annotated[str, AfterValidator(_ae_title), WithJsonSchema({"type": "str
 
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_TIMEOUT = "Longest silence of the archive."
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
 
@@ -88,7 +89,43 @@ class HttpServerOptions(Options):
         return self
 
 
-class _Destination(Options):
+class DimseArchive(Options):
+    """An archive that takes C-STORE, and how to reach it."""
+
+    use: Literal["dimse"] = Field(default="dimse", description="DICOM upper layer, C-STORE.")
+    host: str = Field(min_length=1, max_length=253, description="Name or address.")
+    port: Port = Field(default=104, description="TCP port.")
+    called_ae_title: AeTitle = Field(description="AE title of the archive.")
+    calling_ae_title: AeTitle = Field(default="MEDSEG", description="AE title that we call with.")
+    tls: ClientTlsOptions | None = Field(default=None, description="TLS; null: none.")
+    timeout: Duration = Field(default=60.0, description=_TIMEOUT)
+
+    @property
+    def place(self) -> str:
+        """What it is called in messages."""
+        return f"{self.called_ae_title} at {self.host} port {self.port}"
+
+
+class DicomwebArchive(HttpServerOptions):
+    """An archive that takes STOW-RS, and how to reach it."""
+
+    use: Literal["dicomweb"] = Field(default="dicomweb", description="DICOMweb, STOW-RS.")
+    url: HttpUrl = Field(
+        description="Base URL, such as https://pacs.example.org/dicom-web; no user or password in it."
+    )
+    timeout: Duration = Field(default=60.0, description=_TIMEOUT)
+
+    @property
+    def place(self) -> str:
+        """What it is called in messages."""
+        return self.url.rstrip("/")
+
+
+Archive = Annotated[DimseArchive | DicomwebArchive, Field(discriminator="use")]
+"""An archive by one of its protocols."""
+
+
+class _Delivery(Options):
     commitment: Literal["none", "ask"] = Field(
         default="none",
         description="ask: storage commitment is asked for after sending, and an instance counts as delivered when "
@@ -106,27 +143,14 @@ class _Destination(Options):
     give_up_after: Duration = Field(
         default=7 * 86400.0, description="A delivery that is older is given up and waits for a person."
     )
-    timeout: Duration = Field(default=60.0, description="Longest silence of the archive.")
 
 
-class DimseDestination(_Destination):
-    """An archive that takes C-STORE."""
-
-    use: Literal["dimse"] = Field(default="dimse", description="DICOM upper layer, C-STORE.")
-    host: str = Field(min_length=1, max_length=253, description="Name or address.")
-    port: Port = Field(default=104, description="TCP port.")
-    called_ae_title: AeTitle = Field(description="AE title of the archive.")
-    calling_ae_title: AeTitle = Field(default="MEDSEG", description="AE title that we call with.")
-    tls: ClientTlsOptions | None = Field(default=None, description="TLS; null: none.")
+class DimseDestination(_Delivery, DimseArchive):
+    """An archive that takes C-STORE, and what goes there."""
 
 
-class DicomwebDestination(_Destination, HttpServerOptions):
-    """An archive that takes STOW-RS."""
-
-    use: Literal["dicomweb"] = Field(default="dicomweb", description="DICOMweb, STOW-RS.")
-    url: HttpUrl = Field(
-        description="Base URL, such as https://pacs.example.org/dicom-web; no user or password in it."
-    )
+class DicomwebDestination(_Delivery, DicomwebArchive):
+    """An archive that takes STOW-RS, and what goes there."""
 
     @model_validator(mode="after")
     def _no_commitment(self) -> Self:
@@ -136,7 +160,7 @@ class DicomwebDestination(_Destination, HttpServerOptions):
 
 
 Destination = Annotated[DimseDestination | DicomwebDestination, Field(discriminator="use")]
-"""An archive by one of its protocols."""
+"""An archive by one of its protocols, and what goes there."""
 
 DestinationName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 

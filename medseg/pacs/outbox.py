@@ -14,11 +14,11 @@ from sqlalchemy import Connection, RowMapping, and_, func, or_, select, update
 from medseg.amounts import time_text
 from medseg.database import Database
 from medseg.errors import MedsegError, StorageError
-from medseg.pacs.dicomweb_client import DicomwebSender
 from medseg.pacs.dimse_client import DimseSender
-from medseg.pacs.options import Destination, DimseDestination
+from medseg.pacs.options import Destination
 from medseg.pacs.outbox_table import deliveries
-from medseg.pacs.sending import Outgoing, Sender, Sent, all_answered
+from medseg.pacs.senders import sender_for, wait_before
+from medseg.pacs.sending import Outgoing, Sent, all_answered
 
 _BATCH = 50
 _BATCH_BYTES = 512 << 20
@@ -40,19 +40,6 @@ class Told(Protocol):
     """Hears of every delivery that ends, or fails for good."""
 
     def __call__(self, destination: str, state: str, sop_instance_uid: str, reason: str) -> None: ...
-
-
-def sender_for(options: Destination, *, report: Callable[[Dataset, int], int] | None = None) -> Sender:
-    """What delivers to a destination.
-
-    Raises
-    ------
-    ConfigError
-        A certificate or secret of it cannot be used.
-    """
-    if isinstance(options, DimseDestination):
-        return DimseSender(options, report=report)
-    return DicomwebSender(options)
 
 
 class Outbox:
@@ -345,11 +332,6 @@ class Outbox:
         one = and_(deliveries.c.id == delivery_id, deliveries.c.state.in_(states))
         with self._database.write() as connection:
             return bool(connection.execute(update(deliveries).where(one).values(values)).rowcount)
-
-
-def wait_before(attempts: int, options: Destination) -> float:
-    """Seconds before the next try: they double with each, up to a ceiling."""
-    return float(min(options.first_wait * 2 ** min(attempts - 1, 30), options.longest_wait))
 
 
 def _references(information: Dataset, keyword: str) -> list[str]:

@@ -17,7 +17,7 @@ from medseg.io.dicom_file import scan_file
 from medseg.io.dicom_header import DicomHeader
 from medseg.io.limits import DEFAULT_LIMITS
 from medseg.pacs.options import Destination, PacsOptions
-from medseg.pacs.outbox import sender_for, wait_before
+from medseg.pacs.senders import Waits, sender_for, wait_before
 from medseg.pacs.sending import Outgoing, Sender, Sent
 
 _BATCH_BYTES = 256 << 20
@@ -86,12 +86,30 @@ def send_files(inputs: Sequence[Path], *, to: str, config: Path, retry_for: str)
     if not wanted:
         raise InputError(f"no DICOM file among {len(found)} files")
     files = [SentFile(path=path, state="no DICOM", reason=reason) for path, reason in found if reason]
-    for batch in _batches(wanted):
-        files += _deliver(batch, sender, options, deadline)
+    for batch in deliver(wanted, sender, waits=options, deadline=deadline):
+        files += batch
     left = [file for file in files if file.state != "sent"]
     none = all(file.state == "again" for file in files if file.state != "no DICOM")
     code = 0 if not left else PacsUnreachableError.exit_code if none else 1
     return SendReport(files=tuple(files), exit_code=code)
+
+
+def deliver(
+    paths: Sequence[Path], sender: Sender, *, waits: Waits, deadline: float
+) -> Iterator[list[SentFile]]:
+    """Send DICOM files, in batches that memory holds; what became of each batch.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    sender : Sender
+    waits : Waits
+        Between two tries.
+    deadline : float
+        Of the monotonic clock; what is not taken until then is left.
+    """
+    for batch in _batches(paths):
+        yield _deliver(batch, sender, waits, deadline)
 
 
 def echo_destination(to: str, config: Path) -> str:
@@ -168,7 +186,7 @@ def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
         yield batch
 
 
-def _deliver(paths: Sequence[Path], sender: Sender, options: Destination, deadline: float) -> list[SentFile]:
+def _deliver(paths: Sequence[Path], sender: Sender, waits: Waits, deadline: float) -> list[SentFile]:
     """Try until everything is sent or refused, or the time is over."""
     waiting = dict(enumerate(paths))
     done: dict[int, Sent] = {}
@@ -178,7 +196,7 @@ def _deliver(paths: Sequence[Path], sender: Sender, options: Destination, deadli
         answers = sender.send([_outgoing(path) for path in waiting.values()])
         done |= dict(zip(waiting, answers, strict=True))
         waiting = {index: path for index, path in waiting.items() if done[index].state == "again"}
-        wait = wait_before(attempt, options)
+        wait = wait_before(attempt, waits)
         if not waiting or time.monotonic() + wait > deadline:
             break
         time.sleep(wait)

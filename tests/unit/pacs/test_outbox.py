@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from medseg.database import Database
 from medseg.errors import StorageError
-from medseg.pacs.outbox import Outbox, wait_before
+from medseg.pacs.outbox import Outbox
 from medseg.pacs.outbox_table import deliveries, metadata
+from medseg.pacs.senders import wait_before
 from medseg.pacs.sending import Sent
 from tests.unit.node.turned_clock import TurnedClock
 from tests.unit.pacs.archives import dimse_archive, outgoing
