@@ -70,10 +70,11 @@ def _add_run(app: typer.Typer, *, reporting: Reporting, finish: Finish) -> None:
         as_json: AsJson = False,
         quiet: Quiet = False,
     ) -> None:
-        """Run all stages of a pipeline: check, plan, search, train, predict, evaluate, export, report.
+        """Run all stages of a pipeline: check, plan, search, train, predict, evaluate, export, report, send.
 
-        The stages search and train are there where the YAML has such a section. A run that was interrupted or
-        killed goes on with the same command; stages whose settings and inputs did not change are not done again.
+        The stages search, train and send are there where the YAML has such a section, for send `pacs`. A run that was
+        interrupted or killed goes on with the same command; stages whose settings and inputs did not change are not
+        done again, and what was sent is not sent again.
         On several machines, start it on each by torchrun.
         """
         if processes > 1 and not dry_run:

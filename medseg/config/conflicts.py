@@ -169,6 +169,15 @@ def _reports(s: Sections) -> Found:
         yield where, f"measurement_sr needs a number to report; add one of {', '.join(coded)} to measure"
 
 
+def _sent(s: Sections) -> Found:
+    """What is sent must be written."""
+    if s["pacs"] is None:
+        return
+    for index, name in enumerate(s["pacs"].send):
+        if name not in s["export"]:
+            yield ("pacs", "send", index), f"{name} is not written; add {name} to export"
+
+
 def _targets(s: Sections) -> Found:
     """What tells, draws or judges targets needs to know which they are."""
     recognise = s["recognise"]
@@ -340,6 +349,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sections], Found]], ...] = (
     (("labels", "flags"), _expected),
     (("labels", "export"), _codes),
     (("export", "measure"), _reports),
+    (("export", "pacs"), _sent),
     (("labels", "measure"), _measures),
     (("labels", "regions", "export", "evaluation", "recognise"), _targets),
     (("data", "preprocess", "augment", "inference", "training", "model"), _axes),

@@ -30,6 +30,7 @@ from medseg.inference.options import (
 from medseg.labels import Code, Label, LabelScheme, LabelTable, Side
 from medseg.models.bundle_record import BundleAbout
 from medseg.models.options import AutoNetworkOptions, NetworkOptions, NetworkSettings
+from medseg.pacs.send_options import SendOptions
 from medseg.planning.options import BudgetOptions
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.report.options import ReportOptions
@@ -218,6 +219,10 @@ class PipelineConfig(SettingsModel):
         "null: none.",
     )
     export: tuple[ExportName, ...] = Field(default=("nifti",), description="Files written for each case.")
+    pacs: SendOptions | None = Field(
+        default=None,
+        description="Archives that the results are sent to; null: nothing is sent. Needs the extra `pacs`.",
+    )
     report: ReportOptions = Field(default_factory=ReportOptions, description="The HTML report.")
     gate: GateOptions = Field(
         default_factory=GateOptions, description="When an input is too unlike the model's training data."

@@ -11,7 +11,7 @@ from pathlib import Path
 from medseg.config.load import LoadedConfig, find_pipeline, load_run_config, resolved_yaml
 from medseg.config.schema import PipelineConfig, decided
 from medseg.errors import MedsegError, QualityError
-from medseg.pipeline import check, evaluate, export, folds, plan, predict, report, search, train
+from medseg.pipeline import check, evaluate, export, folds, plan, predict, report, search, send, train
 from medseg.pipeline.context import Context
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result
@@ -78,6 +78,13 @@ STAGE_TABLE: tuple[Stage, ...] = (
     ),
     Stage(name="export", settings=("export",), run=export.run, wanted=lambda _: True, plan=export.plan),
     Stage(name="report", settings=("report",), run=report.run, wanted=lambda _: True, plan=report.plan),
+    Stage(
+        name="send",
+        settings=("pacs",),
+        run=send.run,
+        wanted=lambda context: context.settings.pacs is not None,
+        plan=send.plan,
+    ),
 )
 
 
@@ -267,7 +274,13 @@ def plan_pipeline(
         As for `run_pipeline`; a later run of the same settings goes on with this plan.
     """
     result = run_pipeline(pipeline, output=output, overrides=overrides, until="plan", reporter=reporter)
-    folder = Path(result.facts["run"])
+    folder, settings = (
+        Path(result.facts["run"]),
+        load_run_config(find_pipeline(pipeline), overrides=overrides),
+    )
+    if reporter is not None and settings.config.pacs is not None:
+        context = Context(settings=settings.config, run=RunFolder(folder), reporter=reporter)
+        reporter.note(f"a run ends with sending {send.plan(context)}")
     return result, read_plan(folder), (folder / plan.RESOLVED_FILE).read_text(encoding="utf-8")
 
 
@@ -310,7 +323,7 @@ def _until(until: str | None) -> tuple[Stage, ...]:
 def _result(context: Context, *, ran: bool, until: str | None) -> Result:
     unmet = (
         context.run.stage("evaluate").summary.get("unmet", [])
-        if until in (None, "evaluate", "report")
+        if until in (None, "evaluate", "report", "send")
         else []
     )
     failed = [{"case_id": f.case_id, "stage": f.stage, "error": f.text} for f in context.failures]
@@ -327,7 +340,7 @@ def _result(context: Context, *, ran: bool, until: str | None) -> Result:
     code = MedsegError.exit_code if failed else QualityError.exit_code if unmet else 0
     return Result(
         exit_code=code,
-        path=report_path if until in (None, "report") and report_path.exists() else context.run.path,
+        path=report_path if until in (None, "report", "send") and report_path.exists() else context.run.path,
         lines=tuple(lines),
         facts={"run": str(context.run.path), "failed": failed, "unmet": unmet},
     )

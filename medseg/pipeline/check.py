@@ -17,6 +17,7 @@ from medseg.data.tables import write_csv
 from medseg.errors import ManifestError
 from medseg.evaluation.centreline import require_skeletons
 from medseg.export.encapsulated_pdf import require_pdf
+from medseg.pipeline import send
 from medseg.pipeline.context import CaseFailure, Context
 from medseg.pipeline.readers import image_reader, mask_reader
 from medseg.pipeline.sources import find_cases
@@ -46,13 +47,16 @@ def run(context: Context) -> dict[str, Any]:
     ManifestError
         A patient in two splits, or no usable case at all.
     MissingPackageError
-        What an export needs is not installed: better known before the training than after it.
+        What an export or the sending needs is not installed: better known before the training than after it.
+    ConfigError
+        So is a certificate or secret that cannot be used.
     """
     if "encapsulated_pdf" in context.settings.export or context.settings.report.pdf:
         require_pdf()
     require_formats(context.settings.report.tables)
     if "cldice" in context.settings.evaluation.metric_names:
         require_skeletons()
+    send.require(context)
     cases, skipped = find_cases(context.settings.data.source, made_folder=context.run.cache)
     for text in skipped[:5]:
         context.reporter.note(f"left out: {text}")

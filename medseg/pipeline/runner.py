@@ -12,7 +12,7 @@ from medseg.errors import ConfigError
 from medseg.pipeline.context import Context
 from medseg.pipeline.run_folder import StageState, now, stage_key
 
-StageName = Literal["check", "plan", "search", "train", "predict", "evaluate", "export", "report"]
+StageName = Literal["check", "plan", "search", "train", "predict", "evaluate", "export", "report", "send"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 

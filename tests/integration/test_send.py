@@ -43,9 +43,9 @@ def program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def storescp(folder: Path, *options: str) -> Iterator[DimseDestination]:
+def storescp(folder: Path, *options: str, port: int = 0) -> Iterator[DimseDestination]:
     """dcmtk's archive; it keeps the bytes that it gets."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", port)) as free:
         port = free.getsockname()[1]
     folder.mkdir()
     command = [program("storescp"), *options, "+B", "-od", str(folder), str(port)]
@@ -203,3 +203,48 @@ def test_small_objects_go_faster_than_a_delayed_acknowledgement(tmp_path, result
         assert {answer.state for answer in DimseSender(to).send(files)} == {"sent"}
         # A delayed acknowledgement alone takes 40 ms on Linux, and there were two for each.
         assert (time.monotonic() - begin) / len(files) < 0.04
+
+
+PIPELINE = """
+medseg: 1
+name: to_archive
+data: {{source: {{use: phantom, recipe: chest_xray, cases: 2, seed: 7}}, modality: [CR, DX]}}
+labels:
+  lung_right: {{value: 1, side: right, pair: lung_left, code: {{scheme: SCT, value: "3341006", meaning: Right lung}}}}
+  lung_left: {{value: 2, side: left, pair: lung_right, code: {{scheme: SCT, value: "44029006", meaning: Left lung}}}}
+preprocess:
+  - {{use: orient, to: LF}}
+  - {{use: gray}}
+  - {{use: normalise, method: percentile, low: 0.5, high: 99.5}}
+  - {{use: resize, size: [256, 256], keep_aspect: true}}
+model: {{use: small_unet, start_from: chest-xray-lungs}}
+measure: [area]
+export: [dicom_seg, measurement_sr]
+report: {{cases: none}}
+evaluation: {{calibration: false}}
+pacs: {{to: [{to}], send: [dicom_seg, measurement_sr], hold_on: [], retry_for: 1s}}
+"""
+
+
+def test_a_pipeline_sends_its_results_once(tmp_path):
+    with storescp(tmp_path / "first") as to:
+        pass
+    (tmp_path / "x.yaml").write_text(PIPELINE.format(to=dimse(to)))
+    code, told = run(tmp_path)
+    assert code == 4
+    assert "0 of 4 objects are sent, 4 wait" in told["error"]
+    with storescp(tmp_path / "second", port=to.port):
+        assert run(tmp_path)[0] == 0
+        exported = list(tmp_path.glob("runs/*/*/cases/*/*.dcm"))
+        assert by_uid((tmp_path / "second").iterdir()).keys() == by_uid(exported).keys()
+        for received in (tmp_path / "second").iterdir():
+            received.unlink()
+        assert run(tmp_path)[0] == 0
+        assert run(tmp_path, "--only", "send")[0] == 0
+        assert not list((tmp_path / "second").iterdir())
+
+
+def run(folder: Path, *more: str):
+    command = [sys.executable, "-m", "medseg", "run", "x.yaml", "--json", *more]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.returncode, json.loads(done.stdout)

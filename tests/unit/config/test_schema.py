@@ -100,6 +100,11 @@ def test_label_table_has_labels_regions_and_schemes(tmp_path: Path):
         ("inference: {flip_axes: [2]}", "inference.flip_axes", "the axes are 0 to 1"),
         ("inference: {window: [16, 16]}", "inference.window", "edges of at least 64"),
         ("preprocess: [{use: resize, size: [32, 32]}]", "preprocess.0.size", "edges of at least 64"),
+        (
+            "pacs: {to: [{use: dimse, host: h, called_ae_title: A}], send: [rtstruct]}",
+            "pacs.send.0",
+            "rtstruct is not written; add rtstruct to export",
+        ),
     ],
 )
 def test_conflicts_name_the_setting_to_change(tmp_path: Path, extra, path, text):

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from medseg.config.schema import PipelineConfig
 from medseg.config.yaml_model import load_yaml_model
 from medseg.errors import ConfigError
 from medseg.node.options import NodeConfig
 
 PAGE = Path(__file__).parents[3] / "docs" / "pacs.md"
+PIPELINE = re.compile(r"^pacs:", re.MULTILINE)
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="docs/ is not part of an installed package")
 
 
@@ -22,7 +24,9 @@ def shown() -> list[str]:
     """Blocks of YAML, and settings in running text that begin with a key of a node."""
     text = PAGE.read_text() if PAGE.is_file() else ""
     keys = "|".join(NodeConfig.model_fields)
-    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    blocks = [
+        block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if not PIPELINE.search(block)
+    ]
     inline = re.findall(rf"`((?:{keys}): [\[{{][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     return [*blocks, *inline]
 
@@ -44,6 +48,17 @@ def test_what_is_shown_can_be_read(text: str, tmp_path: Path):
     # The first block is whole, the others are what is added to it.
     settings = parsed(shown()[0]) | parsed(text.replace("certificate: ...", f"certificate: {'a' * 64}"))
     assert load_yaml_model(written(settings, tmp_path), NodeConfig).config
+
+
+def test_what_is_shown_of_a_pipeline_can_be_read(project: Path, tmp_path: Path):
+    (block,) = [
+        text
+        for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        if PIPELINE.search(text)
+    ]
+    settings = parsed((project / "pipelines" / "chest_xray.yaml").read_text()) | parsed(block)
+    config = load_yaml_model(written(settings, tmp_path), PipelineConfig).config
+    assert config.pacs is not None
 
 
 def test_the_page_shows_many():
