@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medseg.cli_options import AsJson
+from medseg.errors import MissingPackageError
 
 Config = Annotated[
     Path,
     typer.Option("--config", "-c", help="YAML with `destinations`: of its own, or of a node."),
 ]
+
+
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    """Say which extra is needed where an import of the block fails."""
+    try:
+        yield
+    except ImportError as err:
+        raise MissingPackageError(f"sending needs {err.name}; pip install 'medseg[pacs]'") from err
 
 
 def add_send(app: typer.Typer) -> None:
@@ -39,8 +51,8 @@ def send(
 
     Nothing is sent but what is named here. An instance that the archive has already is no error.
     """
-    from medseg.pacs.send_files import send_files
-
+    with _extra():
+        from medseg.pacs.send_files import send_files
     report = send_files(files, to=to, config=config, retry_for=retry_for)
     if as_json:
         print(json.dumps(report.to_json(), indent=2))
@@ -57,6 +69,6 @@ def echo(
     config: Config,
 ) -> None:
     """Ask an archive whether it is there and lets us in: C-ECHO, or a query that finds nothing."""
-    from medseg.pacs.send_files import echo_destination
-
+    with _extra():
+        from medseg.pacs.send_files import echo_destination
     print(echo_destination(to, config))

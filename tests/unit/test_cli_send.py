@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -178,3 +179,17 @@ def test_stow_is_used_where_the_destination_says_so(medseg, tmp_path, files):
         code, out, _ = medseg("echo", "web", "-c", to)
         assert code == 0
         assert out.startswith("web answers (")
+
+
+@pytest.mark.parametrize("command", [["send", ".", "--to", "archive"], ["echo", "archive"]])
+def test_a_missing_extra_is_named(tmp_path, command):
+    code = f"""
+import sys
+sys.modules["pynetdicom"] = None
+sys.argv = ["medseg", *{command!r}, "-c", {str(config(tmp_path, 1))!r}]
+from medseg.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr == "error: sending needs pynetdicom; pip install 'medseg[pacs]'\n"
