@@ -102,7 +102,7 @@ class DicomwebClient:
             content = read_bounded(answer, _MAX_ANSWER)
         try:
             return json.loads(content) if content else None
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise PacsRejectedError(f"{self.url}{path}: the answer is not JSON") from err
 
     def find(self, path: str, params: Mapping[str, str]) -> list[Mapping[str, Any]]:
@@ -207,7 +207,7 @@ def _answers(files: Sequence[Outgoing], content: bytes, status: int) -> list[Sen
     """What the response message says of each instance (PS3.18 10.5.3)."""
     try:
         message = json.loads(content) if content else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         message = {}
     if isinstance(message, list):
         message = message[0] if message else {}

@@ -139,6 +139,8 @@ UIDS = [file.sop_instance_uid for file in FILES]
         (202, message(UIDS[:1]), ["sent", "again", "again"]),
         (409, message(failed=[(uid, 0xC000) for uid in UIDS]), ["refused"] * 3),
         (409, b"not json", ["again"] * 3),
+        (202, b"[" * 200_000, ["again"] * 3),
+        (202, b"[7]", ["again"] * 3),
         (401, b"", ["again"] * 3),
         (503, b"", ["again"] * 3),
         (302, b"", ["again"] * 3),
@@ -163,9 +165,10 @@ def test_stow_carries_the_files_as_they_are_and_the_login(monkeypatch: pytest.Mo
         assert archive.headers[0]["Authorization"] == "Bearer hidden"
 
 
-def test_an_answer_without_json_is_said():
+@pytest.mark.parametrize("content", [b"<html>", b"[" * 200_000, b"\xff"])
+def test_an_answer_without_json_is_said(content: bytes):
     with (
-        http_archive(lambda body: (200, b"<html>", {})) as archive,
+        http_archive(lambda body: (200, content, {})) as archive,
         pytest.raises(PacsRejectedError, match="not JSON"),
     ):
         DicomwebClient(archive.options(), timeout_s=2).find("/studies", {})
