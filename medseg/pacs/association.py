@@ -88,14 +88,7 @@ class Requestor:
             The archive lets us not in, or accepts none of the contexts.
         """
         proposed = list(contexts)
-        association = self._entity(proposed).associate(
-            self._archive.host,
-            self._archive.port,
-            ae_title=self._archive.called_ae_title,
-            ext_neg=list(roles),
-            evt_handlers=[*_PROMPT, *handlers],
-            tls_args=self._tls,
-        )
+        association = self._requested(proposed, roles, handlers)
         if not association.is_established:
             raise self._failure(association, proposed)
         association._reactor_checkpoint = Checkpoint(association)
@@ -103,6 +96,23 @@ class Requestor:
             yield association
         finally:
             association.release()
+
+    def _requested(
+        self, proposed: Sequence[Context], roles: Sequence[Any], handlers: Sequence[Handler]
+    ) -> Any:
+        try:
+            return self._entity(proposed).associate(
+                self._archive.host,
+                self._archive.port,
+                ae_title=self._archive.called_ae_title,
+                ext_neg=list(roles),
+                evt_handlers=[*_PROMPT, *handlers],
+                tls_args=self._tls,
+            )
+        except (OSError, UnicodeError) as err:
+            # The name is looked up before there is a connection that could fail.
+            reason = getattr(err, "strerror", None) or "it is no name of a host"
+            raise PacsUnreachableError(f"{self.place} does not answer: {reason}") from err
 
     def _entity(self, contexts: Iterable[Context]) -> Any:
         ae = AE(ae_title=self._archive.calling_ae_title)

@@ -104,6 +104,24 @@ def test_a_silent_peer_and_a_closed_port_are_tried_again():
         DimseSender(closed).echo()
 
 
+@pytest.mark.parametrize("host", ["no.such.host", "a..b"])
+def test_a_host_that_nobody_knows_is_tried_again(monkeypatch: pytest.MonkeyPatch, host: str):
+    def look_up(name, *more, **options):
+        if name == "no.such.host":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known(name, *more, **options)
+
+    known = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    sender = DimseSender(DimseDestination(host=host, called_ae_title="X", timeout=1.0))
+    (answer,) = sender.send([outgoing(1)])
+    assert answer.state == "again"
+    with pytest.raises(
+        PacsUnreachableError, match=r"does not answer: (Name or service not known|it is no name)"
+    ):
+        sender.echo()
+
+
 def test_a_wrong_ae_title_waits_for_a_person():
     with dimse_archive() as archive:
         sender = DimseSender(archive.options(called_ae_title="OTHER"))
