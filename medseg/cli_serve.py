@@ -58,7 +58,7 @@ def serve(
 
 def _check(config: NodeConfig, *, as_json: bool) -> None:
     from medseg.node.isolation import WALLS, network_wall
-    from medseg.node.service import check
+    from medseg.node.settings_check import check
     from medseg.node.worklist_check import worklist_lines
 
     models = check(config).models

@@ -3,55 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import logging
-import secrets
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from sqlalchemy import Connection, func, select
 
 from medseg import __version__
 from medseg.database import Database
-from medseg.errors import ConfigError, MedsegError, StorageError
-from medseg.io.foreign import PARSER_ERRORS
-from medseg.node import sealing
+from medseg.errors import StorageError
 from medseg.node.audit import Audit
-from medseg.node.callers import check_open
 from medseg.node.clock import Clock
-from medseg.node.deidentify import deidentifier
+from medseg.node.delivering import commitment_report, put_results, tell_delivery
 from medseg.node.dimse_server import DimseServer
+from medseg.node.home import check_folder, check_version, patients_key
 from medseg.node.http_side import http_server
-from medseg.node.intake import Deidentifier, Intake
+from medseg.node.intake import Intake
 from medseg.node.isolation import WALLS, network_wall
-from medseg.node.job_model import JobModel, job_model
 from medseg.node.job_queue import JobQueue, ResultFile
 from medseg.node.life import Life
-from medseg.node.listen_options import ServerTlsOptions
-from medseg.node.node_lock import node_lock, turn
+from medseg.node.node_lock import node_lock
 from medseg.node.options import NodeConfig, PostgresqlOptions
+from medseg.node.periodic import Periodic
 from medseg.node.retention import Retention
 from medseg.node.scheduler import Scheduler
+from medseg.node.settings_check import Checked, check
 from medseg.node.sources.make import source_threads
 from medseg.node.sources.ups_performer import NodeParts
-from medseg.node.tables import SCHEMA_VERSION, about, instances, metadata
+from medseg.node.tables import instances, metadata
 from medseg.node.vault import Vault
-from medseg.node.web.accounts import Accounts, read_accounts
 from medseg.node.work_items import WorkItems
 from medseg.node.workers import Workers
-from medseg.node.worklist_check import check_worklists
 from medseg.pacs.outbox import Outbox
-from medseg.pacs.secret import read_secret
-from medseg.pacs.senders import sender_for
-from medseg.pacs.tls import server_context
 
 if TYPE_CHECKING:
     from medseg.node.web.server import HttpServer
@@ -61,62 +47,6 @@ _BEAT_S = 1.0
 _RETENTION_S = 300.0
 _OTHERS_WRITE_S = 86400.0
 STOP_WITHIN_S = 25.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What can be found out before anything is started."""
-
-    models: dict[str, JobModel]
-    dimse_tls: ssl.SSLContext | None
-    accounts: Accounts | None
-    database_url: str
-    key: bytes | None
-    deidentify: Deidentifier | None
-
-
-def check(config: NodeConfig) -> Checked:
-    """Look at models, certificates, keys and secrets of the settings; nothing is written.
-
-    Raises
-    ------
-    ConfigError
-        The first of them that cannot be used.
-    """
-    tls = None
-    if config.dimse is not None:
-        check_open(config.dimse, config.callers)
-        tls = listener_tls(config.dimse.tls, field="dimse.tls")
-    accounts = None
-    if config.http is not None:
-        accounts = read_accounts(config.http)
-        listener_tls(config.http.tls, field="http.tls")
-    for destination in config.destinations.values():
-        sender_for(destination)
-    key = None
-    if config.storage.key is not None:
-        key = sealing.parse_key(read_secret(config.storage.key, field="storage.key"), field="storage.key")
-    deidentify = None
-    if config.deidentify is not None:
-        secret = read_secret(config.deidentify.key, field="deidentify.key")
-        deidentify = deidentifier(config.deidentify, secret.encode())
-    url = f"sqlite:///{config.folder.absolute() / 'node.db'}"
-    if isinstance(config.database, PostgresqlOptions):
-        url = read_secret(config.database.url, field="database.url")
-    if config.dimse is None and config.http is None and not config.sources:
-        raise ConfigError("nothing can come in: expected `dimse`, `http` or `sources`")
-    models = {rule.name: job_model(rule) for rule in config.rules}
-    check_worklists(config, models)
-    return Checked(
-        models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key, deidentify=deidentify
-    )
-
-
-def listener_tls(options: ServerTlsOptions | None, *, field: str) -> ssl.SSLContext | None:
-    """The TLS context of a listener, None without TLS."""
-    if options is None:
-        return None
-    return server_context(options.certificate, options.key, options.client_authorities, field=field)
 
 
 class Node:
@@ -133,8 +63,9 @@ class Node:
         self.config, self.clock, self.models = config, clock, checked.models
         self.database = Database(checked.database_url, metadata)
         self.vault = Vault(config.folder, checked.key, shared=not self.database.is_sqlite)
-        _check_version(self.database)
-        _check_folder(self.database, self.vault)
+        check_version(self.database)
+        secret = patients_key(self.vault)
+        check_folder(self.database, config.folder, secret)
         self.audit = Audit(config.folder, config.audit, clock)
         self.life = Life(self.database, clock, config.name)
         self.outbox = Outbox(
@@ -143,7 +74,7 @@ class Node:
             read=self.vault.read,
             clock=clock,
             owner=self.life.node_id,
-            told=self._delivered,
+            told=partial(tell_delivery, self.audit),
         )
         self.queue = JobQueue(
             self.database,
@@ -159,7 +90,7 @@ class Node:
             vault=self.vault,
             audit=self.audit,
             clock=clock,
-            secret=_secret(self.vault),
+            secret=secret,
             deidentify=checked.deidentify,
         )
         self.scheduler = Scheduler(
@@ -196,15 +127,14 @@ class Node:
                 tls=checked.dimse_tls,
                 instance_limit=config.storage.instance_limit,
                 warn_conflict=config.storage.on_conflict == "warn",
-                report=self._commitment,
+                report=partial(commitment_report, self.outbox),
             )
         self.http: HttpServer | None = None
         if config.http is not None and checked.accounts is not None:
-            self.http = http_server(self, config.http, checked.accounts, secret=_secret(self.vault))
+            self.http = http_server(self, config.http, checked.accounts, secret=secret)
         self.sources = source_threads(config.sources, self._parts())
         self._stop, self._ended = threading.Event(), threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._rules = {rule.name: rule for rule in config.rules}
+        self._periodic = Periodic()
 
     def start(self) -> str:
         """Recover what the last end left, then start every part; a sentence about what was found.
@@ -239,9 +169,9 @@ class Node:
             ("scheduler", self.scheduler.tick, min(1.0, self.config.studies.stable_after)),
             ("retention", self.retention.run, _RETENTION_S),
         ):
-            self._run_every(name, work, every, until=self._stop)
+            self._periodic.run(name, work, every, until=self._stop)
         # Others would take over what still ends in its time.
-        self._run_every("beat", self._beat, _BEAT_S, until=self._ended)
+        self._periodic.run("beat", self._beat, _BEAT_S, until=self._ended)
         self.audit.record("start", version=__version__, jobs=queued, deliveries=again, swept=swept)
         kept = self._stored_instances()
         return (
@@ -265,7 +195,7 @@ class Node:
         """Why studies are not taken at the moment, without what disk and database say themselves."""
         if self._stop.is_set():
             return ("the node is stopping",)
-        lost = [thread.name for thread in self._threads if not thread.is_alive()]
+        lost = self._periodic.ended()
         lost += ["DICOM listener"] if self.dimse is not None and not self.dimse.alive else []
         return tuple(f"the part {name} has ended" for name in lost)
 
@@ -288,8 +218,7 @@ class Node:
         self.outbox.stop(max(1.0, end - time.monotonic()))
         self.intake.stop()
         self._ended.set()
-        for thread in self._threads:
-            thread.join(1.0)
+        self._periodic.join(1.0)
         with contextlib.suppress(StorageError):
             self.life.end()
         outcomes = self.workers.outcomes
@@ -315,22 +244,6 @@ class Node:
             file_limit=self.config.storage.instance_limit,
         )
 
-    def _run_every(
-        self, name: str, work: Callable[[], Any], every_s: float, *, until: threading.Event
-    ) -> None:
-        def loop() -> None:
-            while not until.wait(every_s):
-                try:
-                    work()
-                except MedsegError as err:
-                    _log.error("%s: %s", name, err)
-                except Exception:
-                    _log.exception("%s failed", name)
-
-        thread = threading.Thread(target=loop, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
     def _beat(self) -> None:
         self.life.beat()
         if not self.database.is_sqlite:
@@ -340,40 +253,14 @@ class Node:
             self.work_items.take_over(dead)
 
     def _deliver(self, connection: Connection, job_id: int, rule: str, files: Sequence[ResultFile]) -> None:
-        """The results of a job that its rule's destinations want, as deliveries."""
-        options = self._rules.get(rule)
-        for name in options.send_to if options is not None else ():
-            for file in files:
-                if file.kind in self.config.destinations[name].kinds and file.sop_instance_uid:
-                    self.outbox.put(
-                        connection,
-                        destination=name,
-                        sop_class_uid=file.sop_class_uid,
-                        sop_instance_uid=file.sop_instance_uid,
-                        path=file.path,
-                        job_id=job_id,
-                    )
-
-    def _delivered(self, destination: str, state: str, sop_instance_uid: str, reason: str) -> None:
-        self.audit.record(
-            "delivery",
-            outcome=state,
-            destination=destination,
-            sop_instance_uid=sop_instance_uid,
-            reason=reason,
+        put_results(
+            self.outbox,
+            connection,
+            rule=next((one for one in self.config.rules if one.name == rule), None),
+            destinations=self.config.destinations,
+            job_id=job_id,
+            files=files,
         )
-
-    def _commitment(self, data: bytes, syntax: str, event_type: int) -> int:
-        """A report of storage commitment that came to our own listener; the status of the answer."""
-        try:
-            information: Dataset = read_dataset(
-                io.BytesIO(data), syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-            )
-            return self.outbox.report(information, event_type)
-        except PARSER_ERRORS:
-            return 0x0110
-        except StorageError:
-            return 0x0213
 
 
 @contextlib.contextmanager
@@ -406,42 +293,3 @@ def running(config: NodeConfig, *, clock: Clock | None = None) -> Iterator[Node]
 
 def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _secret(vault: Vault) -> bytes:
-    """Key of the digests that stand for patients; made at the first start and kept."""
-    name = "patients.key"
-    if not vault.place(name).exists():
-        # Nodes that share the folder must not have a key each.
-        with turn(vault.folder / f"{name}.lock"):
-            if not vault.place(name).exists():
-                vault.write(name, secrets.token_bytes(32))
-                vault.place(name).chmod(0o600)
-    return vault.read(name)
-
-
-def _check_folder(database: Database, vault: Vault) -> None:
-    """Refuse a database whose rows name files of another folder; the key in the folder tells which it is."""
-    folder = hashlib.sha256(b"folder" + _secret(vault)).hexdigest()
-    with database.write() as connection:
-        row = {"key": "folder", "value": folder}
-        connection.execute(database.insert(about).values(row).on_conflict_do_nothing())
-        found = connection.execute(select(about.c.value).where(about.c.key == "folder")).scalar_one()
-    if found != folder:
-        raise ConfigError(
-            f"the database belongs to another folder than {vault.folder}: nodes that share a database share `folder`, "
-            "and a backup is restored with its patients.key"
-        )
-
-
-def _check_version(database: Database) -> None:
-    """Refuse a database of a later version of the tables; write ours into a new one."""
-    row = {"key": "schema", "value": str(SCHEMA_VERSION)}
-    with database.write() as connection:
-        connection.execute(database.insert(about).values(row).on_conflict_do_nothing())
-        found = connection.execute(select(about.c.value).where(about.c.key == "schema")).scalar_one()
-    if found != str(SCHEMA_VERSION):
-        raise ConfigError(
-            f"the database was written by another medseg (tables of version {found}, this one has {SCHEMA_VERSION}); "
-            "install that one, or choose another `folder`"
-        )

@@ -8,7 +8,7 @@ pytest.importorskip("pynetdicom", reason="needs medseg[node]")
 pytest.importorskip("fastapi", reason="needs medseg[node]")
 from medseg.errors import ConfigError
 from medseg.node.options import NodeConfig
-from medseg.node.service import check
+from medseg.node.settings_check import check
 from medseg.node.worklist_check import worklist_lines
 
 RULES = [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-lungs"}]

@@ -1,0 +1,64 @@
+"""Folder and database of a node belong together, and both to this version of medseg."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+
+from sqlalchemy import select
+
+from medseg.database import Database
+from medseg.errors import ConfigError
+from medseg.node.node_lock import turn
+from medseg.node.tables import SCHEMA_VERSION, about
+from medseg.node.vault import Vault
+
+
+def patients_key(vault: Vault) -> bytes:
+    """Key of the digests that stand for patients; made at the first start and kept."""
+    name = "patients.key"
+    if not vault.place(name).exists():
+        # Nodes that share the folder must not have a key each.
+        with turn(vault.folder / f"{name}.lock"):
+            if not vault.place(name).exists():
+                vault.write(name, secrets.token_bytes(32))
+                vault.place(name).chmod(0o600)
+    return vault.read(name)
+
+
+def check_folder(database: Database, folder: Path, key: bytes) -> None:
+    """Refuse a database whose rows name files of another folder; the key in the folder tells which it is.
+
+    Raises
+    ------
+    ConfigError
+    """
+    digest = hashlib.sha256(b"folder" + key).hexdigest()
+    with database.write() as connection:
+        row = {"key": "folder", "value": digest}
+        connection.execute(database.insert(about).values(row).on_conflict_do_nothing())
+        found = connection.execute(select(about.c.value).where(about.c.key == "folder")).scalar_one()
+    if found != digest:
+        raise ConfigError(
+            f"the database belongs to another folder than {folder}: nodes that share a database share `folder`, "
+            "and a backup is restored with its patients.key"
+        )
+
+
+def check_version(database: Database) -> None:
+    """Refuse a database of another version of the tables; write ours into a new one.
+
+    Raises
+    ------
+    ConfigError
+    """
+    row = {"key": "schema", "value": str(SCHEMA_VERSION)}
+    with database.write() as connection:
+        connection.execute(database.insert(about).values(row).on_conflict_do_nothing())
+        found = connection.execute(select(about.c.value).where(about.c.key == "schema")).scalar_one()
+    if found != str(SCHEMA_VERSION):
+        raise ConfigError(
+            f"the database was written by another medseg (tables of version {found}, this one has {SCHEMA_VERSION}); "
+            "install that one, or choose another `folder`"
+        )
