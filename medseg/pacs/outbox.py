@@ -144,10 +144,10 @@ class Outbox:
             return 0
         files, unread = self._files(rows)
         answers = unread + (self._send(destination, files) if files else [])
-        by_uid = {answer.sop_instance_uid: answer for answer in answers}
-        with self._database.write() as connection:
-            for row in rows:
-                self._settle(connection, row, by_uid[row["sop_instance_uid"]])
+        unanswered = all_answered(files, "again", "no answer for this instance")
+        by_uid = {answer.sop_instance_uid: answer for answer in (*unanswered, *answers)}
+        if not self._write_down(rows, by_uid):
+            return 0
         self._tell(destination, rows, by_uid)
         self._ask_commitment(destination, rows, by_uid)
         return sum(answer.state == "sent" for answer in answers)
@@ -254,6 +254,23 @@ class Outbox:
             return self._senders[destination].send(files)
         except MedsegError as err:
             return all_answered(files, "again", str(err))
+        except Exception as err:
+            _log.exception("deliveries to %s failed", destination)
+            reason = f"internal error, please report it: {type(err).__name__}"
+            return all_answered(files, "again", reason)
+
+    def _write_down(self, rows: Sequence[RowMapping], answers: Mapping[str, Sent]) -> bool:
+        """Settle what was sent, however long the database is away; False at a stop, after which it is sent again."""
+        while True:
+            try:
+                with self._database.write() as connection:
+                    for row in rows:
+                        self._settle(connection, row, answers[row["sop_instance_uid"]])
+                return True
+            except StorageError as err:
+                _log.error("what became of deliveries cannot be written: %s", err)
+                if self._stop.wait(_LOOK_EVERY_S):
+                    return False
 
     def _settle(self, connection: Connection, row: RowMapping, answer: Sent) -> None:
         now, options = self._clock.now(), self._destinations[row["destination"]]
@@ -274,8 +291,10 @@ class Outbox:
             values |= {"state": "waiting", "not_before": now + min(wait, options.longest_wait)}
             if answer.retry_after_s == 0.0:
                 values["attempts"] = row["attempts"]
-        # A person may have cancelled it in the meantime.
-        mine = and_(deliveries.c.id == row["id"], deliveries.c.state == "sending")
+        # A person may have cancelled it in the meantime, or another node taken it for that of a dead one.
+        mine = and_(
+            deliveries.c.id == row["id"], deliveries.c.state == "sending", deliveries.c.owner == self._owner
+        )
         connection.execute(update(deliveries).where(mine).values(values))
 
     def _tell(self, destination: str, rows: Sequence[RowMapping], answers: Mapping[str, Sent]) -> None:

@@ -163,6 +163,82 @@ def test_a_file_that_cannot_be_read_holds_no_other_up(site: Site):
     assert site.states() == ["waiting", "sent"]
 
 
+def test_a_database_that_is_away_when_the_archive_has_answered_is_waited_for(
+    site: Site, archive, monkeypatch: pytest.MonkeyPatch
+):
+    uids, real, away = site.put(1, 2), site.database.write, [StorageError("the disk is full")] * 3
+    settle = site.box._write_down
+
+    def write():
+        if away:
+            raise away.pop()
+        return real()
+
+    def written_down(*given):
+        monkeypatch.setattr(site.database, "write", write)
+        return settle(*given)
+
+    monkeypatch.setattr("medseg.pacs.outbox._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(site.box, "_write_down", written_down)
+    assert site.box.run_once("archive") == 2
+    assert (away, archive.taken, site.states()) == ([], uids, ["sent", "sent"])
+
+
+def test_at_a_stop_without_a_database_it_is_sent_again_by_the_next_start(
+    site: Site, archive, monkeypatch: pytest.MonkeyPatch
+):
+    site.put(1)
+    settle = site.box._write_down
+
+    def written_down(*given):
+        with monkeypatch.context() as patch:
+            patch.setattr(site.database, "write", lambda: (_ for _ in ()).throw(StorageError("away")))
+            site.box._stop.set()
+            return settle(*given)
+
+    monkeypatch.setattr(site.box, "_write_down", written_down)
+    assert site.box.run_once("archive") == 0
+    assert site.states() == ["sending"]
+    later = site.outbox("next")
+    assert later.recover() == 1
+    assert later.run_once("archive") == 1
+    assert site.states() == ["sent"]
+    assert len(set(archive.taken)) == 1
+
+
+def test_a_sender_that_breaks_or_forgets_an_answer_leaves_nothing_under_way(site: Site):
+    site.put(1, 2)
+
+    class Broken(ScriptedSender):
+        def send(self, files):
+            super().send(files)
+            return [Sent(sop_instance_uid=files[0].sop_instance_uid, state="sent")]
+
+    sender = site.box._senders["archive"] = Broken("sent", lambda uid: 1 / 0)
+    assert site.box.run_once("archive") == 1
+    assert site.states() == ["sent", "waiting"]
+    assert site.rows()[1]["reason"] == "no answer for this instance"
+    site.clock.turn(60)
+    site.box.run_once("archive")
+    assert site.states() == ["sent", "waiting"]
+    assert site.rows()[1]["reason"] == "internal error, please report it: ZeroDivisionError"
+    assert len(sender.given) == 2
+
+
+def test_what_another_node_has_taken_over_is_not_settled_by_the_first(site: Site):
+    site.put(1)
+    other = site.outbox("other")
+
+    def taken_over(uid: str) -> Sent:
+        assert other.recover(["here"]) == 1
+        assert len(other._claim("archive")) == 1
+        return Sent(sop_instance_uid=uid, state="again", reason="late")
+
+    site.script(taken_over)
+    site.box.run_once("archive")
+    assert [(row["state"], row["owner"], row["reason"]) for row in site.rows()] == [("sending", "other", "")]
+
+
 def test_a_clock_set_back_holds_nothing_up(site: Site):
     site.put(1)
     site.script("again", "sent")
