@@ -103,7 +103,8 @@ class DicomwebClient:
         try:
             return json.loads(content) if content else None
         except (ValueError, RecursionError) as err:
-            raise PacsRejectedError(f"{self.url}{path}: the answer is not JSON") from err
+            # The path has UIDs, and this sentence goes into the audit log.
+            raise PacsRejectedError(f"{self.url}: an answer is not JSON") from err
 
     def find(self, path: str, params: Mapping[str, str]) -> list[Mapping[str, Any]]:
         """QIDO-RS: the data sets that match, as DICOM JSON."""
@@ -126,7 +127,7 @@ class DicomwebClient:
                 ):
                     yield part.content
             except ValueError as err:
-                raise PacsRejectedError(f"{self.url}{path}: {err}") from err
+                raise PacsRejectedError(f"{self.url}: {err}") from err
 
     def check(self, answer: httpx.Response) -> None:
         """Raise for an answer that is no success."""
