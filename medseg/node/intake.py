@@ -20,13 +20,13 @@ from sqlalchemy import func, select
 
 from medseg.amounts import bytes_text
 from medseg.database import Database
+from medseg.deidentification.risks import IdentifiersLeftError
 from medseg.errors import ImageReadError, StorageError
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
 from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
-from medseg.node.deidentify import IdentifiersLeftError
 from medseg.node.disk_space import DiskSpace, SpaceState
 from medseg.node.instance_header import InstanceFacts, file_head, read_facts
 from medseg.node.instance_rows import InstanceRow, Known, RowWriter

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
+from medseg.deidentification.deidentifier import deidentifier
 from medseg.errors import ConfigError
 from medseg.node import sealing
 from medseg.node.callers import check_open
-from medseg.node.deidentify import deidentifier
 from medseg.node.intake import Deidentifier
 from medseg.node.job_model import JobModel, job_model
 from medseg.node.listen_options import ServerTlsOptions

@@ -1,0 +1,148 @@
+"""One DICOM file -> the bytes of its clean copy, and where that belongs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import UID
+
+from medseg.deidentification.blanking import blank
+from medseg.deidentification.deidentifier import Deidentifier
+from medseg.deidentification.keyed_map import KeyedMap, patient_of
+from medseg.deidentification.options import BlankRule, ProfileOptions
+from medseg.deidentification.pixel_encoding import is_implicit_vr, is_little_endian, transfer_syntax
+from medseg.deidentification.risks import IdentifiersLeftError, enclosed_in
+from medseg.errors import ImageReadError
+from medseg.export.identity import derived_uid
+from medseg.io.dicom_file import parse_file
+from medseg.io.foreign import foreign_parser, recorded_warnings
+from medseg.io.limits import DEFAULT_LIMITS, read_bytes
+
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_IDENTITY = (
+    ("patient", "PatientID"),
+    *zip(("study", "series", "instance"), (_UIDS[2], _UIDS[3], _UIDS[1]), strict=True),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanFile:
+    """A file without identifiers.
+
+    Parameters
+    ----------
+    place : PurePosixPath
+        Patient, study, series and name, below the output folder; tells nothing of the original.
+    content : bytes
+        The file.
+    identities : tuple of (kind, original, stand-in)
+        Of patient, study, series and instance.
+    notes : tuple of str
+        What was taken out that somebody may miss.
+    """
+
+    place: PurePosixPath
+    content: bytes
+    identities: tuple[tuple[str, str, str], ...]
+    notes: tuple[str, ...]
+
+
+class FileCleaner:
+    """Cleans files, one after the other, by the same profile and key.
+
+    Parameters
+    ----------
+    options : ProfileOptions
+    blank_rules : sequence of BlankRule
+    key : bytes
+    """
+
+    def __init__(self, options: ProfileOptions, blank_rules: Sequence[BlankRule], key: bytes) -> None:
+        self._rules, self._keyed = tuple(blank_rules), KeyedMap(key)
+        self._deidentify = Deidentifier(options, self._keyed)
+
+    @property
+    def methods(self) -> tuple[tuple[str, str], ...]:
+        """Code and meaning of what is done to every file (CID 7050)."""
+        return self._deidentify.profile.methods
+
+    def clean(self, path: Path) -> CleanFile:
+        """Read a file and clean it in memory.
+
+        Raises
+        ------
+        InputError
+            Not DICOM, damaged, or identifiers would stay; one sentence with the path and nothing of the content.
+        StorageError
+            It may not be read.
+        """
+        data_set, _ = parse_file(read_bytes(path, DEFAULT_LIMITS), path, DEFAULT_LIMITS)
+        with foreign_parser(path, "its identifiers cannot be taken out", quote=False), recorded_warnings():
+            try:
+                return self._clean(data_set, path)
+            except IdentifiersLeftError as err:
+                raise IdentifiersLeftError(f"{path}: {err}") from err
+
+    def _clean(self, data_set: Dataset, path: Path) -> CleanFile:
+        if enclosed := enclosed_in(data_set):
+            raise IdentifiersLeftError(enclosed)
+        _check_identity(data_set, path)
+        before = [(kind, str(data_set.get(keyword) or "").strip()) for kind, keyword in _IDENTITY]
+        place, notes = self._place(data_set, dict(before)), _notes(data_set)
+        cleaned = self._deidentify(
+            data_set, pixels_cleaned=blank(data_set, path, self._rules, DEFAULT_LIMITS)
+        )
+        identities = tuple(
+            (kind, original, str(cleaned.get(keyword) or ""))
+            for (kind, original), (_, keyword) in zip(before, _IDENTITY, strict=True)
+        )
+        return CleanFile(place=place, content=_encoded(cleaned), identities=identities, notes=notes)
+
+    def _place(self, data_set: Dataset, original: dict[str, str]) -> PurePosixPath:
+        names = (self._keyed.file_name(kind, original[kind]) for kind in ("study", "series", "instance"))
+        study, series, instance = names
+        return PurePosixPath(self._keyed.pseudonym(patient_of(data_set)), study, series, f"{instance}.dcm")
+
+
+def _check_identity(data_set: Dataset, path: Path) -> None:
+    for keyword in _UIDS:
+        text = str(data_set.get(keyword) or "").strip()
+        if not UID(text).is_valid:
+            raise ImageReadError(f"{path}: {keyword} {'is not a UID' if text else 'is missing'}")
+
+
+def _notes(data_set: Dataset) -> tuple[str, ...]:
+    tags = list(data_set.keys())
+    found = {
+        "private elements": any(tag.is_private for tag in tags),
+        "overlays or curves": any(tag.group >> 8 in (0x50, 0x60) and not tag.is_private for tag in tags),
+        "icon images": "IconImageSequence" in data_set,
+        "structured content": "ContentSequence" in data_set,
+        "graphics": "GraphicAnnotationSequence" in data_set,
+    }
+    return tuple(name for name, there in found.items() if there)
+
+
+def _encoded(data_set: Dataset) -> bytes:
+    """A DICOM file (PS3.10 7.1) with an empty preamble."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = data_set.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
+    meta.TransferSyntaxUID = UID(transfer_syntax(data_set))
+    meta.ImplementationClassUID = UID(derived_uid("implementation", "medseg"))
+    meta.ImplementationVersionName = "MEDSEG"
+    stream: Any = DicomBytesIO()
+    head = io.BytesIO()
+    write_file_meta_info(head, meta, enforce_standard=True)
+    stream.write(b"\0" * 128 + b"DICM" + head.getvalue())
+    stream.is_little_endian, stream.is_implicit_VR = is_little_endian(data_set), is_implicit_vr(data_set)
+    write_dataset(stream, data_set)
+    return bytes(stream.getvalue())
