@@ -18,6 +18,7 @@ from medseg.cli_about import add_about_commands
 from medseg.cli_bench import bench
 from medseg.cli_calibrate import add_calibrate
 from medseg.cli_data import data_commands
+from medseg.cli_deidentify import add_deidentify
 from medseg.cli_evaluate import add_evaluate
 from medseg.cli_explain import add_explain_commands
 from medseg.cli_files import add_file_commands
@@ -92,6 +93,7 @@ add_calibrate(app, reporting=_reporter, finish=_finish)
 add_review(app, reporting=_reporter, finish=_finish)
 add_model_commands(app, _finish)
 add_explain_commands(app, reporting=_reporter, finish=_finish)
+add_deidentify(app, reporting=_reporter, finish=_finish)
 add_send(app)
 app.command()(bench)
 app.command()(serve)

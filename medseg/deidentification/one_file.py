@@ -94,7 +94,7 @@ class FileCleaner:
         if enclosed := enclosed_in(data_set):
             raise IdentifiersLeftError(enclosed)
         _check_identity(data_set, path)
-        before = [(kind, str(data_set.get(keyword) or "").strip()) for kind, keyword in _IDENTITY]
+        before = [(kind, _original(data_set, keyword)) for kind, keyword in _IDENTITY]
         place, notes = self._place(data_set, dict(before)), _notes(data_set)
         cleaned = self._deidentify(
             data_set, pixels_cleaned=blank(data_set, path, self._rules, DEFAULT_LIMITS)
@@ -109,6 +109,12 @@ class FileCleaner:
         names = (self._keyed.file_name(kind, original[kind]) for kind in ("study", "series", "instance"))
         study, series, instance = names
         return PurePosixPath(self._keyed.pseudonym(patient_of(data_set)), study, series, f"{instance}.dcm")
+
+
+def _original(data_set: Dataset, keyword: str) -> str:
+    """A UID, or the patient's number, or what stands for it."""
+    text = str(data_set.get(keyword) or "").strip()
+    return text or " ".join(patient_of(data_set).split("\0")[1:])
 
 
 def _check_identity(data_set: Dataset, path: Path) -> None:

@@ -1,0 +1,179 @@
+"""Files and folders -> clean copies in a folder, by several processes, a few files in memory at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+from medseg.deidentification.one_file import CleanFile, FileCleaner
+from medseg.deidentification.options import BlankRule, ProfileOptions
+from medseg.deidentification.whole_files import write_new
+from medseg.errors import InputError, StorageError, WorkerError
+from medseg.io.limits import reason_of
+
+State = Literal["written", "same", "checked", "refused"]
+_CHUNK, _ALONE = 16, 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is done with every file.
+
+    Parameters
+    ----------
+    options : ProfileOptions
+    blank : tuple of BlankRule
+    key : bytes
+    output : Path or None
+        None: nothing is written.
+    """
+
+    options: ProfileOptions
+    blank: tuple[BlankRule, ...]
+    key: bytes
+    output: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one file: `checked` where it would have been written; `reason` where it was refused."""
+
+    path: Path
+    state: State
+    reason: str = ""
+    identities: tuple[tuple[str, str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    size: int = 0
+
+
+def clean_files(inputs: Sequence[Path], work: Work, *, workers: int) -> Iterator[Outcome]:
+    """Clean all files, in the order of `files_below`.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Files, or folders with all that lies in them.
+    work : Work
+    workers : int
+        Processes; a few files are cleaned in this one.
+
+    Raises
+    ------
+    StorageError
+        The output cannot be written, or an input does not exist.
+    WorkerError
+        A process was ended by the system.
+    """
+    found = files_below(inputs)
+    first = list(islice(found, _ALONE + 1))
+    if workers == 1 or len(first) <= _ALONE:
+        cleaner = FileCleaner(work.options, work.blank, work.key)
+        for path, problem in chain(first, found):
+            yield _one(path, problem, cleaner, work.output)
+        return
+    yield from _in_processes(_chunks(chain(first, found)), work, workers)
+
+
+def files_below(inputs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Every file, hidden ones, too, in order of names, with why it cannot be read or "".
+
+    Raises
+    ------
+    StorageError
+        An input does not exist.
+    """
+    for top in inputs:
+        if not top.exists():
+            raise StorageError(f"{top} does not exist; correct the path")
+        if top.is_dir():
+            yield from _below(top)
+        else:
+            yield top, ""
+
+
+def _below(top: Path) -> Iterator[tuple[Path, str]]:
+    unreadable: list[OSError] = []
+    for folder, folders, names in os.walk(top, onerror=unreadable.append):
+        folders.sort()
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                yield Path(folder, name), "a link to a folder, which is not followed; name the folder itself"
+        for name in sorted(names):
+            yield Path(folder, name), ""
+    for err in unreadable:
+        yield Path(err.filename or top), f"the folder cannot be read: {reason_of(err)}"
+
+
+def _one(path: Path, problem: str, cleaner: FileCleaner, output: Path | None) -> Outcome:
+    if problem:
+        return Outcome(path=path, state="refused", reason=f"{path}: {problem}")
+    try:
+        clean = cleaner.clean(path)
+        state: State = "checked" if output is None else write_new(output / clean.place, clean.content)
+    except InputError as err:
+        reason = str(err)
+        return Outcome(
+            path=path, state="refused", reason=reason if str(path) in reason else f"{path}: {reason}"
+        )
+    except StorageError as err:
+        # A file that may not be read is refused as one file; a disk that is full ends the run.
+        if f"{path} cannot be read" not in str(err):
+            raise
+        return Outcome(path=path, state="refused", reason=str(err))
+    return _done(path, clean, state)
+
+
+def _done(path: Path, clean: CleanFile, state: State) -> Outcome:
+    return Outcome(
+        path=path, state=state, identities=clean.identities, notes=clean.notes, size=len(clean.content)
+    )
+
+
+_Chunk = list[tuple[Path, str]]
+
+
+def _chunks(found: Iterator[tuple[Path, str]]) -> Iterator[_Chunk]:
+    while chunk := list(islice(found, _CHUNK)):
+        yield chunk
+
+
+def _in_processes(chunks: Iterator[_Chunk], work: Work, workers: int) -> Iterator[Outcome]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(work,))
+    waiting: deque[Future[list[Outcome]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_many, chunk))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool as err:
+        raise WorkerError(
+            "a process that cleans files was ended by the system, perhaps for want of memory; try --workers 1"
+        ) from err
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: tuple[FileCleaner, Path | None] | None = None
+
+
+def _begin(work: Work) -> None:
+    global _worker
+    _worker = FileCleaner(work.options, work.blank, work.key), work.output
+
+
+def _many(chunk: _Chunk) -> list[Outcome]:
+    if _worker is None:
+        raise WorkerError("a process that cleans files was not set up")
+    cleaner, output = _worker
+    return [_one(path, problem, cleaner, output) for path, problem in chunk]
