@@ -1,8 +1,8 @@
 """Identifiers out of data sets: the profile of DICOM PS3.15 Annex E, with a keyed map of UIDs.
 
 Where the table allows several actions the one is taken that keeps the object conformant and tells least: of X/Z an
-empty value, of X/D, Z/D and X/Z/D a dummy, of X/Z/U* the references with mapped UIDs. What cannot be cleaned or
-shifted is treated as the basic profile says.
+empty value, of X/D, Z/D and X/Z/D a dummy, of X/Z/U* the references with mapped UIDs; sequences that may go do. What
+cannot be cleaned or shifted is treated as the basic profile says.
 """
 
 from __future__ import annotations
@@ -141,14 +141,14 @@ class _Cleaner:
             self._basic(data_set, element, action)
 
     def _basic(self, data_set: Dataset, element: DataElement, action: str) -> None:
-        if action == "U" or (action.endswith("D") and element.VR == "UI"):
+        if action == "X" or (action.startswith("X/") and _goes_whole(data_set, element)):
+            del data_set[element.tag]
+        elif action == "U" or (action.endswith("D") and element.VR == "UI"):
             self._map(element)
         elif action.endswith("D"):
             stand_ins.replace(data_set, element)
         elif action.endswith("Z"):
             stand_ins.empty(element)
-        elif action == "X":
-            del data_set[element.tag]
         else:
             self._items(element)
 
@@ -192,6 +192,15 @@ class _Cleaner:
             del data_set[tag]
         else:
             self._items(element)
+
+
+def _goes_whole(data_set: Dataset, element: DataElement) -> bool:
+    """Whether a sequence may go; some must be there, if only empty.
+
+    They are Acquisition Context (PS3.3 C.7.6.14) and the procedure step of a report (C.17.1).
+    """
+    in_report = int(element.tag) == 0x00081111 and "ValueType" in data_set
+    return element.VR == "SQ" and int(element.tag) != 0x00400555 and not in_report
 
 
 def _may_hold_items(data_set: Dataset, tag: BaseTag) -> bool:

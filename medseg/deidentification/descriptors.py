@@ -38,7 +38,7 @@ def known_words(text: str) -> str:
 
 
 def _is_known(word: str) -> bool:
-    plain = word.casefold().strip(".")
+    plain = word.casefold()
     return bool(plain) and (plain in _words() or bool(_QUANTITY.fullmatch(plain)))
 
 

@@ -30,17 +30,52 @@ def empty(element: DataElement) -> None:
 
 
 def replace(data_set: Dataset, element: DataElement) -> None:
-    """A dummy of the element's kind. Of sequences and bytes nothing is left, as every dummy would be invented."""
+    """A dummy of the element's kind; bytes go, and sequences whose items would have to be invented are left empty."""
     if element.VR in _DUMMIES:
         element.value = _DUMMIES[element.VR]
     elif element.VR in TEXT_VRS:
         element.value = REMOVED
+    elif element.keyword == "GraphicAnnotationSequence":
+        # The module may be left out, an empty sequence may not (PS3.3 A.33.1).
+        del data_set[element.tag]
     elif element.VR == "SQ":
-        element.value = DicomSequence()
+        make = _ITEMS.get(element.keyword)
+        element.value = DicomSequence([make()] if make else [])
     elif element.VR in _BYTES:
         del data_set[element.tag]
     else:
         element.value = 0
+
+
+def removed_code() -> Dataset:
+    """A code that says that there was another one."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = REMOVED, "99MEDSEG", REMOVED
+    return item
+
+
+def _content_item() -> Dataset:
+    """A comment (PS3.16: 121106, DCM) in the place of a report's content."""
+    item, name = Dataset(), Dataset()
+    name.CodeValue, name.CodingSchemeDesignator, name.CodeMeaning = "121106", "DCM", "Comment"
+    item.RelationshipType, item.ValueType, item.TextValue = "CONTAINS", "TEXT", REMOVED
+    item.ConceptNameCodeSequence = [name]
+    return item
+
+
+def _observer() -> Dataset:
+    """Who verified a report (PS3.3 C.17.2)."""
+    item = Dataset()
+    item.VerifyingOrganization, item.VerifyingObserverName = REMOVED, _DUMMIES["PN"]
+    item.VerificationDateTime, item.VerifyingObserverIdentificationCodeSequence = _DUMMIES["DT"], []
+    return item
+
+
+_ITEMS: Mapping[str, Callable[[], Dataset]] = {
+    "ContentSequence": _content_item,
+    "VerifyingObserverSequence": _observer,
+    "PersonIdentificationCodeSequence": removed_code,
+}
 
 
 def each(element: DataElement, change: Callable[[str], str]) -> bool:

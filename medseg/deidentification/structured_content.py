@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 
 from medseg.deidentification.descriptors import known_words
-from medseg.deidentification.stand_ins import REMOVED
+from medseg.deidentification.stand_ins import removed_code
 
 # PS3.16 8: schemes that are published, so that a code means the same to everybody.
 _SCHEMES = """
@@ -87,7 +87,7 @@ def _clean_sequence(element: DataElement, *, required: bool) -> None:
     for item in kept:
         _say_plainly(item)
     # PS3.3 C.17.3: the name of a content item is not left out.
-    element.value = DicomSequence(kept or ([_unknown()] if required and element.value else []))
+    element.value = DicomSequence(kept or ([removed_code()] if required and element.value else []))
 
 
 def _is_public(item: Dataset) -> bool:
@@ -104,12 +104,6 @@ def _say_plainly(item: Dataset) -> None:
     for inner in list(item.keys()):
         if inner not in (0x00080100, 0x00080102, 0x00080103, 0x00080104):
             del item[inner]
-
-
-def _unknown() -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = REMOVED, "99MEDSEG", REMOVED
-    return item
 
 
 @cache
