@@ -207,7 +207,7 @@ def test_dates_are_kept_shifted_or_gone():
     assert moved.DateOfLastCalibration[0] == back.strftime("%Y%m%d")
     # What is no date cannot be shifted: X/D.
     assert moved.SeriesDate == "19000101"
-    assert moved.PatientBirthDate == ""
+    assert not moved.PatientBirthDate
     assert moved.LongitudinalTemporalInformationModified == "MODIFIED"
     assert clean(ct()).LongitudinalTemporalInformationModified == "REMOVED"
 
