@@ -31,6 +31,9 @@ _IDENTITY = (
     *zip(("study", "series", "instance"), (_UIDS[2], _UIDS[3], _UIDS[1]), strict=True),
 )
 
+PIXELS = "regions of pixels"
+"""Note on a file whose pixels were blanked."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanFile:
@@ -83,8 +86,9 @@ class FileCleaner:
         StorageError
             It may not be read.
         """
-        data_set, _ = parse_file(read_bytes(path, DEFAULT_LIMITS), path, DEFAULT_LIMITS)
+        content = read_bytes(path, DEFAULT_LIMITS)
         with foreign_parser(path, "its identifiers cannot be taken out", quote=False), recorded_warnings():
+            data_set, _ = parse_file(content, path, DEFAULT_LIMITS)
             try:
                 return self._clean(data_set, path)
             except IdentifiersLeftError as err:
@@ -96,9 +100,9 @@ class FileCleaner:
         _check_identity(data_set, path)
         before = [(kind, _original(data_set, keyword)) for kind, keyword in _IDENTITY]
         place, notes = self._place(data_set, dict(before)), _notes(data_set)
-        cleaned = self._deidentify(
-            data_set, pixels_cleaned=blank(data_set, path, self._rules, DEFAULT_LIMITS)
-        )
+        blanked = blank(data_set, path, self._rules, DEFAULT_LIMITS)
+        notes += (PIXELS,) if blanked else ()
+        cleaned = self._deidentify(data_set, pixels_cleaned=blanked)
         identities = tuple(
             (kind, original, str(cleaned.get(keyword) or ""))
             for (kind, original), (_, keyword) in zip(before, _IDENTITY, strict=True)
@@ -118,6 +122,8 @@ def _original(data_set: Dataset, keyword: str) -> str:
 
 
 def _check_identity(data_set: Dataset, path: Path) -> None:
+    if not UID(transfer_syntax(data_set)).is_valid:
+        raise ImageReadError(f"{path}: the Transfer Syntax UID is not a UID; the file is damaged")
     for keyword in _UIDS:
         text = str(data_set.get(keyword) or "").strip()
         if not UID(text).is_valid:

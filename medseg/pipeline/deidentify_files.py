@@ -14,6 +14,7 @@ from pydantic import Field
 
 from medseg.deidentification.key_table import KeyTable
 from medseg.deidentification.many_files import Outcome, Work, clean_files
+from medseg.deidentification.one_file import PIXELS
 from medseg.deidentification.options import BlankRule, ProfileOptions
 from medseg.deidentification.profile import CLEAN_PIXELS, Profile
 from medseg.errors import ConfigError, InputError
@@ -138,7 +139,7 @@ def _key(options: FilesOptions) -> bytes:
 
 def _result(tally: _Tally, output: Path, options: FilesOptions, *, dry_run: bool) -> Result:
     done = tally.states.total() - tally.states["refused"]
-    methods = [*Profile(options).methods, *((CLEAN_PIXELS,) if options.blank else ())]
+    methods = [*Profile(options).methods, *((CLEAN_PIXELS,) if tally.notes[PIXELS] else ())]
     facts: dict[str, Any] = {
         "files": tally.states.total(),
         **{state: tally.states[state] for state in ("written", "same", "checked")},
