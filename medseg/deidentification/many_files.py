@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -15,12 +15,13 @@ from typing import Literal
 
 from medseg.deidentification.one_file import CleanFile, FileCleaner
 from medseg.deidentification.options import BlankRule, ProfileOptions
-from medseg.deidentification.whole_files import write_new
+from medseg.deidentification.whole_files import OutputConflictError, write_new
 from medseg.errors import InputError, StorageError, WorkerError
 from medseg.io.limits import reason_of
 
 State = Literal["written", "same", "checked", "refused"]
-_CHUNK, _ALONE = 16, 64
+_CHUNK, _ALONE, _WRITERS = 32, 64, 8
+_MOST_WAITING = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +76,8 @@ def clean_files(inputs: Sequence[Path], work: Work, *, workers: int) -> Iterator
     found = files_below(inputs)
     first = list(islice(found, _ALONE + 1))
     if workers == 1 or len(first) <= _ALONE:
-        cleaner = FileCleaner(work.options, work.blank, work.key)
-        for path, problem in chain(first, found):
-            yield _one(path, problem, cleaner, work.output)
+        with _Cleaning(work) as cleaning:
+            yield from cleaning.many(chain(first, found))
         return
     yield from _in_processes(_chunks(chain(first, found)), work, workers)
 
@@ -112,26 +112,53 @@ def _below(top: Path) -> Iterator[tuple[Path, str]]:
         yield Path(err.filename or top), f"the folder cannot be read: {reason_of(err)}"
 
 
-def _one(path: Path, problem: str, cleaner: FileCleaner, output: Path | None) -> Outcome:
-    if problem:
-        return Outcome(path=path, state="refused", reason=f"{path}: {problem}")
+class _Cleaning:
+    """Cleans files one after the other, and writes some at a time: it is the disk that lets one wait."""
+
+    def __init__(self, work: Work) -> None:
+        self._cleaner = FileCleaner(work.options, work.blank, work.key)
+        self._output = work.output
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="clean-files")
+
+    def __enter__(self) -> _Cleaning:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writers.shutdown(wait=True, cancel_futures=True)
+
+    def many(self, found: Iterable[tuple[Path, str]]) -> Iterator[Outcome]:
+        """What becomes of each file, in order."""
+        waiting: deque[tuple[int, Future[Outcome]]] = deque()
+        for path, problem in found:
+            waiting.append(self._begin(path, problem))
+            while len(waiting) > 2 * _WRITERS or sum(size for size, _ in waiting) > _MOST_WAITING:
+                yield waiting.popleft()[1].result()
+        while waiting:
+            yield waiting.popleft()[1].result()
+
+    def _begin(self, path: Path, problem: str) -> tuple[int, Future[Outcome]]:
+        """Clean a file now and have it written; bytes that wait, and the outcome to be."""
+        try:
+            clean = None if problem else self._cleaner.clean(path)
+        except (InputError, StorageError) as err:
+            # Nor is a file that may not be read a reason to leave the others.
+            problem, clean = str(err), None
+        if clean is None:
+            return 0, self._writers.submit(_refused, path, problem)
+        return len(clean.content), self._writers.submit(_written, path, clean, self._output)
+
+
+def _refused(path: Path, problem: str) -> Outcome:
+    return Outcome(
+        path=path, state="refused", reason=problem if str(path) in problem else f"{path}: {problem}"
+    )
+
+
+def _written(path: Path, clean: CleanFile, output: Path | None) -> Outcome:
     try:
-        clean = cleaner.clean(path)
         state: State = "checked" if output is None else write_new(output / clean.place, clean.content)
-    except InputError as err:
-        reason = str(err)
-        return Outcome(
-            path=path, state="refused", reason=reason if str(path) in reason else f"{path}: {reason}"
-        )
-    except StorageError as err:
-        # A file that may not be read is refused as one file; a disk that is full ends the run.
-        if f"{path} cannot be read" not in str(err):
-            raise
-        return Outcome(path=path, state="refused", reason=str(err))
-    return _done(path, clean, state)
-
-
-def _done(path: Path, clean: CleanFile, state: State) -> Outcome:
+    except OutputConflictError as err:
+        return _refused(path, f"{path}: {err}")
     return Outcome(
         path=path, state=state, identities=clean.identities, notes=clean.notes, size=len(clean.content)
     )
@@ -164,16 +191,15 @@ def _in_processes(chunks: Iterator[_Chunk], work: Work, workers: int) -> Iterato
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: tuple[FileCleaner, Path | None] | None = None
+_worker: _Cleaning | None = None
 
 
 def _begin(work: Work) -> None:
     global _worker
-    _worker = FileCleaner(work.options, work.blank, work.key), work.output
+    _worker = _Cleaning(work)
 
 
 def _many(chunk: _Chunk) -> list[Outcome]:
     if _worker is None:
         raise WorkerError("a process that cleans files was not set up")
-    cleaner, output = _worker
-    return [_one(path, problem, cleaner, output) for path, problem in chunk]
+    return list(_worker.many(chunk))

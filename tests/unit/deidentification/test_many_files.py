@@ -336,11 +336,12 @@ def test_command_blanks(tmp_path):
     assert list(dcmread(made).PixelData) == [0, 2, 3, 4, 0, 0, 7, 8]
 
 
-def test_outcomes_come_one_by_one(folder):
-    outcomes = clean_files(
-        [folder / "in"],
-        Work(options=ProfileOptions(), blank=(), key=KEY.encode(), output=folder / "out"),
-        workers=1,
-    )
-    first = next(outcomes)
-    assert len(files(folder / "out")) == (first.state == "written")
+def test_outcomes_come_while_others_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(many_files, "_WRITERS", 1)
+    for number in range(40):
+        slice_file(tmp_path / f"in/{number:02d}", number)
+    work = Work(options=ProfileOptions(), blank=(), key=KEY.encode(), output=tmp_path / "out")
+    outcomes = clean_files([tmp_path / "in"], work, workers=1)
+    assert next(outcomes).path.name == "00"
+    assert len(files(tmp_path / "out")) < 5
+    assert [outcome.path.name for outcome in outcomes] == [f"{number:02d}" for number in range(1, 40)]
