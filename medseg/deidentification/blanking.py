@@ -82,6 +82,8 @@ def _mask(data_set: Dataset, rule: BlankRule, form: PixelFormat) -> Mask:
             mask[y0:y1, x0:x1] = False
         if mask.all():
             raise IdentifiersLeftError("it lists no ultrasound regions that could be kept")
+        if not mask.any() and not rule.regions:
+            raise IdentifiersLeftError("its ultrasound regions cover all of it, so nothing would be blanked")
     for x0, y0, x1, y1 in rule.regions:
         if x0 >= form.columns or y0 >= form.rows:
             raise IdentifiersLeftError(

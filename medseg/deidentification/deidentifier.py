@@ -73,7 +73,7 @@ class Deidentifier:
         IdentifiersLeftError
             Identifiers would stay; the sentence has none.
         """
-        risk = risk_of(data_set, policy="declared" if pixels_cleaned else self._options.burned_in)
+        risk = risk_of(data_set, policy=self._options.burned_in)
         if risk and not (pixels_cleaned and risk.in_pixels):
             raise IdentifiersLeftError(risk.sentence)
         clear_unused_bits(data_set)

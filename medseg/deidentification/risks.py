@@ -76,12 +76,12 @@ def risk_of(data_set: Dataset, *, policy: Policy) -> Risk | None:
         return Risk(sentence=enclosed, in_pixels=False)
     if policy == "accept":
         return None
-    if _code(data_set, "BurnedInAnnotation") == "YES":
-        return _pixels("it says that identifiers are burned into its pixels")
     if _code(data_set, "RecognizableVisualFeatures") == "YES":
         return Risk(
             sentence="it says that a person can be recognised in it (burned_in: accept)", in_pixels=False
         )
+    if _code(data_set, "BurnedInAnnotation") == "YES":
+        return _pixels("it says that identifiers are burned into its pixels")
     likely = _likely(data_set) if policy == "refuse" and _has_pixels(data_set) else ""
     return _pixels(likely) if likely else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 
 from pydicom.dataelem import DataElement
@@ -24,9 +24,8 @@ _CODE = re.compile(r"[!-~]{1,24}")
 # PS3.16 TID 1007: birth date, sex and age of the subject, and the patient's size and weight (TID 3602).
 _BIRTH_DATE = "121031"
 _CHARACTERISTICS = frozenset({"121032", "121033", "8302-2", "3141-9", "29463-7", "8277-6", "39156-5"})
-_VALUES = ("ConceptNameCodeSequence", "ConceptCodeSequence", "MeasurementUnitsCodeSequence")
 _VALUE_TYPES = """
-    CODE COMPOSITE CONTAINER DATE DATETIME IMAGE NUM NUMERIC PNAME SCOORD SCOORD3D TABLE TCOORD TEXT TIME UIDREF
+    CODE COMPOSITE CONTAINER DATE DATETIME IMAGE NUM NUMERIC PNAME SCOORD SCOORD3D TCOORD TEXT TIME UIDREF
     WAVEFORM
 """
 _TYPES = frozenset(_VALUE_TYPES.split())
@@ -44,8 +43,7 @@ def clean_content(element: DataElement, *, keep_characteristics: bool) -> None:
     """
     kept = [item for item in element.value if _may_stay(item, keep_characteristics)]
     for item in kept:
-        for sequence in _code_sequences(item):
-            _clean_sequence(sequence, required=True)
+        _clean_codes_of(item)
     element.value = DicomSequence(kept)
 
 
@@ -74,12 +72,15 @@ def _first_code(item: Dataset) -> str:
     return str(names[0].get("CodeValue") or "") if names else ""
 
 
-def _code_sequences(item: Dataset) -> Iterator[DataElement]:
-    for measured in item.get("MeasuredValueSequence") or ():
-        yield from _code_sequences(measured)
+def _clean_codes_of(item: Dataset) -> None:
+    """Clean all codes of an item but those of the content items in it, which are looked at by themselves."""
     for inner in item:
-        if inner.VR == "SQ" and (inner.keyword in _VALUES or inner.keyword.endswith("CodeSequence")):
-            yield inner
+        if inner.VR != "SQ" or inner.keyword == "ContentSequence":
+            continue
+        if inner.keyword.endswith("CodeSequence"):
+            _clean_sequence(inner, required=True)
+        for deeper in inner.value:
+            _clean_codes_of(deeper)
 
 
 def _clean_sequence(element: DataElement, *, required: bool) -> None:

@@ -163,6 +163,9 @@ def test_ultrasound_regions_are_kept_alone(tmp_path):
     np.testing.assert_array_equal(done.pixel_array, kept)
     with pytest.raises(InputError, match="no ultrasound regions"):
         cleaned(picture(), tmp_path / "b.dcm", BlankRule(keep_ultrasound_regions=True))
+    given.SequenceOfUltrasoundRegions = [region(0, 0, 7, 5)]
+    with pytest.raises(InputError, match="cover all of it"):
+        cleaned(given, tmp_path / "c.dcm", BlankRule(keep_ultrasound_regions=True))
 
 
 @pytest.mark.parametrize(
@@ -204,9 +207,10 @@ def test_what_cannot_be_blanked_is_refused(tmp_path):
     with pytest.raises(InputError, match="encloses a document"):
         cleaned(document, tmp_path / "d.dcm")
     face = picture()
-    face.RecognizableVisualFeatures = "YES"
+    face.RecognizableVisualFeatures = face.BurnedInAnnotation = "YES"
     with pytest.raises(InputError, match="a person can be recognised"):
         cleaned(face, tmp_path / "e.dcm")
+    assert cleaned(face, tmp_path / "f.dcm", burned_in="accept").BurnedInAnnotation == "NO"
     with pytest.raises(ValueError, match="is no rectangle"):
         BlankRule(regions=((4, 0, 4, 2),))
     with pytest.raises(ValueError, match="give `regions`"):

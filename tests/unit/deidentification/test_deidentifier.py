@@ -302,6 +302,18 @@ def report() -> Dataset:
                     )
                 ],
             ),
+            content(
+                "COMPOSITE",
+                code("121112", "DCM", "Source of Measurement"),
+                ReferencedSOPSequence=[
+                    item(
+                        PurposeOfReferenceCodeSequence=[
+                            code("X", "99LOCAL", "Doe"),
+                            code("121320", "DCM", "Doe"),
+                        ]
+                    )
+                ],
+            ),
             content("SECRET", code("121106", "DCM", "Comment"), TextValue="Doe"),
         ],
     )
@@ -309,7 +321,7 @@ def report() -> Dataset:
 
 def test_reports_keep_structure_codes_numbers_and_references():
     cleaned = clean(read_again(report()), clean=("structured_content",))
-    text, person, number, uid, finding, local, container = cleaned.ContentSequence
+    text, person, number, uid, finding, local, container, other = cleaned.ContentSequence
     assert text.TextValue == "REMOVED"
     assert person.PersonName == "Anonymous"
     assert number.MeasuredValueSequence[0].NumericValue == 12.5
@@ -324,9 +336,11 @@ def test_reports_keep_structure_codes_numbers_and_references():
         container.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
         == cleaned.SOPInstanceUID
     )
+    (purpose,) = other.ReferencedSOPSequence[0].PurposeOfReferenceCodeSequence
+    assert (purpose.CodeValue, purpose.CodeMeaning) == ("121320", "Uncompressed predecessor")
     assert "Doe" not in str(cleaned)
     kept = clean(report(), clean=("structured_content",), retain=("patient_characteristics",))
-    assert len(kept.ContentSequence) == 8
+    assert len(kept.ContentSequence) == 9
 
 
 def test_without_that_option_a_report_says_that_it_had_content():
