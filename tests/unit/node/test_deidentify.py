@@ -149,6 +149,18 @@ def test_shifted_dates_keep_their_distance():
     assert dates[0] < "20240228"
 
 
+def test_descriptions_and_annotations_are_cleaned_where_asked():
+    one = ct_slice(1)
+    one.SeriesDescription = f"T1 AX {TOKEN} 5mm"
+    text, annotation = Dataset(), Dataset()
+    text.UnformattedTextValue = TOKEN
+    annotation.TextObjectSequence = [text]
+    one.GraphicAnnotationSequence = [annotation]
+    cleaned = deidentifier(options(clean=("descriptors", "graphics")), KEY)(one)
+    assert cleaned.SeriesDescription == "T1 AX 5mm"
+    assert cleaned.GraphicAnnotationSequence[0].TextObjectSequence[0].UnformattedTextValue == "REMOVED"
+
+
 def test_burned_in_identifiers_and_short_keys_are_refused():
     one = ct_slice(1)
     one.BurnedInAnnotation = "YES"
