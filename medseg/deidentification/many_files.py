@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medseg.deidentification.one_file import CleanFile, FileCleaner
@@ -129,24 +129,41 @@ class _Cleaning:
 
     def many(self, found: Iterable[tuple[Path, str]]) -> Iterator[Outcome]:
         """What becomes of each file, in order."""
-        waiting: deque[tuple[int, Future[Outcome]]] = deque()
+        waiting: deque[_Waiting] = deque()
         for path, problem in found:
-            waiting.append(self._begin(path, problem))
-            while len(waiting) > 2 * _WRITERS or sum(size for size, _ in waiting) > _MOST_WAITING:
-                yield waiting.popleft()[1].result()
+            clean, problem = self._clean(path, problem)
+            # Of two files of one instance the first is kept.
+            while clean is not None and any(clean.place == other.place for other in waiting):
+                yield waiting.popleft().outcome.result()
+            waiting.append(self._submit(path, clean, problem))
+            while len(waiting) > 2 * _WRITERS or sum(other.size for other in waiting) > _MOST_WAITING:
+                yield waiting.popleft().outcome.result()
         while waiting:
-            yield waiting.popleft()[1].result()
+            yield waiting.popleft().outcome.result()
 
-    def _begin(self, path: Path, problem: str) -> tuple[int, Future[Outcome]]:
-        """Clean a file now and have it written; bytes that wait, and the outcome to be."""
+    def _clean(self, path: Path, problem: str) -> tuple[CleanFile | None, str]:
+        if problem:
+            return None, problem
         try:
-            clean = None if problem else self._cleaner.clean(path)
+            return self._cleaner.clean(path), ""
         except (InputError, StorageError) as err:
             # Nor is a file that may not be read a reason to leave the others.
-            problem, clean = str(err), None
+            return None, str(err)
+
+    def _submit(self, path: Path, clean: CleanFile | None, problem: str) -> _Waiting:
         if clean is None:
-            return 0, self._writers.submit(_refused, path, problem)
-        return len(clean.content), self._writers.submit(_written, path, clean, self._output)
+            return _Waiting(outcome=self._writers.submit(_refused, path, problem))
+        outcome = self._writers.submit(_written, path, clean, self._output)
+        return _Waiting(outcome=outcome, place=clean.place, size=len(clean.content))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """A file that is being written."""
+
+    outcome: Future[Outcome]
+    place: PurePosixPath | None = None
+    size: int = 0
 
 
 def _refused(path: Path, problem: str) -> Outcome:
