@@ -15,6 +15,7 @@ from pydicom.tag import BaseTag
 from medseg.deidentification import stand_ins
 from medseg.deidentification.descriptors import plain_words
 from medseg.deidentification.embedded_overlays import clear_unused_bits
+from medseg.deidentification.kept_elements import check_kept
 from medseg.deidentification.keyed_map import KeyedMap, patient_of
 from medseg.deidentification.options import ProfileOptions
 from medseg.deidentification.profile import (
@@ -125,6 +126,8 @@ class _Cleaner:
                 del data_set[tag]
             elif action not in ("", KEEP) or _may_hold_items(data_set, tag):
                 self._change(data_set, tag, action)
+            else:
+                check_kept(data_set, tag)
 
     def _change(self, data_set: Dataset, tag: BaseTag, action: str) -> None:
         element = data_set[tag]

@@ -112,7 +112,7 @@ class Profile:
         if tag in _BESIDE_THE_TABLE:
             return KEEP if tag == 0x00080300 and "safe_private" in self._retain else _BESIDE_THE_TABLE[tag]
         # Overlays and curves go as whole groups: what would be left of them describes nothing.
-        if tag >> 24 in (0x50, 0x60) or not tag & 0xFFFF or tag >> 16 < 8:
+        if tag >> 24 in (0x50, 0x60) or not tag & 0xFFFF or not 8 <= tag >> 16 < 0xFFFE:
             return "X"
         if not datadict.dictionary_has_tag(tag):
             return "X"

@@ -148,6 +148,34 @@ def test_bytes_that_should_be_items_do_not_stay():
     assert b"Doe^Jane" not in str(clean(again)).encode()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # ImageType swallows what follows, by its length or by a representation that has another.
+        (b"\x08\x00\x08\x00CS\x04\x00AB\\C", b"\x08\x00\x08\x00CS\x2e\x00AB\\C"),
+        (b"\x08\x00\x08\x00CS", b"\x08\x00\x08\x00C\x5c"),
+        # The name of a patient becomes the number of rows, or the type of an image.
+        (b"\x10\x00\x10\x00PN", b"\x28\x00\x10\x00PN"),
+        (b"\x10\x00\x10\x00PN", b"\x28\x00\x51\x10PN"),
+        (b"\x10\x00\x10\x00PN", b"\x28\x00\x10\x00US"),
+        (b"\x10\x00\x10\x00PN", b"\xfe\xff\x00\xe0PN"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Expected explicit VR")
+def test_damage_does_not_carry_a_name_along(before, after):
+    stream = io.BytesIO()
+    dcmwrite(stream, ct(ImageType="AB\\C"), implicit_vr=False, little_endian=True)
+    assert stream.getvalue().count(before) == 1
+    given_set = dcmread(io.BytesIO(stream.getvalue().replace(before, after)), force=True)
+    try:
+        cleaned = clean(given_set)
+    except (IdentifiersLeftError, NotImplementedError):
+        return
+    stream = io.BytesIO()
+    dcmwrite(stream, cleaned, implicit_vr=False, little_endian=True)
+    assert b"Jane" not in stream.getvalue()
+
+
 def test_private_elements_stay_where_they_are_called_safe():
     data_set = ct()
     block = data_set.private_block(0x0019, "SIEMENS MR HEADER", create=True)

@@ -1,0 +1,69 @@
+"""Elements that stay as they were read: they must be what they say, or others may lie hidden in them.
+
+A length or representation that is damaged lets a harmless element swallow those behind it, a name among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydicom import datadict
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from medseg.deidentification.risks import IdentifiersLeftError
+
+_TEXT = frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
+)
+_SIZES: Mapping[str, int] = {
+    "AT": 4,
+    "FD": 8,
+    "FL": 4,
+    "SL": 4,
+    "SS": 2,
+    "SV": 8,
+    "UL": 4,
+    "US": 2,
+    "UV": 8,
+}
+_BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+
+
+def check_kept(data_set: Dataset, tag: BaseTag) -> None:
+    """Refuse an element that cannot be what it says.
+
+    Raises
+    ------
+    IdentifiersLeftError
+        Its representation is unknown or of another kind than the attribute's, a text has bytes in it that no text
+        has, or numbers are more than the attribute may have.
+    """
+    element = data_set.get_item(tag)
+    if not isinstance(element, RawDataElement):
+        return
+    expected = str(datadict.dictionary_VR(tag)) if datadict.dictionary_has_tag(tag) else "UN"
+    stated = element.VR or expected.split(" or ")[0]
+    fits = stated == "UN" or any(_kind(stated) == _kind(one) for one in expected.split(" or "))
+    if not fits or not _is_plausible(element.value or b"", stated, expected, tag):
+        raise IdentifiersLeftError(
+            f"its element {tag} is damaged: it is not what an attribute of that tag is"
+        )
+
+
+def _kind(representation: str) -> str:
+    if representation == "PN":
+        return "name"
+    kinds = (("text", _TEXT), ("number", _SIZES), ("bytes", _BYTES))
+    return next((kind for kind, members in kinds if representation in members), representation)
+
+
+def _is_plausible(value: bytes, stated: str, expected: str, tag: BaseTag) -> bool:
+    if stated in _TEXT or (stated == "UN" and expected in _TEXT):
+        return b"\0" not in value.rstrip(b"\0 ")
+    size = _SIZES.get(stated)
+    if size is None:
+        return True
+    most = str(datadict.dictionary_VM(tag)).split("-")[-1] if datadict.dictionary_has_tag(tag) else "n"
+    return len(value) % size == 0 and (not most.isdigit() or len(value) <= max(int(most), 1) * size)
