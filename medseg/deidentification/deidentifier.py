@@ -15,7 +15,7 @@ from pydicom.tag import BaseTag
 from medseg.deidentification import stand_ins
 from medseg.deidentification.descriptors import plain_words
 from medseg.deidentification.embedded_overlays import clear_unused_bits
-from medseg.deidentification.kept_elements import check_kept
+from medseg.deidentification.kept_elements import check_kept, check_pixels
 from medseg.deidentification.keyed_map import KeyedMap, patient_of
 from medseg.deidentification.options import ProfileOptions
 from medseg.deidentification.profile import (
@@ -77,6 +77,7 @@ class Deidentifier:
         risk = risk_of(data_set, policy=self._options.burned_in)
         if risk and not (pixels_cleaned and risk.in_pixels):
             raise IdentifiersLeftError(risk.sentence)
+        check_pixels(data_set)
         clear_unused_bits(data_set)
         patient = patient_of(data_set)
         _Cleaner(self.profile, self._options, self._keyed, days=self._keyed.days(patient)).clean(data_set)

@@ -6,12 +6,14 @@ A length or representation that is damaged lets a harmless element swallow those
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from pydicom import datadict
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
+from medseg.deidentification.pixel_encoding import has_native_pixels
 from medseg.deidentification.risks import IdentifiersLeftError
 
 _TEXT = frozenset(
@@ -50,6 +52,38 @@ def check_kept(data_set: Dataset, tag: BaseTag) -> None:
         raise IdentifiersLeftError(
             f"its element {tag} is damaged: it is not what an attribute of that tag is"
         )
+
+
+def check_pixels(data_set: Dataset) -> None:
+    """Refuse uncompressed pixels with more bytes than their header needs: something else lies behind them.
+
+    Raises
+    ------
+    IdentifiersLeftError
+        As above; with fewer bytes nothing is hidden.
+    """
+    if "PixelData" not in data_set or "Rows" not in data_set or not has_native_pixels(data_set):
+        return
+    try:
+        needed = _needed(data_set)
+    except (TypeError, ValueError, OverflowError):
+        # A header that does not tell how many; no reader gets anywhere with it.
+        return
+    actual = len(data_set.PixelData)
+    # Some write whole words more.
+    if actual > needed + needed % 2 and any(data_set.PixelData[needed:]):
+        raise IdentifiersLeftError(f"{actual - needed} bytes lie behind its pixels, which need {needed}")
+
+
+def _needed(data_set: Dataset) -> int:
+    samples = (
+        2 if data_set.get("PhotometricInterpretation") == "YBR_FULL_422" else data_set.get("SamplesPerPixel")
+    )
+    # Not converted: a number that is none could not be written again.
+    element = data_set.get_item("NumberOfFrames") if "NumberOfFrames" in data_set else None
+    frames = element.value or 1 if element is not None else 1
+    factors = (data_set.Rows, data_set.Columns, samples or 1, frames, data_set.get("BitsAllocated") or 1)
+    return (prod(int(factor) for factor in factors) + 7) // 8
 
 
 def _kind(representation: str) -> str:

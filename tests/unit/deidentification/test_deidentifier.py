@@ -467,6 +467,16 @@ def test_overlays_leave_the_pixels_too():
     assert not any(element.tag.group == 0x6000 for element in cleaned)
 
 
+@pytest.mark.parametrize(("extra", "refused"), [(b"", False), (b"\0\0\0\0", False), (b"Doe\0", True)])
+def test_nothing_lies_behind_the_pixels(extra, refused):
+    given_set = ct(Rows=1, Columns=2, BitsAllocated=16, SamplesPerPixel=1, PixelData=b"\1\2\3\4" + extra)
+    if refused:
+        with pytest.raises(IdentifiersLeftError, match="4 bytes lie behind its pixels, which need 4"):
+            clean(given_set)
+    else:
+        assert clean(given_set).PixelData == b"\1\2\3\4" + extra
+
+
 @given(st.text(max_size=64), st.sampled_from(["ISO_IR 192", "ISO_IR 100", None]))
 def test_names_of_any_kind_go(name, charset):
     data_set = ct()
