@@ -46,7 +46,7 @@ SafePrivate = Annotated[
     typer.Option(
         "--safe-private",
         metavar="ELEMENT",
-        help="Private element that may stay, such as '0019,xx0c,SIEMENS MR HEADER'.",
+        help="Private element that may stay, such as '0043,xx2c,GEMS_PARM_01'.",
     ),
 ]
 BurnedIn = Annotated[

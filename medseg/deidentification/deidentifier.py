@@ -122,7 +122,9 @@ class _Cleaner:
                 self._clean_private(data_set, tag, keep=tag in safe)
                 continue
             action = self._profile.action(int(tag))
-            if action == "X":
+            if action == "X" and _must_stay(data_set, tag):
+                stand_ins.replace(data_set, data_set[tag])
+            elif action == "X":
                 # Never parsed: what is thrown away may be malformed.
                 del data_set[tag]
             elif action not in ("", KEEP) or _may_hold_items(data_set, tag):
@@ -191,11 +193,21 @@ class _Cleaner:
         if not keep:
             del data_set[tag]
             return
+        check_kept(data_set, tag)
         element = data_set[tag]
         if element.VR in ("DA", "DT", "TM", "PN", "UI"):
             del data_set[tag]
         else:
             self._items(element)
+
+
+def _must_stay(data_set: Dataset, tag: BaseTag) -> bool:
+    """Creation date and time of presentation states, which the table removes and PS3.3 C.11.10 demands.
+
+    Note 1 of PS3.15 E.1.1, step 2: dummies may be necessary.
+    """
+    state = str(data_set.get("SOPClassUID") or "").startswith("1.2.840.10008.5.1.4.1.1.11.")
+    return state and int(tag) in (0x00700082, 0x00700083)
 
 
 def _goes_whole(data_set: Dataset, element: DataElement) -> bool:

@@ -30,6 +30,7 @@ _SIZES: Mapping[str, int] = {
     "US": 2,
     "UV": 8,
 }
+_OTHERS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
 _BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 
@@ -45,9 +46,11 @@ def check_kept(data_set: Dataset, tag: BaseTag) -> None:
     element = data_set.get_item(tag)
     if not isinstance(element, RawDataElement):
         return
-    expected = str(datadict.dictionary_VR(tag)) if datadict.dictionary_has_tag(tag) else "UN"
+    known = bool(datadict.dictionary_has_tag(tag))
+    expected = str(datadict.dictionary_VR(tag)) if known else "UN"
     stated = element.VR or expected.split(" or ")[0]
-    fits = stated == "UN" or any(_kind(stated) == _kind(one) for one in expected.split(" or "))
+    kinds = {_kind(one) for one in expected.split(" or ")}
+    fits = stated == "UN" or (_kind(stated) in kinds if known else stated in _TEXT | _SIZES.keys() | _OTHERS)
     if not fits or not _is_plausible(element.value or b"", stated, expected, tag):
         raise IdentifiersLeftError(
             f"its element {tag} is damaged: it is not what an attribute of that tag is"

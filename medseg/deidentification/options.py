@@ -20,7 +20,7 @@ Cleaned = Literal["descriptors", "structured_content", "graphics"]
 
 _SAFE_PRIVATE = re.compile(r"[0-9a-f]{3}[13579bdf],xx[0-9a-f]{2},[ -~]{1,64}")
 SafePrivate = Annotated[str, Field(pattern=rf"^{_SAFE_PRIVATE.pattern}$")]
-"""A private element that identifies nobody, such as `0019,xx0c,SIEMENS MR HEADER`."""
+"""A private element that identifies nobody, such as `0043,xx2c,GEMS_PARM_01`."""
 
 
 class ProfileOptions(BaseModel):
@@ -31,7 +31,8 @@ class ProfileOptions(BaseModel):
     retain: tuple[Retained, ...] = Field(
         default=(),
         description="Options of the profile that keep something. dates_modified: dates are shifted, by days of the "
-        "patient's own; safe_private: private elements that the instance itself, or `safe_private`, calls safe.",
+        "patient's own; safe_private: private elements that the standard, the instance itself or `safe_private` calls "
+        "safe.",
     )
     clean: tuple[Cleaned, ...] = Field(
         default=(),
@@ -42,7 +43,7 @@ class ProfileOptions(BaseModel):
     safe_private: tuple[SafePrivate, ...] = Field(
         default=(),
         description="Private elements that identify nobody, for `retain: [safe_private]`: group, xx and element, "
-        "creator, such as `0019,xx0c,SIEMENS MR HEADER`.",
+        "creator, such as `0043,xx2c,GEMS_PARM_01`.",
     )
     burned_in: Literal["refuse", "declared", "accept"] = Field(
         default="refuse",

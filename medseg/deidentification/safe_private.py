@@ -1,6 +1,8 @@
-"""Private elements that may stay: those that the instance, or the settings, call safe (PS3.15 E.3.10)."""
+"""Private elements that may stay: those that the standard, the instance or the settings call safe (PS3.15 E.3.10)."""
 
 from __future__ import annotations
+
+from functools import cache
 
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -9,6 +11,22 @@ from medseg.deidentification.options import ProfileOptions
 
 _Name = tuple[int, str, int | None]
 """Group, private creator, low byte of the element; None: the whole block."""
+
+# PS3.15 Table E.3.10-1, but for enclosed pixels of HOLOGIC, which nobody can look into, and results of NeuroQuant.
+_STANDARD = """
+    7053 00,09 Philips PET Private Group
+    00e1 21 ELSCINT1
+    01e1 26,50 ELSCINT1
+    01f1 01,07,26,27 ELSCINT1
+    0019 23,24,27,9e GEMS_ACQU_01
+    0043 27,39,6f GEMS_PARM_01
+    0045 01,02 GEMS_HELIOS_01
+    0903 10,11,12 GEIIS PACS
+    2001 03,04 Philips Imaging DD 001
+    0019 0c,0d,0e,27 SIEMENS MR HEADER
+    0025 07 GEMS_SERS_01
+    7e01 01,02 HOLOGIC, Inc.
+"""
 
 
 class SafePrivateElements:
@@ -20,7 +38,7 @@ class SafePrivateElements:
     """
 
     def __init__(self, options: ProfileOptions) -> None:
-        self._named: frozenset[_Name] = frozenset(
+        self._named: frozenset[_Name] = _standard() | frozenset(
             (int(group, 16), creator.strip(), int(element[2:], 16))
             for group, element, creator in (text.split(",", 2) for text in options.safe_private)
         )
@@ -43,6 +61,17 @@ class SafePrivateElements:
     def _is_safe(self, tag: BaseTag, creator: str) -> bool:
         names = ((tag.group, creator, tag.element & 0xFF), (tag.group, creator, None))
         return bool(creator) and any(name in self._named or name in self._declared for name in names)
+
+
+@cache
+def _standard() -> frozenset[_Name]:
+    """The rows of the standard's table."""
+    rows = (line.split(maxsplit=2) for line in _STANDARD.splitlines() if line.strip())
+    return frozenset(
+        (int(group, 16), creator, int(element, 16))
+        for group, elements, creator in rows
+        for element in elements.split(",")
+    )
 
 
 def _text(data_set: Dataset, tag: BaseTag) -> str:

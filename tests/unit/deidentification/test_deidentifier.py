@@ -180,7 +180,7 @@ def test_private_elements_stay_where_they_are_called_safe():
     data_set = ct()
     block = data_set.private_block(0x0019, "SIEMENS MR HEADER", create=True)
     block.add_new(0x0C, "IS", "1000")
-    block.add_new(0x0D, "CS", "DOE")
+    block.add_new(0x10, "CS", "DOE")
     other = data_set.private_block(0x0021, "DECLARED", create=True)
     other.add_new(0x01, "LO", "harmless")
     other.add_new(0x02, "LO", "Doe")
@@ -203,12 +203,18 @@ def test_private_elements_stay_where_they_are_called_safe():
         declared(0x0023, "WHOLE", "SAFE"),
         declared(0x0025, "UNSAFE", "UNSAFE"),
     ]
-    options = {"retain": ("safe_private",), "safe_private": ("0019,xx0c,SIEMENS MR HEADER",)}
+    named = data_set.private_block(0x0027, "NAMED", create=True)
+    named.add_new(0x0C, "IS", "7")
+    named.add_new(0x0D, "LO", "Doe")
+    options = {"retain": ("safe_private",), "safe_private": ("0027,xx0c,NAMED",)}
     cleaned = clean(read_again(data_set), **options)
     private = {
         f"{element.tag.group:04x},{element.tag.element:04x}" for element in cleaned if element.tag.is_private
     }
-    assert private == {"0019,0010", "0019,100c", "0021,0010", "0021,1001", "0023,0010", "0023,1001"}
+    assert private == {"0019,0010", "0019,100c", "0021,0010", "0021,1001", "0023,0010", "0023,1001"} | {
+        "0027,0010",
+        "0027,100c",
+    }
     assert "113111" in [code.CodeValue for code in cleaned.DeidentificationMethodCodeSequence]
     assert not any(element.tag.is_private for element in clean(read_again(data_set)))
 
@@ -238,6 +244,12 @@ def test_dates_are_kept_shifted_or_gone():
     assert not moved.PatientBirthDate
     assert moved.LongitudinalTemporalInformationModified == "MODIFIED"
     assert clean(ct()).LongitudinalTemporalInformationModified == "REMOVED"
+
+
+def test_presentation_states_keep_dummies_for_what_they_must_have():
+    state = ct(SOPClassUID="1.2.840.10008.5.1.4.1.1.11.1", PresentationCreationDate="20240301")
+    assert clean(state).PresentationCreationDate == "19000101"
+    assert "PresentationCreationDate" not in clean(ct(PresentationCreationDate="20240301"))
 
 
 @pytest.mark.parametrize(

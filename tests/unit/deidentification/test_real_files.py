@@ -227,3 +227,12 @@ def test_overlays_go(shared_data, tmp_path):
     assert any(tag.group == 0x6000 for tag in list(before.keys()))
     assert not any(tag.group == 0x6000 for tag in list(after.keys()))
     assert (after.pixel_array == before.pixel_array).all()
+
+
+def test_b_values_stay_where_safe_private_elements_do(shared_data, tmp_path):
+    path = sorted((shared_data / "dicom/mr_dwi_3_bvalues").iterdir())[-1]
+    copy = tmp_path / "clean.dcm"
+    copy.write_bytes(cleaner(retain=("safe_private",)).clean(path).content)
+    found = {int(element.tag): element.value for element in dcmread(copy) if element.tag.is_private}
+    assert set(found) == {0x00190010, 0x0019100C, 0x0019100D}
+    assert found[0x0019100C] == dcmread(path)[0x0019100C].value
