@@ -10,9 +10,10 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medseg.bench import node_site as site
 from medseg.bench.program import Row
@@ -176,27 +177,33 @@ def _memory(folder: Path, repeats: int, counts: Counts) -> Iterator[Row]:
 
 
 _LONGEST_ROUND_S = 30.0
+_JOB_S = 20.0
+"""As long as a job may take on a busy machine: the volume is read, and the model for films refuses it."""
+_AT_ONCE = {"stable_after": "1s", "wait_for_gaps": "1s"}
+_EVERY_CT = {"name": "ct", "match": {"modality": ["CT"]}, "model": "chest-xray-lungs"}
 
 
 def kill_under_load(
     folder: Path, kills: int, *, seed: int, senders: int = 4, slices: int = 60
 ) -> dict[str, int]:
-    """Kill a node that takes instances in, again and again; what was acknowledged must be there, whole.
+    """Kill a node that takes instances in and runs jobs on them, again and again; then let it end its work.
 
     Returns
     -------
     dict
-        Acknowledged, stored, `lost` (acknowledged without a row) and `broken` (a row without a whole file).
+        Acknowledged, stored, `lost` (acknowledged without a row), `broken` (a row without a whole file), `orphans`
+        (a file without a row); series, jobs that ended, `open` (series without an ended job), `twice` (jobs beyond
+        the first of a series).
     """
     from pydicom import dcmread
 
     moments = random.Random(seed)
     acknowledged: set[str] = set()
     few = Counts(senders=senders, slices=slices)
-    node = folder / "site" / "node"
+    node, settings = folder / "site" / "node", {"rules": [_EVERY_CT], "studies": _AT_ONCE}
     for turn in range(kills):
         places = _folders(folder / f"turn{turn}", few, seed=100 + turn, size=128)
-        server = site.serve(folder / "site")
+        server = site.serve(folder / "site", **settings)
         running = [site.start_sender(place, server.port) for place in places]
         begun = time.monotonic()
         # By count, not by time: a busy machine would be killed before it has stored anything.
@@ -205,8 +212,7 @@ def kill_under_load(
             time.sleep(0.02)
         server.kill()
         acknowledged |= site.ended(running, begun).acknowledged
-    server = site.serve(folder / "site")
-    server.stop()
+    jobs = _jobs_ended(folder / "site", settings)
     rows = site.stored_rows(node)
     whole = {uid for uid, path in rows.items() if len(dcmread(node / path).PixelData) == 2 * 128 * 128}
     files = sum(path.is_file() for path in (node / "instances").rglob("*"))
@@ -216,13 +222,32 @@ def kill_under_load(
         "lost": len(acknowledged - rows.keys()),
         "broken": len(rows.keys() - whole),
         "orphans": files - len(rows),
+    } | jobs
+
+
+def _jobs_ended(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Start the node once more and wait until every series has its job, or none has ended for a while."""
+    server, node = site.serve(folder, **settings), folder / "node"
+    try:
+        series, seen, since = site.series_uids(node), 0, time.monotonic()
+        while (ended := site.ended_jobs(node)).keys() < series and time.monotonic() < since + _JOB_S:
+            if len(ended) > seen:
+                seen, since = len(ended), time.monotonic()
+            time.sleep(0.5)
+    finally:
+        server.stop()
+    return {
+        "series": len(series),
+        "jobs ended": sum(ended.values()),
+        "open": len(series - ended.keys()),
+        "twice": sum(ended.values()) - len(ended),
     }
 
 
 def _kills(folder: Path, repeats: int, counts: Counts) -> Iterator[Row]:
     found = kill_under_load(folder, counts.kills, seed=7)
     for what, count in found.items():
-        yield _row(f"{counts.kills} x kill -9 under load: {what}", "instances", [count])
+        yield _row(f"{counts.kills} x kill -9 under load: {what}", "", [count])
 
 
 def _flood(folder: Path, repeats: int, counts: Counts) -> Iterator[Row]:
@@ -256,7 +281,7 @@ def _full(folder: Path, repeats: int, counts: Counts) -> Iterator[Row]:
     few = Counts(senders=1, slices=20, size=counts.size)
     first, second = (_folders(folder / name, few, seed=seed) for name, seed in (("a", 60), ("b", 61)))
     reserve = shutil.disk_usage(folder).free - _FILLER // 2
-    server = site.serve(folder / "site", reserve=reserve)
+    server = site.serve(folder / "site", storage={"reserve": reserve})
     filler = folder / "filler"
     try:
         with filler.open("wb") as stream:

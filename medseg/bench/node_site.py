@@ -126,8 +126,8 @@ class Server:
         )
 
 
-def serve(folder: Path, **storage: Any) -> Server:
-    """`medseg serve` with a DICOM listener and a rule that no CT matches.
+def serve(folder: Path, **settings: Any) -> Server:
+    """`medseg serve` with a DICOM listener and a rule that no CT matches, unless `settings` say otherwise.
 
     Raises
     ------
@@ -136,17 +136,17 @@ def serve(folder: Path, **storage: Any) -> Server:
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    settings = {
+    used = {
         "medseg_node": 1,
         "folder": str(folder / "node"),
         "dimse": {"port": port, "max_associations": 60},
         "http": None,
         "rules": [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-lungs"}],
-        "storage": {"reserve": "100MB"} | storage,
-    }
+        "storage": {"reserve": "100MB"},
+    } | settings
     path = folder / "node.yaml"
     # JSON is YAML.
-    path.write_text(json.dumps(settings))
+    path.write_text(json.dumps(used))
     with (folder / "log.jsonl").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "medseg", "serve", str(path)],
@@ -204,11 +204,26 @@ def stored(server: Server) -> int:
 
 def stored_rows(folder: Path) -> dict[str, str]:
     """SOP Instance UID -> path of the instances of a node."""
+    return dict(_rows(folder, "SELECT sop_instance_uid, path FROM instances"))
+
+
+def series_uids(folder: Path) -> set[str]:
+    """The series of a node."""
+    return {row[0] for row in _rows(folder, "SELECT series_uid FROM series")}
+
+
+def ended_jobs(folder: Path) -> dict[str, int]:
+    """Series Instance UID -> number of its jobs that ended; superseded ones do not count."""
+    query = "SELECT series_uid, count(*) FROM jobs WHERE state IN ({}) GROUP BY series_uid"
+    return dict(_rows(folder, query.format("'done', 'held', 'failed', 'given_up'")))
+
+
+def _rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
     import sqlite3
     from contextlib import closing
 
     with closing(sqlite3.connect(folder / "node.db", timeout=60)) as connection:
-        return dict(connection.execute("SELECT sop_instance_uid, path FROM instances"))
+        return connection.execute(query).fetchall()
 
 
 @dataclass(frozen=True, slots=True)

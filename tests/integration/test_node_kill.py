@@ -1,4 +1,4 @@
-"""A served node that is killed while dcmtk sends to it keeps what it acknowledged."""
+"""A served node that is killed while dcmtk sends to it keeps what it acknowledged, and ends each job once."""
 
 from __future__ import annotations
 
@@ -20,3 +20,5 @@ def test_what_was_acknowledged_survives_kills(tmp_path):
     found = kill_under_load(tmp_path, 3, seed=11, senders=4, slices=40)
     assert found["acknowledged"] > 0
     assert (found["lost"], found["broken"], found["orphans"]) == (0, 0, 0)
+    assert found["series"] == found["jobs ended"] > 0
+    assert (found["open"], found["twice"]) == (0, 0)
