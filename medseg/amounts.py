@@ -87,5 +87,12 @@ Duration = Annotated[
 ]
 """A time in seconds; settings may write it with a unit."""
 
+Wait = Annotated[
+    float,
+    BeforeValidator(_seconds, json_schema_input_type=float | str),
+    Field(ge=0, allow_inf_nan=False),
+]
+"""As `Duration`; 0 is no wait."""
+
 MemorySize = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str), Field(gt=0)]
 """A size in bytes; settings may write it with a unit."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medseg.amounts import Duration, MemorySize
+from medseg.amounts import Duration, MemorySize, Wait
 from medseg.node.listen_options import CallerOptions, DimseListenOptions, HttpListenOptions
 from medseg.node.privacy_options import AuditOptions, DeidentifyOptions
 from medseg.node.rule_options import JobOptions, ReviewOptions, RuleOptions
@@ -67,10 +67,10 @@ class StudyOptions(Options):
     """When a study counts as complete."""
 
     stable_after: Duration = Field(default=60.0, description="Quiet time after the last instance of a study.")
-    wait_for_gaps: Duration = Field(
+    wait_for_gaps: Wait = Field(
         default=600.0,
         description="How much longer a series is waited for whose positions show a gap; then the job runs and its "
-        "result says so, or is refused, as the reader decides.",
+        "result says so, or is refused, as the reader decides. 0: not at all.",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medseg.amounts import Duration, MemorySize
+from medseg.amounts import Duration, MemorySize, Wait
 from medseg.export.options import ExportName
 from medseg.inference.options import EngineSetting
 from medseg.pacs.options import DestinationName, Options
@@ -82,7 +82,7 @@ class JobOptions(Options):
         default=3, ge=1, le=20, description="Tries of a job that dies or hangs, then it is given up."
     )
     first_wait: Duration = Field(default=30.0, description="Wait after a failed try; it doubles with each.")
-    stop_grace: Duration = Field(
+    stop_grace: Wait = Field(
         default=10.0,
         le=15.0,
         description="How long a job that runs when the node is stopped may take to end; others go back to the queue.",

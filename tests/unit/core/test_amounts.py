@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from medseg.amounts import Duration, MemorySize, bytes_text, parse_bytes, parse_seconds, time_text
+from medseg.amounts import Duration, MemorySize, Wait, bytes_text, parse_bytes, parse_seconds, time_text
 
 
 class _Options(BaseModel):
@@ -37,6 +37,16 @@ def test_options_take_text_and_numbers():
         _Options(time=0, ram=1)
     with pytest.raises(ValidationError):
         _Options(time="0s", ram=1)
+
+
+def test_a_wait_may_be_none():
+    class Waits(BaseModel):
+        wait: Wait
+
+    assert Waits(wait="0s") == Waits(wait=0)
+    for wrong in (-1, "-1s", float("inf")):
+        with pytest.raises(ValidationError):
+            Waits(wait=wrong)
 
 
 @pytest.mark.parametrize(
