@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,8 +24,14 @@ from medseg.node.upper_layer import ASSOCIATE_RQ, UpperLayerError
 
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+_UNREADABLE = "an association request that cannot be read"
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
+_FIXED = 68
+"""Bytes of a request before its items (PS3.8 9.3.2)."""
+_USER_INFORMATION = 0x50
+_ITEMS = frozenset({0x10, 0x20, _USER_INFORMATION})
+_USER_ITEMS = frozenset(range(0x51, 0x59))
 _ACCEPTED, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0x00, 0x03, 0x04
 
 CALLED_UNKNOWN = (1, 1, 7)
@@ -69,9 +76,10 @@ def parse_request(body: bytes) -> Request:
     Raises
     ------
     UpperLayerError
-        It is none.
+        It is none, or two of its presentation contexts have one identifier.
     """
     pdu = A_ASSOCIATE_RQ()
+    body = _known_items(body)
     try:
         pdu.decode(bytes((ASSOCIATE_RQ, 0)) + len(body).to_bytes(4, "big") + body)
         primitive: Any = pdu.to_primitive()
@@ -86,10 +94,39 @@ def parse_request(body: bytes) -> Request:
             ),
             0,
         )
+        offered = [int(one.context_id) for one in primitive.presentation_context_definition_list]
     # What a hostile request makes pynetdicom raise is not listed anywhere.
     except Exception as err:
-        raise UpperLayerError("an association request that cannot be read", 6) from err
+        raise UpperLayerError(_UNREADABLE, 6) from err
+    if len(set(offered)) < len(offered):
+        raise UpperLayerError("two presentation contexts with one identifier", 6)
     return Request(primitive=primitive, called=called, calling=calling, longest=longest)
+
+
+def _known_items(body: bytes) -> bytes:
+    """The request without items that are not known, which PS3.8 9.3.1 has us pass over and pynetdicom refuses."""
+    kept = bytearray(body[:_FIXED])
+    for kind, item in _items(body[_FIXED:]):
+        if kind == _USER_INFORMATION:
+            known = b"".join(_item(inner, value) for inner, value in _items(item) if inner in _USER_ITEMS)
+            kept += _item(kind, known)
+        elif kind in _ITEMS:
+            kept += _item(kind, item)
+    return bytes(kept)
+
+
+def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        begins = at + 4
+        at = begins + int.from_bytes(data[at + 2 : begins], "big")
+        if begins > len(data) or at > len(data):
+            raise UpperLayerError(_UNREADABLE, 6)
+        yield data[begins - 4], data[begins:at]
+
+
+def _item(kind: int, value: bytes) -> bytes:
+    return bytes((kind, 0)) + len(value).to_bytes(2, "big") + value
 
 
 def has_application_context(request: Request) -> bool:
@@ -107,7 +144,20 @@ def accept(request: Request, *, longest: int) -> tuple[bytes, dict[int, Context]
     request : Request
     longest : int
         Longest PDU that we take.
+
+    Raises
+    ------
+    UpperLayerError
+        What it asks for cannot be answered.
     """
+    try:
+        return _accept(request, longest)
+    # As above.
+    except Exception as err:
+        raise UpperLayerError(_UNREADABLE, 6) from err
+
+
+def _accept(request: Request, longest: int) -> tuple[bytes, dict[int, Context]]:
     contexts: dict[int, Context] = {}
     results = []
     for offered in request.primitive.presentation_context_definition_list:
@@ -176,5 +226,7 @@ def _roles(request: Request) -> list[Any]:
         commitment = str(item.sop_class_uid) == STORAGE_COMMITMENT
         answer.scu_role = bool(item.scu_role) and not commitment
         answer.scp_role = bool(item.scp_role) and commitment
-        answers.append(answer)
+        # Neither role cannot be said: without an answer the default roles hold (PS3.7 D.3.3.4).
+        if answer.scu_role or answer.scp_role:
+            answers.append(answer)
     return answers
