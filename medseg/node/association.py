@@ -11,10 +11,12 @@ from medseg.node import dimse_message as dimse
 from medseg.node import upper_layer
 from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
 from medseg.node.dimse_message import Command
-from medseg.node.negotiation import Context
+from medseg.node.negotiation import STORAGE_COMMITMENT, VERIFICATION, Context
 from medseg.node.upper_layer import Pdv, UpperLayerError
 
 _MAX_COMMAND = 64 * 1024
+# After so many values the others have their turn: one peer that sends the smallest of them keeps the event loop busy.
+_IN_A_ROW = 64
 
 STATUS: dict[Verdict, int] = {
     "stored": dimse.SUCCESS,
@@ -84,10 +86,10 @@ class _Incoming:
     """A message that is on its way: command, then data set."""
 
     context_id: int
-    command_parts: list[bytes] = field(default_factory=list)
+    command_set: bytearray = field(default_factory=bytearray)
     command: Command | None = None
-    parts: list[bytes] = field(default_factory=list)
-    size: int = 0
+    # Not a list: a peer may cut what it sends into fragments of a byte or of none.
+    data_set: bytearray = field(default_factory=bytearray)
     refused: Receipt | None = None
 
 
@@ -130,7 +132,7 @@ class Association:
         UpperLayerError
             The peer aborted, vanished or broke the protocol.
         """
-        services = self._services
+        services, values = self._services, 0
         try:
             while True:
                 pdu = await upper_layer.read_pdu(
@@ -139,6 +141,9 @@ class Association:
                 if pdu.kind == upper_layer.DATA_TF:
                     for value in upper_layer.values_of(pdu.body):
                         await self._take(value)
+                        values += 1
+                        if values % _IN_A_ROW == 0:
+                            await asyncio.sleep(0)
                 elif pdu.kind == upper_layer.RELEASE_RQ:
                     await self._send(upper_layer.release_reply())
                     return
@@ -164,12 +169,12 @@ class Association:
             await self._take_data(incoming, value)
 
     async def _take_command(self, incoming: _Incoming, value: Pdv) -> None:
-        incoming.command_parts.append(bytes(value.data))
-        if sum(map(len, incoming.command_parts)) > _MAX_COMMAND:
+        incoming.command_set += value.data
+        if len(incoming.command_set) > _MAX_COMMAND:
             raise UpperLayerError(f"a command of more than {_MAX_COMMAND} bytes", 6)
         if not value.is_last:
             return
-        incoming.command = dimse.parse_command(b"".join(incoming.command_parts))
+        incoming.command = dimse.parse_command(bytes(incoming.command_set))
         if not incoming.command.has_data_set:
             await self._answer(incoming, incoming.command)
 
@@ -178,17 +183,16 @@ class Association:
         if incoming.refused is None:
             incoming.refused = self._no_room(incoming, count)
             if incoming.refused is not None:
-                self._forget_parts(incoming)
+                self._forget_data(incoming)
         # What is refused is read on, for the protocol has no way to say so before its end.
         if incoming.refused is None:
-            incoming.parts.append(bytes(value.data))
-            incoming.size += count
+            incoming.data_set += value.data
         if value.is_last and incoming.command is not None:
             await self._answer(incoming, incoming.command)
 
     def _no_room(self, incoming: _Incoming, count: int) -> Receipt | None:
         services = self._services
-        if incoming.size + count > services.instance_limit:
+        if len(incoming.data_set) + count > services.instance_limit:
             limit = services.instance_limit
             return Receipt(verdict="too_large", reason=f"more than storage.instance_limit, {limit} bytes")
         if not services.budget.take(count):
@@ -197,7 +201,7 @@ class Association:
 
     async def _answer(self, incoming: _Incoming, command: Command) -> None:
         status, comment = await self._status(incoming, command)
-        self._forget_parts(incoming)
+        self._forget_data(incoming)
         self._incoming = None
         if command.field != dimse.C_CANCEL_RQ:
             message = dimse.reply(command, status, comment=comment)
@@ -210,14 +214,18 @@ class Association:
     async def _status(self, incoming: _Incoming, command: Command) -> tuple[int, str]:
         if command.field == dimse.C_ECHO_RQ:
             return dimse.SUCCESS, ""
+        context = self._contexts[incoming.context_id]
         if command.field == dimse.C_STORE_RQ:
+            if context.abstract_syntax in (VERIFICATION, STORAGE_COMMITMENT):
+                return dimse.CLASS_NOT_SUPPORTED, "not a class of objects that are stored"
             receipt = incoming.refused or await self._store(incoming, command)
             self.counts[receipt.verdict] += 1
             conflict = receipt.verdict == "conflict" and self._services.warn_conflict
             return dimse.COERCED if conflict else STATUS[receipt.verdict], receipt.reason
         if command.field == dimse.N_EVENT_REPORT_RQ and self._services.report is not None:
-            syntax = self._contexts[incoming.context_id].transfer_syntax
-            data = b"".join(incoming.parts)
+            if context.abstract_syntax != STORAGE_COMMITMENT:
+                return dimse.CLASS_NOT_SUPPORTED, ""
+            data, syntax = bytes(incoming.data_set), context.transfer_syntax
             return await asyncio.to_thread(self._services.report, data, syntax, command.event_type), ""
         return dimse.UNRECOGNISED_OPERATION, ""
 
@@ -227,7 +235,7 @@ class Association:
             return Receipt(verdict="mismatch", reason="the command names another SOP class than its context")
         return await self._services.store(
             Arrival(
-                data_set=b"".join(incoming.parts),
+                data_set=bytes(incoming.data_set),
                 transfer_syntax_uid=context.transfer_syntax,
                 sop_class_uid=command.sop_class_uid,
                 sop_instance_uid=command.sop_instance_uid,
@@ -235,13 +243,13 @@ class Association:
             )
         )
 
-    def _forget_parts(self, incoming: _Incoming) -> None:
-        self._services.budget.give_back(incoming.size)
-        incoming.parts, incoming.size = [], 0
+    def _forget_data(self, incoming: _Incoming) -> None:
+        self._services.budget.give_back(len(incoming.data_set))
+        incoming.data_set = bytearray()
 
     def _drop(self) -> None:
         if self._incoming is not None:
-            self._forget_parts(self._incoming)
+            self._forget_data(self._incoming)
             self._incoming = None
 
     async def _send(self, data: bytes) -> None:

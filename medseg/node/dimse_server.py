@@ -79,6 +79,8 @@ class DimseServer:
         self._thread: threading.Thread | None = None
         self._listener: TcpListener | None = None
         self._open: dict[asyncio.Task[None], Association | None] = {}
+        # Connections without an association, the one that has waited longest first.
+        self._waiting: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._stopping = False
         self.port = options.port
         self.counts: Counter[str] = Counter()
@@ -141,9 +143,17 @@ class DimseServer:
         return asyncio.StreamReaderProtocol(reader, self._connected, loop=loop)
 
     def _admit(self, handshakes: int) -> bool:
+        """Whether there may be one more connection; who has waited longest without a request makes room for it.
+
+        Else whoever opens connections and says nothing would keep all others out.
+        """
         if len(self._open) + handshakes < 4 * self._options.max_associations + 16:
             return True
         self.counts["flood"] += 1
+        for task, writer in self._waiting.items():
+            del self._waiting[task]
+            writer.transport.abort()
+            return True
         return False
 
     async def _close(self, deadline_s: float) -> None:
@@ -161,7 +171,7 @@ class DimseServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open[task] = None
+        self._open[task], self._waiting[task] = None, writer
         peer = Peer(route="dimse", address=str((writer.get_extra_info("peername") or ("",))[0]))
         try:
             await self._serve(task, reader, writer, peer)
@@ -174,6 +184,7 @@ class DimseServer:
             writer.write(upper_layer.abort_pdu(0))
         finally:
             del self._open[task]
+            self._waiting.pop(task, None)
             await _close(writer)
 
     async def _serve(
@@ -182,6 +193,7 @@ class DimseServer:
         pdu = await upper_layer.read_pdu(
             reader, longest=self._options.max_pdu, within_s=self._options.idle_timeout
         )
+        self._waiting.pop(task, None)
         if pdu.kind != upper_layer.ASSOCIATE_RQ:
             raise UpperLayerError("it does not begin with an association request", 2)
         request = negotiation.parse_request(pdu.body)

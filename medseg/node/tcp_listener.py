@@ -126,6 +126,8 @@ class TcpListener:
             task = asyncio.create_task(self._connect(peer, str(address[0])))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+            # While more of them wait, `sock_accept` never gives way, and a burst counts as so many handshakes.
+            await asyncio.sleep(0)
 
     async def _connect(self, peer: socket.socket, address: str) -> None:
         secured = {} if self._tls is None else {"ssl": self._tls, "ssl_handshake_timeout": self._handshake_s}

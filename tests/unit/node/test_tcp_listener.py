@@ -159,3 +159,25 @@ def test_handshakes_at_a_time_are_limited(tmp_path: Path):
 def test_an_address_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         Opened().listener.bind("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_burst_of_plain_connections_is_not_taken_for_handshakes():
+    async def main() -> None:
+        opened = Opened()
+        opened.listener = TcpListener(
+            opened._protocol, admit=lambda handshakes: handshakes < 4, refused=lambda *_: None, tls=None
+        )
+        await opened.begin()
+        # All of them wait before the first is accepted.
+        peers = [socket.create_connection(("localhost", opened.port)) for _ in range(40)]
+        for peer in peers:
+            peer.setblocking(False)
+        async with asyncio.timeout(5):
+            for peer in peers:
+                await asyncio.get_running_loop().sock_sendall(peer, b"ping")
+                assert await asyncio.get_running_loop().sock_recv(peer, 4) == b"ping"
+        for peer in peers:
+            peer.close()
+        await opened.listener.close()
+
+    asyncio.run(main())
