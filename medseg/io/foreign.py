@@ -54,6 +54,8 @@ def foreign_parser(path: Path | str, what: str, *, quote: bool = True) -> Iterat
         raise EnvironmentFailure(f"{path}: {what}: not enough memory") from err
     except PARSER_ERRORS as err:
         reason = first_line(err) if quote else type(err).__name__
+        if isinstance(err, RecursionError):
+            reason = "it is nested too deeply"
         raise ImageReadError(f"{path}: {what}: {reason}") from err
 
 

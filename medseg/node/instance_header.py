@@ -26,6 +26,9 @@ _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN")
 _TEXT = 200
 _LONGEST_UID = 64
+_MAX_ITEMS = 250_000
+# PS3.5 7.1: groups below are those of commands, of the head of a file and of directories.
+_FIRST_GROUP = 0x0008
 IMPLEMENTATION_CLASS_UID = derived_uid("implementation", "medseg")
 IMPLEMENTATION_VERSION_NAME = "MEDSEG"
 
@@ -97,12 +100,18 @@ def read_facts(
     Raises
     ------
     ImageReadError
-        Not a data set, truncated, an identifier missing or malformed; the sentence has no identifiers.
+        Not a data set, truncated, of very many items, an identifier missing or malformed; the sentence has no
+        identifiers.
     """
     name = Path("the data set")
     if not UID(transfer_syntax_uid).is_valid:
         raise ImageReadError("the transfer syntax is not a UID")
+    _check_items(data_set, transfer_syntax_uid)
     dataset, rest = parse_data_set_front(data_set, transfer_syntax_uid, name, limits)
+    if rest.content is not None:
+        _check_items(rest.content, transfer_syntax_uid)
+    if dataset and min(dataset.keys()) >> 16 < _FIRST_GROUP:
+        raise ImageReadError(f"an element of a group below {_FIRST_GROUP:04X}, which no data set may have")
     if not _check_pixels(rest, transfer_syntax_uid):
         _check_end(dataset, rest.size)
     # pydicom's warnings quote values.
@@ -164,6 +173,14 @@ def _text(header: DicomHeader, keyword: str) -> str:
     """A short text for rules, without what a database or a page would stumble over."""
     first = next(iter(header.texts(keyword)), "")
     return "".join(char if char.isprintable() else "�" for char in first)[:_TEXT]
+
+
+def _check_items(data_set: bytes, transfer_syntax_uid: str) -> None:
+    """Refuse more items than any image has: a parser takes time and memory for each, however short."""
+    item = b"\xff\xfe\xe0\x00" if transfer_syntax_uid == ExplicitVRBigEndian else b"\xfe\xff\x00\xe0"
+    count = data_set.count(item)
+    if count > _MAX_ITEMS:
+        raise ImageReadError(f"{count} items in its sequences, more than {_MAX_ITEMS}")
 
 
 def _check_end(dataset: Dataset, size: int) -> None:

@@ -24,7 +24,7 @@ from medseg.database import Database
 from medseg.errors import StorageError
 from medseg.io.foreign import recorded_warnings
 from medseg.io.limits import ReadLimits
-from medseg.node import instance_rows
+from medseg.node import instance_header, instance_rows
 from medseg.node.arrival import Arrival, Peer
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
@@ -163,6 +163,32 @@ def test_deep_nesting_is_refused_or_kept_as_it_came(site: Site, open_ended: bool
     cut = body.index(b"\x10\0\x10\0PN")
     assert site.intake.accept(arrival(body[:cut] + inner + body[cut:])).verdict in ("unreadable", "stored")
     assert site.intake.accept(arrival(ct_slice(2))).verdict == "stored"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "deflated"])
+def test_more_items_than_any_image_has_are_refused_before_they_are_parsed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, packed: bool
+):
+    monkeypatch.setattr(instance_header, "_MAX_ITEMS", 100)
+    ends = b"\xfe\xff\x0d\xe0\0\0\0\0"
+    items = (b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + ends) * 101
+    body = encode(ct_slice(), False, True)
+    cut = body.index(b"\x10\0\x10\0PN")
+    sequence = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    body = body[:cut] + sequence + body[cut:]
+    syntax = DeflatedExplicitVRLittleEndian if packed else ExplicitVRLittleEndian
+    receipt = site.intake.accept(arrival(deflated(body) if packed else body, syntax=syntax))
+    assert receipt.verdict == "unreadable"
+    assert "101 items" in receipt.reason
+
+
+@pytest.mark.parametrize("group", [0, 2, 4, 6])
+def test_elements_of_commands_and_file_heads_are_no_data_set(site: Site, group: int):
+    # A Transfer Syntax UID there would be read in place of the one in the head of the stored file.
+    element = bytes((group, 0, 0x10, 0)) + b"UI\x14\x00" + b"1.2.840.10008.1.2.2\0"
+    receipt = site.intake.accept(arrival(element + encode(ct_slice(), False, True)))
+    assert receipt.verdict == "unreadable"
+    assert "group below 0008" in receipt.reason
 
 
 @pytest.mark.parametrize("key", [None, b"k" * 32], ids=["plain", "encrypted"])
