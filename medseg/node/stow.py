@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, replace
+from email.message import Message
 from typing import Any
 
 from medseg.amounts import bytes_text
@@ -12,7 +13,7 @@ from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
 from medseg.node.part10 import arrival_of
 from medseg.pacs.multipart import PartFeed, PartTooLargeError
 
-JSON = "application/dicom+json"
+DICOM, JSON = "application/dicom", "application/dicom+json"
 _FAILURE: dict[Verdict, int] = {
     "conflict": 0x0111,
     "mismatch": 0xA900,
@@ -66,7 +67,7 @@ async def store_request(
     StowAnswer
         200 all stored, 202 some, 409 none; 400 malformed, 413 too large, 415 another content type, 507 no space.
     """
-    if not content_type.lower().startswith("multipart/related"):
+    if not _is_of_dicom_files(content_type):
         return _plain(415, "expected Content-Type multipart/related; type=application/dicom")
     receipts: list[Receipt] = []
     try:
@@ -86,8 +87,16 @@ async def store_request(
     return response(receipts)
 
 
+def _is_of_dicom_files(content_type: str) -> bool:
+    message = Message()
+    message["Content-Type"] = content_type
+    # Many senders leave the type of the parts out; some name metadata and bulk data, which would fail one by one.
+    kind = message.get_param("type", DICOM)
+    return message.get_content_type() == "multipart/related" and str(kind).lower() == DICOM
+
+
 async def _part(kind: str, content: bytes, store: Store, peer: Peer, study_uid: str) -> Receipt:
-    if kind not in ("application/dicom", ""):
+    if kind not in (DICOM, ""):
         return Receipt(verdict="unreadable", reason="a part that is not application/dicom")
     try:
         arrival = arrival_of(content, peer)

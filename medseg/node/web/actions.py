@@ -117,7 +117,10 @@ def act(request: Request, visitor: Visitor, what: str, number: int, action: str)
 
 def own_path(text: str) -> str:
     """A path of this node to go to; anything else becomes the first page, so that no link leads elsewhere."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "/"
     safe = text.startswith("/") and not text.startswith("//") and not parts.scheme and not parts.netloc
     return text if safe and "\\" not in text and text.isprintable() and len(text) <= 512 else "/"
 

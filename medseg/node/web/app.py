@@ -9,7 +9,9 @@ from urllib.parse import urlencode
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from medseg.errors import StorageError
 from medseg.node.audit import Audit
@@ -17,7 +19,7 @@ from medseg.node.listen_options import HttpListenOptions
 from medseg.node.view import NodeView
 from medseg.node.web import actions, api, assets, files, pages, probes, stow_route
 from medseg.node.web.accounts import Accounts
-from medseg.node.web.gate import Store, Web
+from medseg.node.web.gate import Store, Web, address_of
 from medseg.node.web.guard import Guard, TurnedAway, told_nobody
 from medseg.node.web.replies import Refused
 from medseg.node.web.sessions import Sessions
@@ -72,6 +74,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StorageError, _unreachable)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     app.add_exception_handler(Exception, _broken)
     return Guard(
         app, hosts=options.hosts, body_limit=options.body_limit, secure=secure, turned_away=turned_away
@@ -105,6 +108,18 @@ def _invalid(request: Request, _err: Exception) -> Response:
 def _unreachable(request: Request, err: Exception) -> Response:
     _log.error("a request could not be answered: %s", err)
     return _answer(request, 503, "The node cannot read its storage at the moment.", {"retry-after": "5"})
+
+
+async def _hung_up(request: Request, _err: Exception) -> Response:
+    web: Web = request.app.state.web
+    await run_in_threadpool(
+        web.audit.record,
+        "http",
+        outcome="lost",
+        address=address_of(request),
+        reason="The sender hung up before its request was complete.",
+    )
+    return Response(status_code=400)
 
 
 def _broken(request: Request, err: Exception) -> Response:

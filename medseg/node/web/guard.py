@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,9 +23,12 @@ _SILENCE_S = 30.0
 _GRACE_S = 60.0
 _SLOWEST = 1024
 _AT_A_TIME = 64
+# Forms are read before it is known who sends them, so they have little time, and one place has a few at a time.
+_FORM_S = 10.0
+_FORMS_OF_ONE = 4
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALWAYS = frozenset({"/health", "/ready"})
-_TOLD = frozenset({403, 408, 413, 421})
+_TOLD = frozenset({400, 403, 408, 413, 421})
 """Refusals that somebody should hear of; 503 is load."""
 
 TurnedAway = Callable[[str, str], None]
@@ -69,6 +74,7 @@ class Guard:
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
         self._headers = dict(HEADERS) | ({"strict-transport-security": STRICT_TRANSPORT} if secure else {})
         self._at_a_time, self._open, self._turned_away = at_a_time, 0, turned_away
+        self._forms: Counter[str] = Counter()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -84,15 +90,39 @@ class Guard:
             self._tell(scope, refused)
             await _reply(guarded, refused)
             return
-        self._open += 1
-        try:
+        with self._counted(scope):
             await self._app(scope, self._limited(scope, receive), guarded)
+
+    @contextlib.contextmanager
+    def _counted(self, scope: Message) -> Iterator[None]:
+        if not self._is_form(scope):
+            self._open += 1
+            try:
+                yield
+            finally:
+                self._open -= 1
+            return
+        address = _address(scope)
+        self._forms[address] += 1
+        try:
+            yield
         finally:
-            self._open -= 1
+            self._forms[address] -= 1
+            if not self._forms[address]:
+                del self._forms[address]
+
+    def _is_form(self, scope: Message) -> bool:
+        return scope["method"] not in _SAFE and not str(scope["path"]).startswith(self._stow_path)
+
+    def _is_busy(self, scope: Message) -> bool:
+        if self._is_form(scope):
+            own = self._forms[_address(scope)] >= _FORMS_OF_ONE
+            return own or self._forms.total() >= self._at_a_time
+        return self._open >= self._at_a_time and scope["path"] not in _ALWAYS
 
     def _tell(self, scope: Message, refused: Refused) -> Refused:
         if refused.status in _TOLD:
-            self._turned_away(str((scope.get("client") or ("",))[0]), refused.reason)
+            self._turned_away(_address(scope), refused.reason)
         return refused
 
     def _check(self, scope: Message) -> None:
@@ -100,9 +130,12 @@ class Guard:
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_own(hosts[0]):
             raise Refused(421, "This node is not known by that name; see http.hosts.")
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+            # RFC 9112 6.3: what a proxy before us took for the end of this request may be another one's beginning.
+            raise Refused(400, "The request has two lengths.", headers={"connection": "close"})
         if scope["method"] not in _SAFE:
             _check_origin(dict(headers), hosts[0])
-        if self._open >= self._at_a_time and scope["path"] not in _ALWAYS:
+        if self._is_busy(scope):
             raise Refused(503, "Too many requests at a time.", headers={"retry-after": "2"})
         told = dict(headers).get(b"content-length", "")
         if told.isdigit() and int(told) > self._limit(scope):
@@ -127,6 +160,7 @@ class Guard:
 
     def _limited(self, scope: Message, receive: Receive) -> Receive:
         limit, loop = self._limit(scope), asyncio.get_running_loop()
+        silence, grace = (_FORM_S, _FORM_S) if self._is_form(scope) else (_SILENCE_S, _GRACE_S)
         begin, taken, done = loop.time(), 0, False
 
         async def limited() -> Message:
@@ -135,14 +169,14 @@ class Guard:
                 # What comes behind the body is that the peer leaves, however late.
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), _SILENCE_S)
+                message = await asyncio.wait_for(receive(), silence)
             except TimeoutError:
                 raise self._tell(scope, Refused(408, "The request came too slowly.")) from None
             taken += len(message.get("body", b""))
             done = message["type"] != "http.request" or not message.get("more_body", False)
             if taken > limit:
                 raise self._tell(scope, _too_large(limit))
-            if not done and loop.time() - begin > _GRACE_S + taken / _SLOWEST:
+            if not done and loop.time() - begin > grace + taken / _SLOWEST:
                 raise self._tell(scope, Refused(408, "The request came too slowly."))
             return message
 
@@ -162,6 +196,10 @@ class Guard:
             await asyncio.wait_for(send(message), 2 * _SILENCE_S)
 
         return guarded
+
+
+def _address(scope: Message) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
 def _check_origin(headers: dict[bytes, str], host: str) -> None:

@@ -33,6 +33,9 @@ async def _store(request: Request, visitor: Visitor, study_uid: str) -> Response
     taken = web_of(request).store
     if taken is None:
         raise Refused(404, "This node takes no studies by STOW-RS; see http.stow.")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise Refused(415, "Send it without Content-Encoding.", headers={"accept-encoding": "identity"})
     peer = Peer(route="stow", name=visitor.account.name, address=visitor.address)
     kind = request.headers.get("content-type", "")
     answer = await taken(kind, request.stream(), peer, study_uid)

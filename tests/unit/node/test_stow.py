@@ -101,6 +101,7 @@ def test_a_study_in_the_address_is_handed_on():
     ("body", "content_type", "status"),
     [
         (b"{}", "application/json", 415),
+        (body_of(b"{}"), TYPE.replace("dicom", "dicom+json"), 415),
         (b"", TYPE, 400),
         (body_of()[:-10], TYPE, 400),
         (body_of(b"x")[:-20], TYPE, 400),

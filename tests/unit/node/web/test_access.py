@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 
 import pytest
 
@@ -10,6 +12,8 @@ from medseg.errors import ConfigError
 from medseg.node.listen_options import HttpListenOptions
 from medseg.node.stow import StowAnswer
 from medseg.node.web.accounts import read_accounts
+from medseg.node.web.guard import Guard
+from tests.unit.node.web.node_site import TOKENS
 
 PAGES = ("/", "/jobs/1", "/studies", "/deliveries", "/system", "/reports/1")
 OPERATIONS = (("GET", "/results/2"), ("POST", "/api/jobs/2/release"), ("POST", "/api/deliveries/1/retry"))
@@ -138,7 +142,16 @@ def test_the_form_of_another_session_is_refused(site):
 
 
 @pytest.mark.parametrize(
-    "back", ["//evil.example", "https://evil.example/", "/\\evil.example", "javascript:x", "/a\nb"]
+    "back",
+    [
+        "//evil.example",
+        "https://evil.example/",
+        "/\\evil.example",
+        "javascript:x",
+        "/a\nb",
+        "http://[",
+        "//\u24d4\u2100",
+    ],
 )
 def test_nothing_leads_elsewhere(site, back):
     site.log_in("operator")
@@ -147,6 +160,8 @@ def test_nothing_leads_elsewhere(site, back):
     site.cookies.clear()
     data = {"name": "viewer", "token": "viewer-token-0123456789", "next": back}
     assert site.post("/login", data=data).headers["location"] == "/"
+    site.cookies.clear()
+    assert site.get("/login", params={"next": back}).status_code == 200
 
 
 def test_wrong_log_ins_are_slowed_down_by_address(site):
@@ -236,3 +251,88 @@ def test_short_and_doubled_tokens_are_refused(monkeypatch):
         read_accounts(HttpListenOptions(accounts=[one, one | {"name": "b"}]))
     with pytest.raises(ConfigError, match="'a' is used twice"):
         read_accounts(HttpListenOptions(accounts=[one, one]))
+
+
+def test_a_request_with_two_lengths_is_refused(site):
+    lengths = {"content-length": "4", "transfer-encoding": "chunked"}
+    answer = site.post("/api/jobs/2/hold", content=b"abcd", headers=lengths, role="operator")
+    assert answer.status_code == 400
+    assert answer.headers["connection"] == "close"
+    assert site.turned_away == ["The request has two lengths."]
+
+
+def test_a_packed_study_is_refused_by_its_reason(make_site):
+    async def store(*_):
+        return StowAnswer(status=200, body=b"{}")
+
+    site = make_site(store=store)
+    packed = site.post("/dicom-web/studies", headers={"content-encoding": "gzip"}, role="sender")
+    assert packed.status_code == 415
+    assert "Content-Encoding" in packed.json()["error"]
+
+
+def test_a_sender_that_hangs_up_is_told_to_the_audit_log(make_site, caplog):
+    async def store(kind, chunks, peer, study_uid):
+        return StowAnswer(status=200, body=b"".join([chunk async for chunk in chunks]))
+
+    site = make_site(store=store)
+    headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKENS['sender']}".encode())]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/dicom-web/studies",
+        "headers": headers,
+        "query_string": b"",
+    }
+    messages = iter([{"type": "http.request", "body": b"--", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    async def send(_message):
+        pass
+
+    asyncio.run(site.app(scope | {"client": ("10.0.0.9", 1)}, receive, send))
+    (line,) = [json.loads(line) for line in site.audit().splitlines()]
+    assert (line["event"], line["outcome"], line["address"]) == ("http", "lost", "10.0.0.9")
+    assert not caplog.records
+
+
+def test_forms_that_never_come_keep_nobody_else_out():
+    async def reads(scope, receive, send):
+        while scope["method"] == "POST" and (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main() -> None:
+        guard, waiting = Guard(reads), []
+
+        async def ask(method: str, address: str, *, ends: bool = True) -> int:
+            heard: list[int] = []
+
+            async def receive():
+                if not ends:
+                    await asyncio.sleep(30)
+                return {"type": "http.request", "body": b"x", "more_body": not ends}
+
+            async def send(message):
+                heard.append(message.get("status", 0))
+
+            scope = {"type": "http", "method": method, "path": "/login", "headers": [(b"host", b"localhost")]}
+            await guard(scope | {"client": (address, 1)}, receive, send)
+            return heard[0]
+
+        waiting = [asyncio.create_task(ask("POST", "10.0.0.1", ends=False)) for _ in range(100)]
+        await asyncio.sleep(0.05)
+        refused = [task.result() for task in waiting if task.done()]
+        assert refused == [503] * 96
+        assert await ask("POST", "10.0.0.1") == 503
+        assert await ask("POST", "10.0.0.2") == 200
+        assert await ask("GET", "10.0.0.1") == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert await ask("POST", "10.0.0.1") == 200
+
+    asyncio.run(main())
