@@ -13,6 +13,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
+from medseg.pacs.held_line import bound_line, hold_to_requests
 from medseg.pacs.options import ClientTlsOptions
 from medseg.pacs.reactor import Checkpoint
 from medseg.pacs.tls import client_context
@@ -92,6 +93,7 @@ class Requestor:
         if not association.is_established:
             raise self._failure(association, proposed)
         association._reactor_checkpoint = Checkpoint(association)
+        hold_to_requests(association)
         try:
             yield association
         finally:
@@ -153,6 +155,7 @@ def _wait_no_more(event: Any) -> None:
 
 
 _PROMPT: tuple[Handler, ...] = (
+    (evt.EVT_CONN_OPEN, bound_line),
     (evt.EVT_CONN_OPEN, _send_at_once),
     (evt.EVT_PDU_SENT, _acknowledge_at_once),
     (evt.EVT_CONN_CLOSE, _wait_no_more),

@@ -24,6 +24,7 @@ from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered
 from medseg.pacs.transcode import uncompressed
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_MESSAGE_IDS = 65535
 _MAX_CONTEXTS = 127
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
@@ -107,18 +108,21 @@ class DimseSender:
         contexts = [(sop_class, [syntax]) for sop_class, syntax in _contexts(files)]
         try:
             with self._associate(contexts) as association:
-                return [self._store(association, file) for file in files]
+                return [
+                    self._store(association, file, 1 + index % _MESSAGE_IDS)
+                    for index, file in enumerate(files)
+                ]
         except (PacsUnreachableError, PacsRejectedError) as err:
             # A wrong AE title is mended at the archive, not by giving results up.
             return all_answered(files, "again", str(err))
 
-    def _store(self, association: Association, file: Outgoing) -> Sent:
+    def _store(self, association: Association, file: Outgoing, message_id: int) -> Sent:
         if not association.is_established:
             return _answer(file, "again", f"{self._place} ended the association")
         try:
             data_set = _acceptable(dcmread(io.BytesIO(file.content)), association)
             begun = time.monotonic()
-            status = association.send_c_store(data_set)
+            status = association.send_c_store(data_set, msg_id=message_id)
         except _NotTakenError as err:
             return _answer(file, "refused", f"{self._place} {err}")
         except (ValueError, AttributeError, RuntimeError, *PARSER_ERRORS) as err:

@@ -1,0 +1,66 @@
+"""Archives that answer something else, twice, or half."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+
+from medseg.pacs.dimse_client import DimseSender
+from tests.unit.pacs.archives import dimse_archive, outgoing
+
+_FULL = 0xA700
+_FILES = [outgoing(1), outgoing(2)]
+
+
+def say(event, kind, *, to: int) -> None:
+    """Send an answer of success, of which pynetdicom knows nothing."""
+    answer = kind()
+    answer.MessageIDBeingRespondedTo, answer.Status = to, 0x0000
+    answer.AffectedSOPClassUID = event.request.AffectedSOPClassUID
+    event.assoc.dimse.send_msg(answer, event.context.context_id)
+
+
+@pytest.mark.parametrize(("kind", "away"), [(C_STORE, 7), (C_STORE, -1), (C_ECHO, 0)])
+def test_the_answer_to_another_message_is_no_success(kind, away: int):
+    def answer(event) -> int:
+        say(event, kind, to=event.request.MessageID + away)
+        return _FULL
+
+    with dimse_archive(answer) as archive:
+        answers = DimseSender(archive.options()).send(_FILES)
+    assert [(one.state, "A700" in one.reason) for one in answers] == [("again", True)] * 2
+
+
+def test_an_answer_that_comes_twice_counts_once():
+    def answer(event) -> int:
+        if event.request.AffectedSOPInstanceUID != _FILES[0].sop_instance_uid:
+            return _FULL
+        say(event, C_STORE, to=event.request.MessageID)
+        return 0x0000
+
+    with dimse_archive(answer) as archive:
+        answers = DimseSender(archive.options()).send(_FILES)
+    assert [one.state for one in answers] == ["sent", "again"]
+
+
+@pytest.mark.parametrize("length", [100, 1 << 31], ids=["half", "endless"])
+def test_a_pdu_without_an_end_is_not_waited_for(length: int):
+    done = threading.Event()
+
+    def answer(event) -> int:
+        event.assoc.dul.socket.socket.sendall(b"\4\0" + length.to_bytes(4, "big") + bytes(20))
+        done.wait(20)
+        return 0x0000
+
+    with dimse_archive(answer) as archive:
+        begun = time.monotonic()
+        answers = DimseSender(archive.options(timeout=1.0)).send(_FILES)
+        took = time.monotonic() - begun
+        done.set()
+    assert [one.state for one in answers] == ["again", "again"]
+    assert took < 8
