@@ -12,7 +12,7 @@ from medseg.database import Database
 from medseg.errors import ConfigError
 from medseg.node.node_lock import turn
 from medseg.node.tables import SCHEMA_VERSION, about
-from medseg.node.vault import Vault
+from medseg.node.vault import KEPT, Vault
 
 
 def patients_key(vault: Vault) -> bytes:
@@ -46,8 +46,10 @@ def check_folder(database: Database, folder: Path, key: bytes) -> None:
         )
 
 
-def check_version(database: Database) -> None:
+def check_version(database: Database, folder: Path) -> None:
     """Refuse a database of another version of the tables; write ours into a new one.
+
+    A new one beside files of patients is refused, too: it does not know them, so they would be swept.
 
     Raises
     ------
@@ -55,10 +57,19 @@ def check_version(database: Database) -> None:
     """
     row = {"key": "schema", "value": str(SCHEMA_VERSION)}
     with database.write() as connection:
-        connection.execute(database.insert(about).values(row).on_conflict_do_nothing())
+        new = connection.execute(database.insert(about).values(row).on_conflict_do_nothing()).rowcount
+        if new and (kept := [top for top in KEPT if _has_file(folder / top)]):
+            raise ConfigError(
+                f"the database is new, and {folder} has files that it does not know in {' and '.join(kept)}; they "
+                "would be removed: restore the database from a backup, or move these folders away"
+            )
         found = connection.execute(select(about.c.value).where(about.c.key == "schema")).scalar_one()
     if found != str(SCHEMA_VERSION):
         raise ConfigError(
             f"the database was written by another medseg (tables of version {found}, this one has {SCHEMA_VERSION}); "
             "install that one, or choose another `folder`"
         )
+
+
+def _has_file(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))

@@ -13,7 +13,7 @@ from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.options import StorageOptions
 from medseg.node.tables import deliveries, instances, jobs, results, series, studies, work_items
-from medseg.node.vault import Vault, is_older
+from medseg.node.vault import KEPT, Vault, is_older
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
@@ -113,7 +113,7 @@ class Retention:
         # Looked for before the rows: what another node adds meanwhile has one.
         found = [
             path.relative_to(self._vault.folder).as_posix()
-            for top in ("instances", "jobs")
+            for top in KEPT
             for path in (self._vault.folder / top).rglob("*")
             if path.is_file() and is_older(path, older_than_s)
         ]

@@ -63,7 +63,7 @@ class Node:
         self.config, self.clock, self.models = config, clock, checked.models
         self.database = Database(checked.database_url, metadata)
         self.vault = Vault(config.folder, checked.key, shared=not self.database.is_sqlite)
-        check_version(self.database)
+        check_version(self.database, config.folder)
         secret = patients_key(self.vault)
         check_folder(self.database, config.folder, secret)
         self.audit = Audit(config.folder, config.audit, clock)

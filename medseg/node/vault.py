@@ -18,6 +18,8 @@ from medseg.node.folder_sync import FolderSync
 from medseg.provenance import TEMPORARY_SUFFIX
 
 SCRATCH = "scratch"
+KEPT = ("instances", "jobs")
+"""Folders of files that rows of the database name."""
 
 
 class Vault:
