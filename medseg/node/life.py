@@ -29,6 +29,7 @@ class Life:
         self._database, self._clock, self._name = database, clock, name
         self.node_id = secrets.token_hex(8)
         self._seen: dict[str, tuple[int, float]] = {}
+        self._beaten = clock.monotonic()
 
     def begin(self) -> None:
         """Write the row of this start."""
@@ -46,6 +47,12 @@ class Life:
     def beat(self) -> None:
         """Show that this node lives."""
         self._set(beat=nodes.c.beat + 1)
+        self._beaten = self._clock.monotonic()
+
+    def problem(self) -> str:
+        """Why others may take this node for dead; "" where they do not."""
+        silent = self._clock.monotonic() - self._beaten >= DEAD_AFTER_S
+        return "the database has not been written for a while" if silent else ""
 
     def end(self) -> None:
         """Say that it lives no more."""

@@ -197,7 +197,8 @@ class Node:
             return ("the node is stopping",)
         lost = self._periodic.ended()
         lost += ["DICOM listener"] if self.dimse is not None and not self.dimse.alive else []
-        return tuple(f"the part {name} has ended" for name in lost)
+        silent = self.life.problem()
+        return (*(f"the part {name} has ended" for name in lost), *([silent] if silent else []))
 
     def _stored_instances(self) -> int:
         with self.database.read() as connection:
