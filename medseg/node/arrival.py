@@ -19,6 +19,9 @@ too_large: above the limit of one instance.
 Route = Literal["dimse", "stow", "folder", "orthanc", "dicomweb", "query", "ups"]
 """How an instance came in."""
 
+IN_FLIGHT = 1 << 30
+"""Bytes of instances that come in by one listener at a time."""
+
 ACKNOWLEDGED: frozenset[Verdict] = frozenset({"stored", "duplicate"})
 """Verdicts after which a sender may forget its copy."""
 
@@ -80,3 +83,22 @@ class Receipt:
     def acknowledged(self) -> bool:
         """Whether the sender may forget its copy."""
         return self.verdict in ACKNOWLEDGED
+
+
+@dataclass(slots=True)
+class Budget:
+    """Bytes of data sets that come in at a time."""
+
+    most: int
+    held: int = 0
+
+    def take(self, count: int) -> bool:
+        """Hold `count` bytes more, if that is allowed."""
+        if self.held + count > self.most:
+            return False
+        self.held += count
+        return True
+
+    def give_back(self, count: int) -> None:
+        """Hold `count` bytes less."""
+        self.held -= count

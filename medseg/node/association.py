@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from medseg.node import dimse_message as dimse
 from medseg.node import upper_layer
-from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
+from medseg.node.arrival import Arrival, Budget, Peer, Receipt, Verdict
 from medseg.node.dimse_message import Command
 from medseg.node.negotiation import STORAGE_COMMITMENT, VERIFICATION, Context
 from medseg.node.upper_layer import Pdv, UpperLayerError
@@ -32,25 +32,6 @@ STATUS: dict[Verdict, int] = {
 
 EventReport = Callable[[bytes, str, int], int]
 """Data set, transfer syntax and event type of a storage commitment report -> status."""
-
-
-@dataclass(slots=True)
-class Budget:
-    """Bytes of data sets that all associations hold at a time."""
-
-    most: int
-    held: int = 0
-
-    def take(self, count: int) -> bool:
-        """Hold `count` bytes more, if that is allowed."""
-        if self.held + count > self.most:
-            return False
-        self.held += count
-        return True
-
-    def give_back(self, count: int) -> None:
-        """Hold `count` bytes less."""
-        self.held -= count
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from medseg.errors import StorageError
 from medseg.node import negotiation, upper_layer
-from medseg.node.arrival import Arrival, Peer, Receipt
-from medseg.node.association import Association, Budget, EventReport, Services
+from medseg.node.arrival import IN_FLIGHT, Arrival, Budget, Peer, Receipt
+from medseg.node.association import Association, EventReport, Services
 from medseg.node.audit import Audit
 from medseg.node.callers import Caller, may_call
 from medseg.node.intake import Intake
@@ -28,7 +28,6 @@ from medseg.node.tcp_listener import HANDSHAKE_S, TcpListener
 from medseg.node.upper_layer import PeerGone, UpperLayerError
 
 _log = logging.getLogger(__name__)
-_IN_FLIGHT = 1 << 30
 _STREAM_BUFFER = 1 << 20
 
 
@@ -72,7 +71,7 @@ class DimseServer:
             longest=options.max_pdu,
             instance_limit=instance_limit,
             within_s=options.idle_timeout,
-            budget=Budget(most=max(_IN_FLIGHT, instance_limit)),
+            budget=Budget(most=max(IN_FLIGHT, instance_limit)),
             warn_conflict=warn_conflict,
         )
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from medseg.errors import MissingPackageError
-from medseg.node.arrival import Arrival, Peer, Receipt
+from medseg.node.arrival import IN_FLIGHT, Arrival, Budget, Peer, Receipt
 from medseg.node.listen_options import HttpListenOptions
 from medseg.node.node_view import node_view
 from medseg.node.stow import StowAnswer, store_request
@@ -66,6 +66,8 @@ def http_server(node: Node, options: HttpListenOptions, accounts: Accounts, *, s
 
 def _store(node: Node, options: HttpListenOptions) -> Store:
     """What takes the requests of STOW-RS in; instances are stored in threads, as many as disks like."""
+    part_limit = node.config.storage.instance_limit
+    budget = Budget(most=max(IN_FLIGHT, 2 * part_limit))
     threads = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="stow")
 
     async def accept(arrival: Arrival) -> Receipt:
@@ -79,8 +81,9 @@ def _store(node: Node, options: HttpListenOptions) -> Store:
             chunks,
             store=accept,
             peer=peer,
-            part_limit=node.config.storage.instance_limit,
+            part_limit=part_limit,
             body_limit=options.body_limit,
+            budget=budget,
             study_uid=study_uid,
         )
 

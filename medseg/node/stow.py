@@ -9,7 +9,7 @@ from email.message import Message
 from typing import Any
 
 from medseg.amounts import bytes_text
-from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
+from medseg.node.arrival import Arrival, Budget, Peer, Receipt, Verdict
 from medseg.node.part10 import arrival_of
 from medseg.pacs.multipart import PartFeed, PartTooLargeError
 
@@ -44,6 +44,7 @@ async def store_request(
     peer: Peer,
     part_limit: int,
     body_limit: int,
+    budget: Budget,
     study_uid: str = "",
 ) -> StowAnswer:
     """Take in the instances of a request, each as soon as it is complete.
@@ -59,31 +60,42 @@ async def store_request(
     peer : Peer
     part_limit, body_limit : int
         Most bytes of an instance, and of the request.
+    budget : Budget
+        Shared by all requests.
     study_uid : str
         Of the resource that was posted to; instances of other studies are refused. "": any.
 
     Returns
     -------
     StowAnswer
-        200 all stored, 202 some, 409 none; 400 malformed, 413 too large, 415 another content type, 507 no space.
+        200 all stored, 202 some, 409 none; 400 malformed, 413 too large, 415 another content type, 503 too much at
+        a time, 507 no space.
     """
     if not _is_of_dicom_files(content_type):
         return _plain(415, "expected Content-Type multipart/related; type=application/dicom")
     receipts: list[Receipt] = []
+    held = 0
     try:
         feed, size = PartFeed(content_type, part_limit=part_limit), 0
         async for chunk in chunks:
             size += len(chunk)
             if size > body_limit:
                 return _plain(413, f"the request has more than {bytes_text(body_limit)} (http.body_limit)")
+            if not budget.take(len(chunk)):
+                return _plain(503, "too many instances at a time; try again")
+            held += len(chunk)
             for part in feed.take(chunk):
                 receipts.append(await _part(part.content_type, part.content, store, peer, study_uid))
+            budget.give_back(held - feed.held)
+            held = feed.held
         feed.end()
     except PartTooLargeError as err:
         return _plain(413, f"{err} (storage.instance_limit)")
     except ValueError as err:
         # What was stored of it before stays; the sender does it again, and it counts as duplicate.
         return _plain(400, str(err))
+    finally:
+        budget.give_back(held)
     return response(receipts)
 
 

@@ -84,6 +84,11 @@ class PartFeed:
         self._searched = 0
         self._begun = self._ended = False
 
+    @property
+    def held(self) -> int:
+        """Bytes of the part that is not complete."""
+        return len(self._buffer)
+
     def take(self, chunk: bytes) -> Iterator[Part]:
         """The parts that are complete with this chunk."""
         if self._ended:

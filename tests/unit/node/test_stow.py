@@ -15,7 +15,7 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from medseg.node.arrival import Arrival, Peer, Receipt
+from medseg.node.arrival import Arrival, Budget, Peer, Receipt
 from medseg.node.stow import StowAnswer, store_request
 from tests.unit.node.listening import ct_slice
 
@@ -49,7 +49,7 @@ def post(body: bytes, *, step: int = 1 << 16, verdicts=None, content_type: str =
         for at in range(0, len(body), step):
             yield body[at : at + step]
 
-    bounds = {"part_limit": 1 << 20, "body_limit": 1 << 22} | limits
+    bounds = {"part_limit": 1 << 20, "body_limit": 1 << 22, "budget": Budget(most=1 << 22)} | limits
     answer = asyncio.run(store_request(content_type, chunks(), store=store, peer=PEER, **bounds))
     return answer, arrivals
 
@@ -128,6 +128,19 @@ def test_limits_hold_before_anything_is_kept():
     body = body_of(as_file(ct_slice(1)))
     assert post(body, part_limit=1000)[0].status == 413
     assert post(body, body_limit=5000, step=1000)[0].status == 413
+
+
+def test_requests_share_the_memory_for_what_comes_in():
+    body, budget = body_of(as_file(ct_slice(1)), as_file(ct_slice(2))), Budget(most=15_000)
+    # What another request holds at the moment.
+    assert budget.take(10_000)
+    answer, arrivals = post(body, budget=budget, step=1000)
+    assert (answer.status, arrivals) == (503, [])
+    budget.give_back(10_000)
+    for _ in range(3):
+        assert post(body, budget=budget, step=1000)[0].status == 200
+    assert post(body[:-100], budget=budget, step=1000)[0].status == 400
+    assert budget.held == 0
 
 
 @given(st.data())
