@@ -179,6 +179,8 @@ class DimseServer:
         except UpperLayerError as err:
             self._ended(peer, "aborted", str(err), task)
             writer.write(upper_layer.abort_pdu(err.reason))
+        except OSError:
+            self._ended(peer, "lost", "the connection ended", task)
         except asyncio.CancelledError:
             writer.write(upper_layer.abort_pdu(0))
         finally:

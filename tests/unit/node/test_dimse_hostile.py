@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -196,3 +197,20 @@ def test_who_connects_and_says_nothing_keeps_nobody_out(tmp_path: Path):
         peer.close()
     wait_until(lambda: not listener.server._open)
     listener.stop()
+
+
+def test_a_peer_that_is_gone_before_its_answer_is_no_error(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    async def reset(_writer: asyncio.StreamWriter) -> None:
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.StreamWriter, "drain", reset)
+        with listener.connect() as peer:
+            peer.sendall(request())
+            wait_until(lambda: listener.server.counts["lost"] == 1)
+        wait_until(lambda: not listener.server._open)
+    wait_until(lambda: [line["outcome"] for line in listener.audit_lines()] == ["lost"])
+    assert not caplog.records
+    assert echoed(listener) < 2
