@@ -23,6 +23,7 @@ from medseg.node.web.throttle import Throttle
 Store = Callable[[str, AsyncIterator[bytes], Peer, str], Awaitable[StowAnswer]]
 """Content type, body, sender and study ("" for any) of a STOW-RS request -> its answer."""
 
+_ADDRESS = 64
 CHALLENGE = {"www-authenticate": 'Bearer realm="medseg", Basic realm="medseg", charset="UTF-8"'}
 _LOG_IN_FIRST = "Log in first: a token of http.accounts as bearer, or name and token as basic authentication."
 
@@ -90,7 +91,7 @@ def web_of(request: Request) -> Web:
 
 def address_of(request: Request) -> str:
     """Network address of who asks."""
-    return request.client.host if request.client else ""
+    return request.client.host[:_ADDRESS] if request.client else ""
 
 
 async def log_in(request: Request, name: str | None, token: str) -> Account:

@@ -199,7 +199,8 @@ class Guard:
 
 
 def _address(scope: Message) -> str:
-    return str((scope.get("client") or ("",))[0])
+    # Behind a proxy it is what a header says.
+    return str((scope.get("client") or ("",))[0])[:64]
 
 
 def _check_origin(headers: dict[bytes, str], host: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import threading
 
 from medseg.node.clock import Clock
@@ -11,6 +12,7 @@ FREE = 5
 LONGEST_S = 300.0
 _FORGET_S = 900.0
 _MOST = 10_000
+_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]{2,45})\](:\d{1,5})?\Z|(?P<v4>[0-9.]{7,15}):\d{1,5}\Z")
 
 
 class Throttle:
@@ -53,10 +55,13 @@ class Throttle:
 
 
 def _place(address: str) -> str:
+    """Who counts as one; what is no address, which a careless proxy lets a client write, is all one."""
+    # Some proxies tell the port as well, another one for each connection.
+    bare = _PORT.sub(lambda found: found["v6"] or found["v4"], address)
     try:
-        known = ipaddress.ip_address(address)
+        known = ipaddress.ip_address(bare)
     except ValueError:
-        return address
+        return ""
     if isinstance(known, ipaddress.IPv6Address) and known.ipv4_mapped is None:
         return str(ipaddress.ip_network((known, 64), strict=False))
     return str(known)

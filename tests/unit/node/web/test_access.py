@@ -180,6 +180,24 @@ def test_wrong_log_ins_are_slowed_down_by_address(site):
     assert "wrong" not in site.audit()
 
 
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        [f"192.0.2.7:{port}" for port in range(40000, 40008)],
+        [f"[2001:db8::7]:{port}" for port in range(40000, 40008)],
+        [f"<b>{number}</b>" for number in range(8)],
+    ],
+    ids=["ports", "ports of IPv6", "no addresses"],
+)
+def test_a_proxy_that_tells_more_than_the_address_does_not_reset_the_count(site, addresses):
+    heard = []
+    for site.address in addresses:
+        heard.append(site.get("/api/jobs", headers={"authorization": "Bearer wrong"}).status_code)
+    assert heard == [401] * 5 + [429] * 3
+    site.address = "192.0.2.8:40000"
+    assert site.get("/api/jobs", role="viewer").status_code == 200
+
+
 def test_the_wait_grows_with_each_failure(site):
     for _ in range(5):
         site.post("/login", data={"name": "admin", "token": "wrong"})
