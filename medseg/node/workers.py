@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import time
 from collections import Counter
@@ -181,13 +182,21 @@ class Workers:
             "max_bytes": self._options.max_ram,
         }
 
+    def _of_the_series(self, sentence: str) -> str:
+        """What a job says, without the paths of its copies, which are gone when somebody reads it."""
+        copies = re.escape(str(self._vault.folder / SCRATCH)) + r"/[^/\s:]+"
+        named = re.sub(
+            rf"{copies}/(\d+)\.dcm", lambda found: f"instance {int(found[1]) + 1} of the series", sentence
+        )
+        return re.sub(copies, "the series", named)
+
     def _judge(
         self, job: Job, answer: Mapping[str, Any], made: Path, source: SourceStudy, process: Child
     ) -> str:
         cases = answer.get("cases") or []
         failed = [case for case in cases if "error" in case] or ([answer] if "error" in answer else [])
         if failed:
-            sentence, code = str(failed[0]["error"]), int(failed[0]["exit_code"])
+            sentence, code = self._of_the_series(str(failed[0]["error"])), int(failed[0]["exit_code"])
             if code == EnvironmentFailure.exit_code and "memory" in sentence and process.walled:
                 sentence = process.memory_text()
             if code in (EnvironmentFailure.exit_code, _OUR_MISTAKE):

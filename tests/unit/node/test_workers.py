@@ -78,6 +78,9 @@ for line in sys.stdin:
         continue
     if act == "lie":
         print("this is no answer", flush=True); continue
+    if act == "name":
+        error = request["input"] + "/000001.dcm: HighBit is 11; " + request["input"] + ": one is odd"
+        print(json.dumps({"error": error, "exit_code": 3}), flush=True); continue
     if act == "refuse":
         print(json.dumps({"error": "slices are missing", "exit_code": 3}), flush=True); continue
     case = Path(request["output"]) / request["name"]
@@ -199,6 +202,11 @@ def test_a_job_that_ends_its_process_is_given_up_and_the_next_runs(site: Site, a
 def test_refused_input_is_not_tried_again(site: Site):
     job = site.run("refuse", "failed")
     assert (job["reason"], job["attempts"]) == ("slices are missing", 1)
+
+
+def test_a_reason_names_the_instance_and_not_its_copy(site: Site):
+    job = site.run("name", "failed")
+    assert job["reason"] == "instance 2 of the series: HighBit is 11; the series: one is odd"
 
 
 def test_a_result_that_is_not_of_its_source_is_refused_and_nothing_of_it_is_kept(site: Site):
