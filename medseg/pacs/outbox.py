@@ -176,11 +176,14 @@ class Outbox:
     def report(self, information: Dataset, event_type: int) -> int:
         """Take a report of storage commitment (PS3.4 J.3.3); the status of the answer."""
         transaction = str(information.get("TransactionUID") or "")
-        kept = _references(information, "ReferencedSOPSequence")
         failed = _references(information, "FailedSOPSequence")
-        mine = and_(deliveries.c.transaction_uid == transaction, deliveries.c.state == "sent")
+        # What a report says both of is no promise.
+        kept = set(_references(information, "ReferencedSOPSequence")) - set(failed)
+        asked = deliveries.c.transaction_uid == transaction
+        mine = and_(asked, deliveries.c.state == "sent")
         with self._database.write() as connection:
-            known = connection.execute(select(deliveries.c.id).where(mine)).all() if transaction else []
+            # A report may come twice.
+            known = connection.execute(select(deliveries.c.id).where(asked)).first() if transaction else None
             if not known:
                 # PS3.7 C.5.16: no such object instance; the archive need not try again.
                 return 0x0112

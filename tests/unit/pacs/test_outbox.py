@@ -286,6 +286,19 @@ def test_a_promise_to_keep_is_asked_for_and_taken(tmp_path: Path, archive):
     site.database.close()
 
 
+def test_reports_that_contradict_themselves_or_come_twice(tmp_path: Path, archive):
+    site = Site(tmp_path, archive.options(commitment="ask"))
+    uids = site.put(1, 2)
+    site.box.run_once("archive")
+    told = report(archive.asked[0].TransactionUID, uids, uids[1:])
+    assert site.box.report(told, 2) == 0
+    assert site.states() == ["committed", "waiting"]
+    assert site.box.report(told, 2) == 0
+    assert site.box.report(report("", uids), 1) == 0x0112
+    assert site.states() == ["committed", "waiting"]
+    site.database.close()
+
+
 def test_without_a_promise_it_is_sent_again_after_a_day(tmp_path: Path, archive):
     site = Site(tmp_path, archive.options(commitment="ask"))
     site.put(1)
