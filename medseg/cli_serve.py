@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,9 @@ from medseg.errors import ConfigError, Interrupted
 if TYPE_CHECKING:
     from medseg.node.options import NodeConfig
     from medseg.node.status import NodeStatus
+
+
+_GO_ON = "stopped; go on with the same command"
 
 
 def serve(
@@ -96,8 +100,22 @@ def _run(config: NodeConfig, log: str) -> None:
     with running(config) as node:
         print(json.dumps({"listening": node.listeners()}), flush=True)
         asked.wait()
+    _leave(Interrupted.exit_code if asked.by == signal.SIGINT else 0)
     if asked.by == signal.SIGINT:
-        raise Interrupted("stopped; go on with the same command")
+        raise Interrupted(_GO_ON)
+
+
+def _leave(exit_code: int) -> None:
+    """End the process where threads of other packages would keep it.
+
+    pynetdicom's wait for a silent archive as long as its `timeout`; what they were sending is in the outbox.
+    """
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        if exit_code:
+            print(f"error: {_GO_ON}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
 
 
 class _Asked:
