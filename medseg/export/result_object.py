@@ -26,6 +26,7 @@ from medseg.export.options import ContentQualification
 from medseg.export.patient_study import copy_patient_and_study
 from medseg.export.source_header import (
     IDENTITY,
+    UNDATED,
     UNKNOWN_DATE,
     SourceHeader,
     content_dates,
@@ -85,9 +86,7 @@ class ResultObject:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know of the dates."""
-        if self.dates.get("ContentDate") != UNKNOWN_DATE:
-            return ()
-        return (f"The source image has no date; the {self.kind} says 1900-01-01 where it must have one.",)
+        return (UNDATED,) if self.dates.get("ContentDate") == UNKNOWN_DATE else ()
 
     def common(self) -> dict[str, Any]:
         """Arguments that every class of highdicom takes."""

@@ -23,6 +23,8 @@ from medseg.io.limits import DEFAULT_LIMITS
 from medseg.volume import ImageGrid
 
 UNKNOWN_DATE = "19000101"
+UNDATED = "The source image has no date; results that must have one say 1900-01-01."
+"""The note about it, the same for every kind of result, so that a case says it once."""
 """Stands where DICOM wants a date and nobody knows one."""
 
 # Type 2 of patient and study: an exported object must have them, a source may lack them.
@@ -152,8 +154,7 @@ def content_dates(source: Dataset, created: datetime | None) -> tuple[dict[str, 
         date, time = str(source.get(f"{what}Date") or ""), str(source.get(f"{what}Time") or "")
         if _is_date(date):
             return {"ContentDate": date, "ContentTime": time if _TIME.fullmatch(time) else "000000"}, ()
-    note = "The source image has no date; the DICOM SEG says 1900-01-01 where it must have one."
-    return {"ContentDate": UNKNOWN_DATE, "ContentTime": "000000"}, (note,)
+    return {"ContentDate": UNKNOWN_DATE, "ContentTime": "000000"}, (UNDATED,)
 
 
 def _is_uid(text: str) -> bool:

@@ -240,7 +240,7 @@ def export_case(
         elif kind == "png":
             write_mask_png(folder / "mask.png", label_map, table)
     names = [path.name for kind in kinds for pattern in FILES[kind] for path in sorted(folder.glob(pattern))]
-    return {name: sha256_file(folder / name) for name in names}, tuple(notes)
+    return {name: sha256_file(folder / name) for name in names}, tuple(dict.fromkeys(notes))
 
 
 def _export_seg(

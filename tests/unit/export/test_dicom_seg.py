@@ -7,6 +7,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from medseg.errors import GeometryError, ImageReadError, InputError, LabelError
 from medseg.export.dicom_seg import write_dicom_seg
+from medseg.export.source_header import UNDATED
 from medseg.labels import Code, Label, LabelTable
 from medseg.volume import ImageGrid, Source
 
@@ -204,7 +205,7 @@ def test_dates_that_are_given_and_dates_that_nobody_knows(tmp_path, label_map, s
     assert (seg.ContentDate, seg.ContentTime, seg.SeriesDate) == ("20250102", "030405", "20250102")
     written = write(tmp_path / "s.dcm", label_map, source(StudyDate=None, StudyTime=None), table)
     assert pydicom.dcmread(tmp_path / "s.dcm").ContentDate == "19000101"
-    assert written.notes[0].startswith("The source image has no date; the DICOM SEG says 1900-01-01")
+    assert written.notes[0] == UNDATED
 
 
 def test_elements_that_the_source_lacks_are_there_and_empty(tmp_path, label_map, source, table):

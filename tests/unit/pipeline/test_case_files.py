@@ -9,6 +9,7 @@ import pytest
 from medseg.data.dicom_phantoms import asymmetric_phantom, write_series
 from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import measure_case
+from medseg.export.source_header import UNDATED
 from medseg.io.dicom_masks import read_dicom_masks
 from medseg.io.read import read_image
 from medseg.labels import Code, Label, LabelTable
@@ -45,7 +46,11 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("case")
     affine = np.diag([-0.8, -0.9, 2.4, 1.0])
     affine[:3, 3] = (12.0, 20.0, -100.0)
-    write_series(folder / "ct", asymmetric_phantom(SHAPE)[0], affine)
+    for path in write_series(folder / "ct", asymmetric_phantom(SHAPE)[0], affine):
+        undated = pydicom.dcmread(path)
+        for keyword in undated.dir("Date"):
+            undated[keyword].value = ""
+        undated.save_as(path)
     volume = read_image([folder / "ct"])
     label_map = np.select([volume.array[0] == v for v in (300, 600, 900)], [1, 2, 3]).astype(np.uint8)
     measures = measure_case(
@@ -79,6 +84,8 @@ def test_all_files_are_there_and_belong_to_the_study(exported):
         "secondary_capture.dcm",
     }
     assert not [note for note in notes if note.startswith("no ")]
+    # The series has no date, which every one of the files could tell.
+    assert [note for note in notes if "date" in note] == [UNDATED]
     headers = [pydicom.dcmread(folder / name, stop_before_pixels=True) for name in files]
     assert {header.StudyInstanceUID for header in headers} == {volume.source.study_instance_uid}
     assert len({header.SOPInstanceUID for header in headers}) == len(headers)
