@@ -30,6 +30,7 @@ class Life:
         self.node_id = secrets.token_hex(8)
         self._seen: dict[str, tuple[int, float]] = {}
         self._beaten = clock.monotonic()
+        self._silent: list[str] = []
 
     def begin(self) -> None:
         """Write the row of this start."""
@@ -45,8 +46,8 @@ class Life:
             connection.execute(nodes.insert(), row)
 
     def beat(self) -> None:
-        """Show that this node lives."""
-        self._set(beat=nodes.c.beat + 1)
+        """Show that this node lives, also to those that took it for dead while it was frozen."""
+        self._set(beat=nodes.c.beat + 1, stopped=False)
         self._beaten = self._clock.monotonic()
 
     def problem(self) -> str:
@@ -64,14 +65,25 @@ class Life:
         query = select(nodes.c.node_id, nodes.c.beat, nodes.c.stopped).where(nodes.c.node_id != self.node_id)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
+        self._silent = []
         for node_id, beat, stopped in rows:
             before, since = self._seen.get(node_id, (-1, now))
             if before != beat:
                 since = now
             self._seen[node_id] = (beat, since)
-            if stopped or now - since >= DEAD_AFTER_S:
+            late = now - since >= DEAD_AFTER_S
+            if stopped or late:
                 gone.append(node_id)
+            if late and not stopped:
+                self._silent.append(node_id)
         return gone
+
+    def bury_silent(self) -> None:
+        """Mark those as stopped that `dead` found silent, so that nobody is told that they run."""
+        if self._silent:
+            with self._database.write() as connection:
+                silent = nodes.c.node_id.in_(self._silent)
+                connection.execute(update(nodes).where(silent).values(stopped=True))
 
     def bury_all_others(self) -> list[str]:
         """Mark all others as stopped, where a lock proves that none of them lives; their identifiers."""

@@ -38,6 +38,7 @@ def node_view(node: Node, *, secret: bytes) -> NodeView:
             deliveries={"retry": node.outbox.retry, "cancel": node.outbox.cancel},
         ),
         number_key=secret,
+        worklists=tuple(source.name for source in node.config.worklists),
     )
 
 

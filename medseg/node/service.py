@@ -252,6 +252,7 @@ class Node:
             self.queue.take_over(dead)
             self.outbox.recover(dead)
             self.work_items.take_over(dead)
+            self.life.bury_silent()
 
     def _deliver(self, connection: Connection, job_id: int, rule: str, files: Sequence[ResultFile]) -> None:
         put_results(

@@ -15,7 +15,7 @@ from medseg.node.clock import Clock
 from medseg.node.disk_space import SpaceState
 from medseg.node.instance_header import number_digest
 from medseg.node.vault import Vault
-from medseg.node.view_rows import DeliveryRow, JobRow, NodeRow, ResultRow, StudyRow
+from medseg.node.view_rows import DeliveryRow, JobRow, NodeRow, ResultRow, StudyRow, WorkItemRow
 from medseg.node.view_search import Search
 
 RowT = TypeVar("RowT")
@@ -166,6 +166,8 @@ class NodeView:
     live : callable
         See `Live`.
     actions : Actions
+    worklists : tuple of str
+        Names of the sources that are work lists.
     number_key : bytes
         Key of the digests that accession and patient numbers are searched by.
     """
@@ -183,11 +185,12 @@ class NodeView:
         live: Callable[[], Live],
         actions: Actions,
         number_key: bytes,
+        worklists: tuple[str, ...] = (),
     ) -> None:
         self.name, self.rules, self.destinations, self.clock = name, rules, destinations, clock
         self.live, self.actions = live, actions
         self._database, self._vault, self._audit_folder = database, vault, audit_folder
-        self._number_key = number_key
+        self._number_key, self.worklists = number_key, worklists
 
     def ping(self) -> None:
         """Ask the database for nothing.
@@ -295,6 +298,11 @@ class NodeView:
         """The last starts of all nodes of this database."""
         with self._database.read() as connection:
             return queries.last_nodes(connection)
+
+    def work_items(self, limit: int = 50) -> tuple[WorkItemRow, ...]:
+        """Claimed work items, those that are not at their end first."""
+        with self._database.read() as connection:
+            return queries.work_items_of(connection, limit=limit)
 
     def refused_lately(self, limit: int = 50) -> tuple[Refusal, ...]:
         """Who was turned away, the last first."""

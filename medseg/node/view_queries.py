@@ -13,9 +13,11 @@ from medseg.node.view_rows import (
     NodeRow,
     ResultRow,
     StudyRow,
+    WorkItemRow,
     delivery_row,
     job_row,
     study_row,
+    work_item_row,
 )
 from medseg.node.view_search import Condition, Search
 
@@ -42,11 +44,14 @@ def work_item_counts(connection: Connection) -> dict[str, int]:
     return _counts(connection, select(work_items.c.state, func.count()).group_by(work_items.c.state))
 
 
+def work_item_counts_by_list(connection: Connection) -> list[tuple[str, str, int]]:
+    """Work list, state, number."""
+    return _pair_counts(connection, work_items.c.source, work_items.c.state)
+
+
 def delivery_counts(connection: Connection) -> list[tuple[str, str, int]]:
     """Destination, state, number."""
-    both = (deliveries.c.destination, deliveries.c.state)
-    rows = connection.execute(select(*both, func.count()).group_by(*both).order_by(*both))
-    return [(str(name), str(state), int(count)) for name, state, count in rows]
+    return _pair_counts(connection, deliveries.c.destination, deliveries.c.state)
 
 
 def queue_age(connection: Connection, now: float) -> float:
@@ -171,11 +176,23 @@ def next_tries(connection: Connection) -> dict[str, float]:
     return {str(name): float(due) for name, due in rows}
 
 
+def work_items_of(connection: Connection, *, limit: int) -> tuple[WorkItemRow, ...]:
+    """Work items, those that are not at their end first, of both the newest first."""
+    last = select(work_items).order_by(work_items.c.ended_at.is_not(None), work_items.c.id.desc())
+    rows = connection.execute(last.limit(limit)).mappings()
+    return tuple(work_item_row(dict(row)) for row in rows)
+
+
 def last_nodes(connection: Connection) -> tuple[NodeRow, ...]:
     """The last starts, the newest first."""
     columns = [nodes.c[name] for name in NodeRow.__slots__]
     rows = connection.execute(select(*columns).order_by(nodes.c.started_at.desc()).limit(20)).mappings()
     return tuple(NodeRow(**row) for row in rows)
+
+
+def _pair_counts(connection: Connection, name: Any, state: Any) -> list[tuple[str, str, int]]:
+    query = select(name, state, func.count()).group_by(name, state).order_by(name, state)
+    return [(str(one), str(two), int(count)) for one, two, count in connection.execute(query)]
 
 
 def _counts(connection: Connection, query: Any) -> dict[str, int]:

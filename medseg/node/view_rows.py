@@ -112,6 +112,23 @@ class NodeRow:
     stopped: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkItemRow:
+    """A claimed work item. `workitem_uid` is for operators alone."""
+
+    id: int
+    source: str
+    item: str
+    state: str
+    rule: str
+    jobs: tuple[int, ...]
+    told: str
+    reason: str
+    created_at: float
+    ended_at: float | None
+    workitem_uid: str
+
+
 def patient_name(digest: str) -> str:
     """What stands for a patient: the beginning of the keyed digest."""
     return f"P-{digest[:8].upper()}" if digest else ""
@@ -149,6 +166,15 @@ def delivery_row(row: Mapping[str, Any]) -> DeliveryRow:
     """A row of the deliveries, with the kind of its result."""
     own = {name: row[name] for name in DeliveryRow.__slots__ if name in row}
     return DeliveryRow(**own | {"kind": row["kind"] or "", "instance": pseudonym(row["sop_instance_uid"])})
+
+
+def work_item_row(row: Mapping[str, Any]) -> WorkItemRow:
+    """A row of the work items."""
+    own = {name: row[name] for name in WorkItemRow.__slots__ if name in row}
+    jobs = tuple(int(job) for job, _ in json.loads(row["jobs"]))
+    percent, _, text = row["told"].partition(" ")
+    told = f"{percent} %, {text}" if text else ""
+    return WorkItemRow(**own | {"item": pseudonym(row["workitem_uid"]), "jobs": jobs, "told": told})
 
 
 def flag_lines(text: str) -> tuple[FlagLine, ...]:

@@ -66,6 +66,16 @@ def deliveries(
     return _listed(found, [asdict(row) for row in found.rows])
 
 
+@router.get("/work-items")
+def work_items(request: Request, visitor: Viewer) -> dict[str, Any]:
+    """Claimed work items, those that are not at their end first."""
+    rows = [asdict(row) for row in web_of(request).view.work_items()]
+    if not visitor.account.may("act"):
+        for row in rows:
+            del row["workitem_uid"]
+    return {"rows": rows}
+
+
 @router.post("/jobs/{job_id}/{action}")
 def act_on_job(request: Request, visitor: Operator, job_id: int, action: str) -> dict[str, Any]:
     """Release, hold, retry, repeat or cancel a job."""

@@ -121,6 +121,8 @@ def system_page(request: Request, visitor: Viewer) -> Response:
         overview=view.overview(),
         reasons=reasons_not_ready(view),
         nodes=view.nodes(),
+        worklists=view.worklists,
+        items=view.work_items(),
         refusals=view.refused_lately(),
     )
 

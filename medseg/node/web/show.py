@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medseg.amounts import bytes_text
 
-STATE_NAMES = {"given_up": "given up"}
+STATE_NAMES = {"given_up": "given up", "let_go": "let go", "asked": "at work"}
 STATE_COLOURS = {
     "queued": "note",
     "running": "run",
@@ -23,6 +23,12 @@ STATE_COLOURS = {
     "committed": "pass",
     "receiving": "run",
     "settled": "pass",
+    "claiming": "note",
+    "claimed": "run",
+    "asked": "run",
+    "finishing": "run",
+    "completed": "pass",
+    "canceled": "fail",
 }
 ACTION_NAMES = {
     "release": "Release",

@@ -11,7 +11,7 @@ import pytest
 from medseg.errors import StorageError
 from medseg.node.disk_space import SpaceState
 from medseg.node.stow import StowAnswer
-from medseg.node.tables import jobs
+from medseg.node.tables import jobs, work_items
 from medseg.node.web.guard import SMALL_BODY
 from medseg.privacy import pseudonym
 from tests.unit.node.web.node_site import ACCESSION, HOSTILE, PATIENT_ID, REPORT, STUDY
@@ -136,6 +136,31 @@ def test_no_request_asks_for_everything(site, query):
         answer = site.get(f"{path}?{query}", role="admin")
         assert answer.status_code == 400
         assert "x" * 50 not in answer.text
+
+
+def test_work_items_stand_on_the_system_page_where_there_is_a_list(site):
+    assert "Work items" not in site.get("/system", role="viewer").text
+    row = {"source": "list", "transaction_uid": "1.2", "owner": "n", "rule": "ct", "request": "{}"}
+    row |= {"created_at": site.clock.now() - 60}
+    ended = {"state": "canceled", "reason": HOSTILE, "ended_at": site.clock.now()}
+    at_work = {"state": "asked", "jobs": "[[2, true], [3, false]]", "told": "80 waits for a person"}
+    with site.database.write() as connection:
+        connection.execute(work_items.insert(), row | at_work | {"workitem_uid": "1.2.7.1"})
+        connection.execute(work_items.insert(), row | ended | {"workitem_uid": "1.2.7.2"})
+    viewed = site.get("/system", role="viewer").text
+    assert re.findall(r'href="(/jobs/\d)"', viewed) == ["/jobs/2", "/jobs/3"]
+    assert viewed.index("80 %, waits for a person") < viewed.index("&lt;script&gt;document")
+    assert "<script>document" not in viewed
+    assert (pseudonym("1.2.7.1") in viewed, "1.2.7.1" in viewed) == (True, False)
+    assert "1.2.7.1" in site.get("/system", role="operator").text
+    first, last = site.get("/api/work-items", role="operator").json()["rows"]
+    assert (first["workitem_uid"], first["jobs"], last["state"]) == ("1.2.7.1", [2, 3], "canceled")
+    assert "workitem_uid" not in site.get("/api/work-items", role="viewer").json()["rows"][0]
+
+
+def test_a_work_list_without_items_says_so(site):
+    site.view.worklists = ("list",)
+    assert "None was claimed yet from list." in site.get("/system", role="viewer").text
 
 
 def test_pages_lead_to_older_rows_and_keep_the_filter(site):
