@@ -43,6 +43,17 @@ def arrival_of(content: bytes, peer: Peer) -> Arrival:
     )
 
 
+def data_set_of(content: bytes) -> bytes:
+    """The data set of a DICOM file, as it is encoded.
+
+    Raises
+    ------
+    ValueError
+        Its file meta information does not say where it ends.
+    """
+    return content[_meta_end(content) :]
+
+
 def _text(meta: Dataset, keyword: str) -> str:
     return str(meta.get(keyword) or "").strip("\0 ")
 

@@ -17,6 +17,7 @@ from medseg.errors import InputError
 from medseg.export.options import ExportName
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.node.job_queue import Finished, ResultFile
+from medseg.node.part10 import data_set_of
 from medseg.node.result_check import ResultError, ResultObject, SourceStudy, check_objects
 from medseg.node.rule_options import ReviewOptions
 from medseg.node.tables import instances, results
@@ -93,8 +94,11 @@ def gather(
     )
 
 
-def check_new(connection: Connection, files: Sequence[ResultFile]) -> None:
+def check_new(connection: Connection, files: Sequence[ResultFile], vault: Vault) -> None:
     """Refuse results whose UIDs other bytes have already, as a result or as an image.
+
+    The same bytes as an image are no clash: another node, or this one before its folder was lost, has sent the result
+    to the archive that it was fetched from.
 
     Raises
     ------
@@ -110,9 +114,11 @@ def check_new(connection: Connection, files: Sequence[ResultFile]) -> None:
         if digest != made[sop_instance_uid].sha256:
             name = Path(made[sop_instance_uid].path).name
             raise ResultError(f"{name} has the UID of an earlier result with other content")
-    image = select(instances.c.sop_instance_uid).where(instances.c.sop_instance_uid.in_(uids))
-    if (taken := connection.execute(image).scalar()) is not None:
-        raise ResultError(f"{Path(made[taken].path).name} has the UID of a received image")
+    image = select(instances.c.sop_instance_uid, instances.c.sha256)
+    for sop_instance_uid, digest in connection.execute(image.where(instances.c.sop_instance_uid.in_(uids))):
+        path = made[sop_instance_uid].path
+        if digest != hashlib.sha256(data_set_of(vault.read(path))).hexdigest():
+            raise ResultError(f"{Path(path).name} has the UID of a received image with other content")
 
 
 def _files(case: Path) -> Iterator[tuple[str, Path]]:

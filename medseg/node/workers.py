@@ -213,7 +213,7 @@ class Workers:
         )
         try:
             with self._database.read() as connection:
-                results.check_new(connection, done.files)
+                results.check_new(connection, done.files, self._vault)
         except ResultError:
             self._drop(done)
             raise

@@ -23,6 +23,7 @@ from medseg.node.job_queue import ResultFile
 from medseg.node.result_check import ResultError, ResultObject, SourceStudy, check_objects
 from medseg.node.results import check_new
 from medseg.node.tables import jobs, metadata, results
+from medseg.node.vault import Vault
 from tests.unit.node.listening import Listener, ct_slice
 
 MAKER = {"algorithm_name": "abdomen", "algorithm_version": "1.2", "weights_sha256": "0" * 64}
@@ -229,30 +230,35 @@ def database(tmp_path: Path):
     made.close()
 
 
-def test_the_same_result_made_again_may_leave(database: Database):
+def test_the_same_result_made_again_may_leave(database: Database, tmp_path: Path):
     with database.read() as connection:
-        check_new(connection, [FILE])
+        check_new(connection, [FILE], Vault(tmp_path))
 
 
-def test_a_uid_that_an_earlier_result_has_with_other_bytes_never_leaves(database: Database):
+def test_a_uid_that_an_earlier_result_has_with_other_bytes_never_leaves(database: Database, tmp_path: Path):
     with (
         database.read() as connection,
         pytest.raises(ResultError, match=r"seg.dcm has the UID of an earlier"),
     ):
-        check_new(connection, [replace(FILE, sha256="b")])
+        check_new(connection, [replace(FILE, sha256="b")], Vault(tmp_path))
 
 
-def test_two_results_with_one_uid_never_leave(database: Database):
+def test_two_results_with_one_uid_never_leave(database: Database, tmp_path: Path):
     with database.read() as connection, pytest.raises(ResultError, match="the same UID"):
-        check_new(connection, [FILE, FILE])
+        check_new(connection, [FILE, FILE], Vault(tmp_path))
 
 
-def test_a_result_with_the_uid_of_a_received_image_never_leaves(tmp_path: Path):
-    listener = Listener(tmp_path)
+def test_a_result_with_the_uid_of_a_received_image_leaves_only_where_it_is_the_same(tmp_path: Path):
+    listener, vault = Listener(tmp_path), Vault(tmp_path)
     association = listener.associate()
     assert association.send_c_store(ct_slice(1)).Status == 0
     association.release()
+    (received,) = tmp_path.glob("instances/*/*/*.dcm")
+    vault.write("jobs/1/1/same.dcm", received.read_bytes())
+    vault.write("jobs/1/1/other.dcm", received.read_bytes()[:-2] + b"\0\7")
     file = replace(FILE, sop_instance_uid=ct_slice(1).SOPInstanceUID)
-    with listener.database.read() as connection, pytest.raises(ResultError, match="UID of a received image"):
-        check_new(connection, [file])
+    with listener.database.read() as connection:
+        check_new(connection, [replace(file, path="jobs/1/1/same.dcm")], vault)
+        with pytest.raises(ResultError, match=r"other.dcm has the UID of a received image with other content"):
+            check_new(connection, [replace(file, path="jobs/1/1/other.dcm")], vault)
     listener.stop()
