@@ -38,6 +38,7 @@ _NEEDS = {
     "model_type": "a block of `key: value`",
     "model_attributes_type": "a block of `key: value`",
 }
+_LISTS = ("list_type", "tuple_type", "set_type", "frozen_set_type")
 _BOUNDS = {
     "greater_than": ("gt", "a number above {}"),
     "greater_than_equal": ("ge", "a number of at least {}"),
@@ -310,6 +311,8 @@ def _found(node: Node) -> str:
 def _hint(finding: _Finding, node: Node) -> str:
     if finding.kind == "string_type" and isinstance(node.value, int | float):
         return "; write it in quotes"
+    if finding.kind in _LISTS and isinstance(node.value, str | int | float):
+        return f"; write it as [{node.value}]"
     wants_plain = finding.kind in ("int_type", "float_type", "bool_type") and isinstance(node.value, str)
     if wants_plain and _is_plain_word(str(node.value)):
         return "; write it without quotes"

@@ -18,6 +18,12 @@ from medseg.provenance import sha256_json
 
 EXTENDS = "extends"
 _MAX_BASES = 8
+KINDS = {
+    "medseg": "a pipeline, for `medseg run`",
+    "medseg_node": "settings of a node, for `medseg serve`",
+    "medseg_deidentify": "settings for `medseg deidentify --settings`",
+}
+"""Files that are told apart by the key that bears the version of their format."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -58,6 +64,7 @@ def load_yaml_model(path: Path, model_class: type[ModelT], overrides: Sequence[s
     for override in overrides:
         root, found = _with_override(root, override, model_class)
         problems += found
+    _check_kind(path, root, model_class)
     root, walk = _written_out(root, model_class)
     context = Context(root=root, models=walk.models, choices=walk.choices)
     config, found = _validate(model_class, context)
@@ -65,6 +72,17 @@ def load_yaml_model(path: Path, model_class: type[ModelT], overrides: Sequence[s
     if config is None or problems:
         raise SettingsError(str(path), problems)
     return Loaded(config=config, path=path, digest=sha256_json(config.model_dump(mode="json")))
+
+
+def _check_kind(path: Path, root: Node, model_class: type[BaseModel]) -> None:
+    """Refuse settings of another command in one sentence instead of one for each of their keys."""
+    known = root.value if isinstance(root.value, dict) else {}
+    wanted = [kind for kind in KINDS if kind in model_class.model_fields]
+    found = [kind for kind in KINDS if kind in known]
+    if wanted and found and wanted[0] not in known:
+        text = f"the file holds {KINDS[found[0]]}; expected one with `{wanted[0]}: 1`"
+        problem = Problem(path="", text=text, mark=known[found[0]].key_mark)
+        raise SettingsError(str(path), [problem])
 
 
 def with_values(config: ModelT, values: Mapping[str, Any]) -> ModelT:

@@ -90,6 +90,29 @@ def problems(folder: Path, text: str, *overrides: str) -> dict[str, str]:
     return {problem.path: problem.text for problem in caught.value.problems}
 
 
+class Node(Options):
+    medseg_node: Literal[1]
+    folder: Path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("medseg: 1\ndata: {}\nname: x\n", "a pipeline, for `medseg run`"),
+        ("medseg_deidentify: 1\n", "settings for `medseg deidentify --settings`"),
+        ("folder: x\n", "needs the key `medseg_node`"),
+        ("medseg: 1\nmedseg_node: 1\nfolder: x\n", "no such key `medseg`"),
+    ],
+)
+def test_a_file_of_another_command_is_one_problem(tmp_path: Path, text: str, found: str):
+    path = tmp_path / "node.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_yaml_model(path, Node)
+    (problem,) = caught.value.problems
+    assert found in problem.text
+
+
 def test_error_text_shows_every_problem_with_place_line_and_carets(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run.yaml").write_text(
@@ -134,7 +157,7 @@ def test_error_text_shows_every_problem_with_place_line_and_carets(tmp_path: Pat
         ("labels: liver", "labels", "needs 'all' or a list, found 'liver'"),
         ("labels: [a, 1]", "labels.1", "needs text, found 1; write it in quotes"),
         ("values: {x: [a]}", "values.x", "the key `x` must be a whole number"),
-        ("values: {1: a}", "values.1", "needs a list, found 'a'"),
+        ("values: {1: a}", "values.1", "needs a list, found 'a'; write it as [a]"),
         (
             "steps: [window, {use: resize, size: [1]}]",
             "steps.1.size",
@@ -150,7 +173,7 @@ def test_error_text_shows_every_problem_with_place_line_and_carets(tmp_path: Pat
         ("steps: [3]", "steps.0", "needs one of 'resize', 'window', found 3"),
         ("steps: [windw]", "steps.0", "unknown `windw`, did you mean 'window'? (one of 'resize', 'window')"),
         ("steps: [zzz]", "steps.0", "unknown `zzz` (one of 'resize', 'window')"),
-        ("steps: window", "steps", "needs a list, found 'window'"),
+        ("steps: window", "steps", "needs a list, found 'window'; write it as [window]"),
         ("steps: [{use: window, low: 2}]", "steps.0", "low must be below high, found 2 and 1"),
         ("steps: [{use: window, window: x}]", "steps.0.window", "needs a number, found 'x'"),
         ("steps: [{use: window, window: 1, low: x}]", "steps.0.low", "needs a number, found 'x'"),
