@@ -36,7 +36,7 @@ def serve(
         bool, typer.Option("--status", help="Tell what the node is doing; 1 where it does not run.")
     ] = False,
     log: Annotated[
-        str, typer.Option(help="Form of the log on stderr: json, a table a line, or text.")
+        str, typer.Option(help="Form of the log on stderr: json, one object a line, or text.")
     ] = "json",
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +62,7 @@ def serve(
 
 def _check(config: NodeConfig, *, as_json: bool) -> None:
     from medseg.node.isolation import WALLS, network_wall
-    from medseg.node.settings_check import check
+    from medseg.node.settings_check import check, missing_folders
     from medseg.node.worklist_check import worklist_lines
 
     models = check(config).models
@@ -70,11 +70,12 @@ def _check(config: NodeConfig, *, as_json: bool) -> None:
     wall = network_wall()
     if as_json:
         found = {"rules": rows, "work_lists": worklist_lines(config), "workers_network": wall}
+        found["missing_folders"] = missing_folders(config)
         print(json.dumps(found, indent=2))
         return
     for row in rows:
         print(f"rule {row['rule']}: {row['model']} ({row['digest'][:12]})")
-    for line in worklist_lines(config):
+    for line in [*worklist_lines(config), *missing_folders(config)]:
         print(line)
     print(WALLS[wall])
     print("the settings can be used")

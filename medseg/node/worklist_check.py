@@ -34,7 +34,10 @@ def check_worklists(config: NodeConfig, models: Mapping[str, JobModel]) -> None:
     """
     for source in config.worklists:
         for login in (source, *source.archives):
-            DicomwebClient(login, timeout_s=1.0).close()
+            try:
+                DicomwebClient(login, timeout_s=1.0).close()
+            except ConfigError as err:
+                raise ConfigError(f"source {source.name}: {err}") from err
     asked = config.requested_rules()
     for rule in config.rules:
         if rule.name not in asked:

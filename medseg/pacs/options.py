@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -24,7 +24,20 @@ def _ae_title(text: str) -> str:
 AeTitle = Annotated[str, AfterValidator(_ae_title), WithJsonSchema({"type": "string", "pattern": _AE_TITLE})]
 """An AE title (DICOM PS3.5 6.2)."""
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s@/]+(/[^\s?#]*)?$")]
+_URL = r"^https?://[^\s@/]+(/[^\s?#]*)?$"
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(_URL, text):
+        raise ValueError(
+            "expected a URL such as https://pacs.example.org/dicom-web, with http:// or https:// in front, and no "
+            "user, password, ? or # in it"
+        )
+    return text
+
+
+HttpUrl = Annotated[str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": _URL})]
+"""The base URL of a server."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 _TIMEOUT = "Longest silence of the archive."
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
@@ -44,6 +57,15 @@ class SecretOptions(Options):
         default=None,
         description="File that holds it, readable by nobody else; blanks at its end do not count.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret(cls, value: Any) -> Any:
+        if isinstance(value, str | int | float):
+            raise ValueError(
+                "expected {env: NAME} or {file: PATH}; the secret itself must not stand in the YAML"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 pytest.importorskip("pynetdicom", reason="needs medseg[node]")
 pytest.importorskip("fastapi", reason="needs medseg[node]")
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, StorageError
 from medseg.node.options import NodeConfig
-from medseg.node.settings_check import check
+from medseg.node.settings_check import check, missing_folders
 from medseg.node.worklist_check import worklist_lines
 
+WEB = {"use": "dicomweb", "name": "web", "url": "http://127.0.0.1:1/dicom-web"}
+FIND = {"use": "dimse", "name": "find", "host": "127.0.0.1", "called_ae_title": "A"}
 RULES = [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-lungs"}]
 
 
@@ -26,12 +29,49 @@ RULES = [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-l
         ({"http": {"host": "0.0.0.0"}}, "expected http.accounts"),
         ({"rules": [{"name": "x", "model": "no-such-model"}]}, "rule x: "),
         ({"storage": {"key": {"env": "MEDSEG_NO_SUCH_KEY"}}}, "MEDSEG_NO_SUCH_KEY is not set"),
+        (
+            {"sources": [WEB | {"user": "me", "password": {"env": "MEDSEG_NO_SUCH"}}]},
+            "source web: password: the environment variable MEDSEG_NO_SUCH is not set",
+        ),
+        (
+            {"sources": [FIND | {"tls": {"authorities": "/no/such.pem"}}]},
+            r"source find: tls.authorities?: /no/such.pem",
+        ),
+        (
+            {"destinations": {"far": {"use": "dicomweb", "url": "http://h", "token": {"file": "/no/such"}}}},
+            "destinations.far: token: /no/such cannot be read",
+        ),
+        (
+            {"destinations": {"far": {"use": "dicomweb", "url": "http://h", "token": "geheim"}}},
+            r"expected \{env: NAME\} or \{file: PATH\}",
+        ),
     ],
 )
 def test_what_would_not_be_honoured_stops_the_node(tmp_path, changed, sentence: str):
     given = {"medseg_node": 1, "folder": tmp_path, "dimse": {}, "rules": RULES} | changed
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises((ConfigError, ValidationError), match=sentence):
         check(NodeConfig.model_validate(given))
+
+
+def test_a_folder_that_cannot_be_one_stops_the_node(tmp_path, monkeypatch):
+    config = NodeConfig.model_validate({"medseg_node": 1, "folder": tmp_path / "a" / "b", "rules": RULES})
+    check(config)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StorageError, match=rf"{tmp_path} cannot be written by user"):
+        check(config)
+    (tmp_path / "a").touch()
+    with pytest.raises(StorageError, match=r"/a is a file; expected a folder"):
+        check(config)
+
+
+def test_a_watched_folder_that_is_not_there_is_told(tmp_path):
+    drop = {"use": "folder", "name": "drop", "folder": tmp_path / "drop"}
+    given = {"medseg_node": 1, "folder": tmp_path, "rules": RULES, "sources": [drop]}
+    (line,) = missing_folders(NodeConfig.model_validate(given))
+    assert line == f"source drop: the folder {tmp_path / 'drop'} is not there; it is looked for every 30 s"
+    (tmp_path / "drop").mkdir()
+    assert missing_folders(NodeConfig.model_validate(given)) == []
 
 
 LIST = {
@@ -52,7 +92,7 @@ LIST = {
         ),
         ({"workitems": LIST["workitems"] * 2}, {}, "the code A, 99T is there twice"),
         ({"workitems": []}, {}, "at least 1 item"),
-        ({"url": "http://me:secret@host/dicom-web"}, {}, "should match pattern"),
+        ({"url": "http://me:secret@host/dicom-web"}, {}, "expected a URL"),
         ({}, {"deidentify": {"key": {"env": "X"}}}, "retain `uids`"),
         (
             {},
