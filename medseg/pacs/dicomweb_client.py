@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ class DicomwebClient:
             ) as answer:
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as err:
-            raise PacsUnreachableError(f"{self.url} does not answer: {err or type(err).__name__}") from err
+            raise PacsUnreachableError(f"{self.url} does not answer: {_cause(err)}") from err
 
     def get_json(self, path: str, *, params: Mapping[str, str] | None = None, accept: str = _JSON) -> Any:
         """The JSON of a GET; None where the server has no content.
@@ -136,11 +137,7 @@ class DicomwebClient:
             return
         if status == 429 or status >= 500:
             raise PacsUnreachableError(f"{self.url} answered {status}: try later")
-        if status in (401, 403):
-            raise PacsRejectedError(f"{self.url} answered {status}: user, password or token are not accepted")
-        if 300 <= status < 400:
-            raise PacsRejectedError(f"{self.url} answered {status}, a redirect; set the URL that it leads to")
-        raise PacsRejectedError(f"{self.url} answered {status}")
+        raise PacsRejectedError(f"{self.url} answered {_meaning(status)}")
 
 
 class DicomwebSender:
@@ -189,11 +186,30 @@ class DicomwebSender:
         if status == 413:
             return all_answered(files, "refused", f"{url} answered 413: too large")
         # A login or an address is mended by a person; the results wait.
-        sentence = f"{url} answered {status}"
+        sentence = f"{url} answered {_meaning(status)}"
         return [
             Sent(sop_instance_uid=file.sop_instance_uid, state="again", reason=sentence, retry_after_s=wait)
             for file in files
         ]
+
+
+def _meaning(status: int) -> str:
+    """A status that is no success, with what to do about it."""
+    if status in (401, 403):
+        return f"{status}: user, password or token are not accepted"
+    if status in (404, 405):
+        return f"{status}: there is no DICOMweb at this URL; correct it, such as http://HOST:8042/dicom-web for Orthanc"
+    if 300 <= status < 400:
+        return f"{status}, a redirect; set the URL that it leads to"
+    return str(status)
+
+
+def _cause(err: Exception) -> str:
+    """Why there was no answer, without numbers of the system and of OpenSSL's source."""
+    text = re.sub(r"^\[Errno -?\d+\] ", "", str(err)) or type(err).__name__
+    if "WRONG_VERSION_NUMBER" in text:
+        return "what listens there speaks no TLS; correct the port, or write http:// for a server without TLS"
+    return text
 
 
 def _body(files: Sequence[Outgoing], boundary: str) -> Iterator[bytes]:

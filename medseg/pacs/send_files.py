@@ -43,7 +43,7 @@ class SendReport:
     def text(self) -> str:
         """One sentence."""
         sent = sum(file.state == "sent" for file in self.files)
-        return f"sent {sent} of {len(self.files)} files"
+        return f"sent {sent} of {_files(len(self.files))}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -84,7 +84,10 @@ def send_files(inputs: Sequence[Path], *, to: str, config: Path, retry_for: str)
     found = list(_found(inputs))
     wanted = [path for path, reason in found if not reason]
     if not wanted:
-        raise InputError(f"no DICOM file among {len(found)} files")
+        names = ", ".join(map(str, inputs[:3])) + (", ..." if len(inputs) > 3 else "")
+        raise InputError(
+            f"no DICOM file in {names}: {_files(len(found))} looked at" if found else f"no file in {names}"
+        )
     files = [SentFile(path=path, state="no DICOM", reason=reason) for path, reason in found if reason]
     for batch in deliver(wanted, sender, waits=options, deadline=deadline):
         files += batch
@@ -145,6 +148,10 @@ class _AnyConfig(PacsOptions):
     """The destinations of any YAML; what else stands in it is checked by whom it is for."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def _seconds(text: str) -> float:

@@ -259,6 +259,8 @@ def test_a_result_with_the_uid_of_a_received_image_leaves_only_where_it_is_the_s
     file = replace(FILE, sop_instance_uid=ct_slice(1).SOPInstanceUID)
     with listener.database.read() as connection:
         check_new(connection, [replace(file, path="jobs/1/1/same.dcm")], vault)
-        with pytest.raises(ResultError, match=r"other.dcm has the UID of a received image with other content"):
+        with pytest.raises(
+            ResultError, match=r"other.dcm has the UID of a received image with other content"
+        ):
             check_new(connection, [replace(file, path="jobs/1/1/other.dcm")], vault)
     listener.stop()
