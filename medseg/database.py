@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Select, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, MetaData, Select, create_engine, event, func, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
@@ -93,6 +93,17 @@ class Database:
     def locked(self, query: Select[Any]) -> Select[Any]:
         """Rows that this transaction alone gets of several nodes; SQLite has one writer anyway."""
         return query if self.is_sqlite else query.with_for_update(skip_locked=True)
+
+    def has(self, table: str) -> bool:
+        """Whether there is a table.
+
+        Raises
+        ------
+        StorageError
+            The database does not answer.
+        """
+        with self._errors("read"):
+            return inspect(self.engine).has_table(table)
 
     def close(self) -> None:
         """Close all connections."""

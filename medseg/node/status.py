@@ -96,6 +96,8 @@ def node_status(config: NodeConfig, clock: Clock) -> NodeStatus:
         database = Database(f"sqlite:///{path.absolute()}", metadata, make=False)
         running, holder = _holder(config.folder / FILE)
     try:
+        if not database.has("nodes"):
+            raise StorageError("no node was ever started with this database: it has no table `nodes`")
         nodes = _seen_nodes(database) if shared else ()
         with database.read() as connection:
             count, size = queries.stored(connection)
@@ -136,7 +138,7 @@ def status_lines(found: NodeStatus) -> list[str]:
 def _node_line(node: SeenNode) -> str:
     state = "running" if node.lives else f"no sign of life for {_WATCHED_S:.0f} s"
     since = datetime.fromtimestamp(node.started_at, UTC).isoformat(timespec="seconds")
-    return f"node {node.name} ({node.node_id}): {state}, process {node.process} since {since}"
+    return f"node {node.name!r} ({node.node_id}): {state}, process {node.process} since {since}"
 
 
 def _work_item_line(row: WorkItemRow) -> str:

@@ -131,7 +131,12 @@ class Requestor:
             return PacsRejectedError(f"{self.place} refused the association: {answer.reason_str}")
         if association.rejected_contexts and not association.accepted_contexts:
             return PacsRejectedError(f"{self.place} accepts none of {_names(proposed)}")
-        return PacsUnreachableError(f"{self.place} does not answer, or ended the connection")
+        doubt = (
+            "whether it wants TLS" if self._tls is None else "whether each accepts the other's certificate"
+        )
+        return PacsUnreachableError(
+            f"{self.place} does not answer, or ended the connection; look at host and port, and {doubt}"
+        )
 
 
 def _send_at_once(event: Any) -> None:

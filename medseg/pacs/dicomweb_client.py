@@ -197,8 +197,10 @@ def _meaning(status: int) -> str:
     """A status that is no success, with what to do about it."""
     if status in (401, 403):
         return f"{status}: user, password or token are not accepted"
-    if status in (404, 405):
-        return f"{status}: there is no DICOMweb at this URL; correct it, such as http://HOST:8042/dicom-web for Orthanc"
+    if status == 404:
+        return "404: there is no DICOMweb at this URL; correct it, such as http://HOST:8042/dicom-web for Orthanc"
+    if status == 405:
+        return "405: no such service at this URL; one that takes STOW-RS alone has no queries, which `echo` asks for"
     if 300 <= status < 400:
         return f"{status}, a redirect; set the URL that it leads to"
     return str(status)

@@ -6,8 +6,10 @@ import json
 import threading
 
 import pytest
+from sqlalchemy import MetaData
 
 from medseg.database import Database
+from medseg.errors import StorageError
 from medseg.node import status
 from medseg.node.life import DEAD_AFTER_S, Life
 from medseg.node.options import NodeConfig
@@ -53,10 +55,16 @@ def test_of_several_nodes_those_live_whose_number_grows(config, database, monkey
     assert {node.name: node.lives for node in found.nodes} == {"alive": True, "silent": False}
     lines = status_lines(found)
     assert lines[0] == "running"
-    (alive,) = [line for line in lines if line.startswith("node alive ")]
+    (alive,) = [line for line in lines if line.startswith("node 'alive' ")]
     assert ": running, process " in alive
     assert alive.endswith("since 2027-01-15T08:00:00+00:00")
-    assert any(line.startswith("node silent ") and "no sign of life for 1 s" in line for line in lines)
+    assert any(line.startswith("node 'silent' ") and "no sign of life for 1 s" in line for line in lines)
+
+
+def test_a_database_without_a_node_is_one_sentence(config):
+    Database.in_file(config.folder / "node.db", MetaData()).close()
+    with pytest.raises(StorageError, match="no node was ever started with this database"):
+        node_status(config, TurnedClock())
 
 
 def test_a_silent_node_counts_as_stopped_until_it_beats_again(database):

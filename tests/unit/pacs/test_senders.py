@@ -100,7 +100,9 @@ def test_a_silent_peer_and_a_closed_port_are_tried_again():
         assert states(DimseSender(options).send([outgoing(1)])) == ["again"]
         port = silent.getsockname()[1]
     closed = DimseDestination(host="127.0.0.1", port=port, called_ae_title="X", timeout=0.3)
-    with pytest.raises(PacsUnreachableError, match="does not answer"):
+    with pytest.raises(
+        PacsUnreachableError, match=r"does not answer.*host and port, and whether it wants TLS"
+    ):
         DimseSender(closed).echo()
 
 
@@ -172,6 +174,31 @@ def test_each_answer_to_stow_is_judged(status: int, content: bytes, expected: li
         assert states(answers) == expected
         if status == 503:
             assert {answer.retry_after_s for answer in answers} == {7.0}
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "user, password or token are not accepted"),
+        (404, "no DICOMweb at this URL"),
+        (405, "takes STOW-RS alone has no queries"),
+        (302, "set the URL that it leads to"),
+    ],
+)
+def test_a_status_comes_with_what_to_do(status: int, advice: str):
+    with http_archive(lambda body: (status, b"", {})) as archive:
+        (answer,) = DicomwebSender(archive.options()).send(FILES[:1])
+        assert f"answered {status}" in answer.reason
+        assert advice in answer.reason
+
+
+def test_https_to_a_server_without_tls_says_so():
+    with http_archive(lambda body: (200, b"", {})) as archive:
+        options = archive.options().model_copy(
+            update={"url": archive.options().url.replace("http:", "https:")}
+        )
+        with pytest.raises(PacsUnreachableError, match="what listens there speaks no TLS"):
+            DicomwebSender(options).echo()
 
 
 def test_stow_carries_the_files_as_they_are_and_the_login(monkeypatch: pytest.MonkeyPatch):
