@@ -60,6 +60,11 @@ def bytes_text(count: float) -> str:
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: ``1 file``, ``3 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _total(text: str, units: dict[str, int], expected: str) -> float:
     total, place = 0.0, 0
     while match := _PART.match(text, place):

@@ -11,6 +11,8 @@ from medseg.cli_options import AsJson, Finish, Quiet, Reporting
 from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from medseg.pipeline.deidentify_files import FilesOptions
 
 Inputs = Annotated[
@@ -164,12 +166,34 @@ def _options(settings: Path | None, changed: dict[str, Any]) -> FilesOptions:
     except ValidationError as err:
         problem = err.errors()[0]
         option = "--" + str(problem["loc"][0] if problem["loc"] else "retain").replace("_", "-")
-        raise ConfigError(f"{option}: {problem['msg'].removeprefix('Value error, ')}") from err
+        raise ConfigError(f"{option}{_wanted(problem)}") from err
+
+
+def _wanted(problem: ErrorDetails) -> str:
+    """What is wrong with the value of an option."""
+    found, more = (
+        f" {problem['input']!r}",
+        "; give the option once for each" if len(problem["loc"]) > 1 else "",
+    )
+    if problem["type"] == "literal_error":
+        return f"{found}: expected {problem['ctx']['expected']}{more}"
+    if problem["type"] == "string_pattern_mismatch":
+        return (
+            f"{found}: expected an odd group, xx with the last two digits of the element, and the creator, in small "
+            "letters but for the creator, such as '0043,xx2c,GEMS_PARM_01'"
+        )
+    return f": {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _with_blanking(options: FilesOptions, texts: list[str], *, keep_regions: bool) -> FilesOptions:
     from medseg.deidentification.options import BlankRule, ImageMatch
 
+    if options.blank and (texts or keep_regions):
+        # Of several rules the first that matches is taken: one of the two would blank nothing, and nobody would know.
+        raise ConfigError(
+            "--clean-pixels and --keep-ultrasound-regions do not go together with `blank` of the settings; write all "
+            "rules there"
+        )
     regions: dict[str, list[tuple[int, int, int, int]]] = {}
     for text in texts:
         modality, _, numbers = text.rpartition(":")

@@ -204,6 +204,9 @@ def _home_of(key: str, context: Context) -> str | None:
 def _missing_key(finding: _Finding, context: Context) -> Problem:
     key = str(finding.rest[-1])
     node = context.node(finding.path)
+    if isinstance(finding.rest[-1], int) and isinstance(node.value, tuple):
+        text = f"needs more entries, found {_found(node)}"
+        return Problem(path=dotted(finding.path), text=text, mark=context.mark(finding.path))
     model = context.models.get(finding.path)
     info = model.model_fields.get(key) if model is not None else None
     about = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from medseg.amounts import parse_seconds
+from medseg.amounts import counted, parse_seconds
 from medseg.config.yaml_model import load_yaml_model
 from medseg.errors import ConfigError, ImageReadError, InputError, PacsUnreachableError, StorageError
 from medseg.io.dicom_file import scan_file
@@ -43,7 +43,7 @@ class SendReport:
     def text(self) -> str:
         """One sentence."""
         sent = sum(file.state == "sent" for file in self.files)
-        return f"sent {sent} of {_files(len(self.files))}"
+        return f"sent {sent} of {counted(len(self.files), 'file')}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -86,7 +86,9 @@ def send_files(inputs: Sequence[Path], *, to: str, config: Path, retry_for: str)
     if not wanted:
         names = ", ".join(map(str, inputs[:3])) + (", ..." if len(inputs) > 3 else "")
         raise InputError(
-            f"no DICOM file in {names}: {_files(len(found))} looked at" if found else f"no file in {names}"
+            f"no DICOM file in {names}: {counted(len(found), 'file')} looked at"
+            if found
+            else f"no file in {names}"
         )
     files = [SentFile(path=path, state="no DICOM", reason=reason) for path, reason in found if reason]
     for batch in deliver(wanted, sender, waits=options, deadline=deadline):
@@ -148,10 +150,6 @@ class _AnyConfig(PacsOptions):
     """The destinations of any YAML; what else stands in it is checked by whom it is for."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-def _files(count: int) -> str:
-    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def _seconds(text: str) -> float:

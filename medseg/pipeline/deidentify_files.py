@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from medseg.amounts import counted
 from medseg.deidentification.key_table import KeyTable
 from medseg.deidentification.many_files import Outcome, Work, clean_files
 from medseg.deidentification.one_file import PIXELS
@@ -159,11 +160,16 @@ def _result(tally: _Tally, output: Path, options: FilesOptions, *, dry_run: bool
 def _lines(tally: _Tally, options: FilesOptions, *, dry_run: bool) -> tuple[str, ...]:
     total, states = tally.states.total(), tally.states
     done = (
-        f"{states['checked']} would be written; nothing was"
+        f"{states['checked']} would be written"
         if dry_run
         else f"{states['written']} written, {states['same']} were there"
     )
     lines = [reason for _, reason in tally.refused]
-    lines += [f"{name}: removed or cleaned in {count} files" for name, count in sorted(tally.notes.items())]
+    lines += [
+        f"{name}: removed or cleaned in {counted(count, 'file')}"
+        for name, count in sorted(tally.notes.items())
+    ]
     lines += [] if options.key else [RANDOM_KEY]
-    return (*lines, f"{total} files of {len(tally.patients)} patients: {done}, {states['refused']} refused")
+    whose = f"{counted(total, 'file')} of {counted(len(tally.patients), 'patient')}"
+    nothing = "; nothing was written" if dry_run else ""
+    return (*lines, f"{whose}: {done}, {states['refused']} refused{nothing}")

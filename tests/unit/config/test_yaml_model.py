@@ -70,6 +70,7 @@ class Run(Options):
     by_name: dict[str, Optimiser] = Field(default_factory=dict)
     colour: Literal["red", "green"] = "red"
     path: Path | None = None
+    pair: tuple[int, int] = (1, 2)
     paths: tuple[Path, ...] = ()
     start: str = ""
     name_or_path: ClassVar = frozenset({("start",)})
@@ -190,6 +191,7 @@ def test_error_text_shows_every_problem_with_place_line_and_carets(tmp_path: Pat
         ),
         ("epochs: 3", "epochs", "no such key `epochs`; it belongs into `training`"),
         ("path: 3", "path", "needs text, found 3; write it in quotes"),
+        ("pair: [1]", "pair", "needs more entries, found a list of 1"),
         ("path: [a]", "path", "needs text, found a list of 1"),
         ("only: 3", "only", "needs one of 'sgd', found 3"),
     ],

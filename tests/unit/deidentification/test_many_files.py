@@ -127,7 +127,7 @@ def test_dry_run_writes_nothing(folder):
     assert (result.facts["checked"], result.path) == (4, None)
     assert not (folder / "out").exists()
     assert not (folder / "k.csv").exists()
-    assert "4 would be written; nothing was" in result.lines[-1]
+    assert "4 would be written, 2 refused; nothing was written" in result.lines[-1]
 
 
 def test_without_a_key_each_run_is_its_own(folder):
@@ -305,19 +305,30 @@ def test_command_with_settings(folder):
 @pytest.mark.parametrize(
     ("extra", "text"),
     [
-        (["--retain", "names"], "--retain: Input should be 'uids'"),
+        (["--retain", "names"], "--retain 'names': expected 'uids'"),
         (["--retain", "dates_full", "--retain", "dates_modified"], "not both"),
         (["--clean-pixels", "1,2,3"], "expected X0,Y0,X1,Y1"),
         (["--clean-pixels", "US:5,0,5,9"], "is no rectangle"),
         (["--key-file", "a", "--key-env", "B"], "not both"),
-        (["--safe-private", "0018,xx01,X"], "--safe-private: String should match"),
-        (["--burned-in", "never"], "--burned-in: Input should be"),
+        (["--safe-private", "0018,xx01,X"], "--safe-private '0018,xx01,X': expected an odd group"),
+        (["--burned-in", "never"], "--burned-in 'never': expected 'refuse', 'declared' or 'accept'"),
     ],
 )
 def test_options_that_do_not_fit(folder, extra, text):
     done = CliRunner().invoke(app, ["deidentify", str(folder / "in"), "-o", str(folder / "out"), *extra])
     assert isinstance(done.exception, ConfigError)
     assert text in str(done.exception)
+
+
+def test_blanking_of_settings_and_of_the_command_line_do_not_mix(folder):
+    settings = folder / "deidentify.yaml"
+    settings.write_text(
+        "medseg_deidentify: 1\nblank: [{match: {modality: [US]}, regions: [[0, 0, 64, 4]]}]\n"
+    )
+    arguments = ["deidentify", str(folder / "in"), "-o", str(folder / "out"), "--settings", str(settings)]
+    done = CliRunner().invoke(app, [*arguments, "--clean-pixels", "US:0,4,64,8"])
+    assert isinstance(done.exception, ConfigError)
+    assert "do not go together with `blank`" in str(done.exception)
 
 
 def test_command_blanks(tmp_path):
