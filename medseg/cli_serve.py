@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli_options import AsJson
-from medseg.errors import ConfigError, Interrupted
+from medseg.errors import ConfigError, Interrupted, MissingPackageError
 
 if TYPE_CHECKING:
     from medseg.node.options import NodeConfig
@@ -45,7 +47,8 @@ def serve(
     SIGTERM stops it within 25 s: nothing new is begun, jobs that do not end in `jobs.stop_grace` go back to the
     queue. A second one stops it at once, and nothing is lost by that either. 0 after SIGTERM, 130 after Ctrl-C.
     """
-    from medseg.node.status import node_status, read_config
+    with _extra():
+        from medseg.node.status import node_status, read_config
 
     if log not in ("json", "text"):
         raise ConfigError(f"--log {log} is unknown; expected json or text")
@@ -60,10 +63,24 @@ def serve(
         _run(config, log)
 
 
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    """Say which extra is needed where an import of the block fails."""
+    try:
+        yield
+    except ImportError as err:
+        raise MissingPackageError(f"the node needs {err.name}; pip install 'medseg[node]'") from err
+
+
 def _check(config: NodeConfig, *, as_json: bool) -> None:
-    from medseg.node.isolation import WALLS, network_wall
-    from medseg.node.settings_check import check, missing_folders
-    from medseg.node.worklist_check import worklist_lines
+    with _extra():
+        if config.http is not None:
+            import medseg.node.web.app
+            import medseg.node.web.server
+        import medseg.node.service  # noqa: F401 (what the node will need)
+        from medseg.node.isolation import WALLS, network_wall
+        from medseg.node.settings_check import check, missing_folders
+        from medseg.node.worklist_check import worklist_lines
 
     models = check(config).models
     rows = [{"rule": name, "model": model.model, "digest": model.digest} for name, model in models.items()]
@@ -93,8 +110,9 @@ def _tell(found: NodeStatus, *, as_json: bool) -> None:
 
 
 def _run(config: NodeConfig, log: str) -> None:
-    from medseg.node.json_log import log_to_stderr
-    from medseg.node.service import running
+    with _extra():
+        from medseg.node.json_log import log_to_stderr
+        from medseg.node.service import running
 
     log_to_stderr("text" if log == "text" else "json")
     asked = _Asked()
