@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from medseg.errors import StorageError
 from medseg.node import negotiation, upper_layer
 from medseg.node.arrival import IN_FLIGHT, Arrival, Budget, Peer, Receipt
 from medseg.node.association import Association, EventReport, Services
@@ -24,7 +23,7 @@ from medseg.node.audit import Audit
 from medseg.node.callers import Caller, may_call
 from medseg.node.intake import Intake
 from medseg.node.listen_options import CallerOptions, DimseListenOptions
-from medseg.node.tcp_listener import HANDSHAKE_S, TcpListener
+from medseg.node.tcp_listener import HANDSHAKE_S, TcpListener, cannot_listen
 from medseg.node.upper_layer import PeerGone, UpperLayerError
 
 _log = logging.getLogger(__name__)
@@ -114,8 +113,7 @@ class DimseServer:
         try:
             listener.bind(options.host, options.port)
         except OSError as err:
-            place = f"{options.host} port {options.port}"
-            raise StorageError(f"cannot listen on {place}: {err.strerror or err}") from err
+            raise cannot_listen(options.host, options.port, "dimse", err) from err
         self._listener, self.port = listener, listener.port
         loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=loop.run_forever, name="dimse", daemon=True)

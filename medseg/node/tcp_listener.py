@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Callable
+
+from medseg.errors import StorageError
 
 Refused = Callable[[str, str], None]
 """Address of the peer, and one sentence on why there is no connection."""
@@ -23,6 +27,21 @@ _SENTENCES = {
     "UNSUPPORTED_PROTOCOL": "it offers only old versions of TLS",
     "NO_SHARED_CIPHER": "no cipher in common",
 }
+
+_ADVICE = {
+    errno.EADDRINUSE: "stop what listens there, or change {field}.port",
+    errno.EACCES: "ports below 1024 are for root; change {field}.port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; change {field}.host",
+}
+
+
+def cannot_listen(host: str, port: int, field: str, err: OSError) -> StorageError:
+    """What to raise where an address cannot be listened on; `field` is the name of the listener's settings."""
+    number = err.errno or 0
+    # asyncio's own text names the address once more.
+    cause = os.strerror(number) if number > 0 else err.strerror or str(err)
+    advice = _ADVICE.get(number, "change {field}.host or {field}.port").format(field=field)
+    return StorageError(f"cannot listen on {host} port {port}: {cause}; {advice}")
 
 
 class TcpListener:

@@ -12,9 +12,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from medseg.errors import StorageError
 from medseg.node.listen_options import HttpListenOptions
-from medseg.node.tcp_listener import Refused, TcpListener
+from medseg.node.tcp_listener import Refused, TcpListener, cannot_listen
 from medseg.node.web.guard import told_nobody
 from medseg.pacs.tls import server_context
 
@@ -155,7 +154,7 @@ class HttpServer:
         try:
             listener.bind(host, port)
         except OSError as err:
-            raise StorageError(f"cannot listen on {host} port {port}: {err.strerror or err}") from err
+            raise cannot_listen(host, port, "http", err) from err
         self.port = listener.port
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._thread.start()

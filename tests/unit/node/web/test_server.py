@@ -101,7 +101,8 @@ def test_a_flood_of_half_open_connections_does_not_keep_a_monitor_out(listening)
 def test_a_port_in_use_is_one_sentence(listening):
     other = server.HttpServer(app, HttpListenOptions(port=listening.port))
     with pytest.raises(
-        StorageError, match=f"cannot listen on 127.0.0.1 port {listening.port}: Address already in use"
+        StorageError,
+        match=f"cannot listen on 127.0.0.1 port {listening.port}: Address already in use; stop what",
     ):
         other.start()
 
