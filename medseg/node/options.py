@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from medseg.amounts import Duration, MemorySize, Wait
 from medseg.node.listen_options import CallerOptions, DimseListenOptions, HttpListenOptions
@@ -35,6 +35,16 @@ class PostgresqlOptions(Options):
 DatabaseOptions = Annotated[SqliteOptions | PostgresqlOptions, Field(discriminator="use")]
 
 
+def _kept(seconds: float) -> float:
+    if seconds < 3600:
+        raise ValueError("expected 1h or more, such as 90d; a number without a unit is in seconds")
+    return seconds
+
+
+Kept = Annotated[Duration, AfterValidator(_kept)]
+"""How long patients' data are kept: whoever forgets the unit must not lose them within minutes."""
+
+
 class StorageOptions(Options):
     """Disk."""
 
@@ -54,11 +64,11 @@ class StorageOptions(Options):
         default=None,
         description="Key of 32 bytes, base64; with it all that is stored of patients is encrypted (AES-256-GCM).",
     )
-    keep_instances: Duration = Field(
+    keep_instances: Kept = Field(
         default=7 * 86400.0,
         description="Received instances are removed that long after their study's last job.",
     )
-    keep_results: Duration = Field(
+    keep_results: Kept = Field(
         default=90 * 86400.0, description="Results and their rows are removed after it."
     )
 

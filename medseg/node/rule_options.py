@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medseg.amounts import Duration, MemorySize, Wait
 from medseg.export.options import ExportName
@@ -90,6 +90,13 @@ class JobOptions(Options):
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads of one job; null: shared out."
     )
+
+    @field_validator("max_ram")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if value < 100 * 10**6:
+            raise ValueError("expected 100MB or more, such as 8GB; a number without a unit is in bytes")
+        return value
 
 
 class ReviewOptions(Options):

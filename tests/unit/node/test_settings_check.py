@@ -27,6 +27,8 @@ RULES = [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-l
             "an AE title alone can be claimed",
         ),
         ({"http": {"host": "0.0.0.0"}}, "expected http.accounts"),
+        ({"storage": {"keep_results": 90}}, "expected 1h or more.*a number without a unit is in seconds"),
+        ({"jobs": {"max_ram": 8}}, "expected 100MB or more.*a number without a unit is in bytes"),
         ({"rules": [{"name": "x", "model": "no-such-model"}]}, "rule x: "),
         ({"storage": {"key": {"env": "MEDSEG_NO_SUCH_KEY"}}}, "MEDSEG_NO_SUCH_KEY is not set"),
         (
