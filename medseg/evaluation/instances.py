@@ -38,7 +38,7 @@ from medseg.evaluation.quantities import Bound, Quantity
 from medseg.labels import LabelTable
 
 Certainty = Callable[[Box, Sequence[int]], NDArray[np.float32]]
-"""Box of the image, classes -> probability of the winning class at each voxel, NaN where another class won."""
+"""Box of the image, classes -> their probability at each voxel, NaN where another class won."""
 
 NOT_CALIBRATED = "mean probability of the network, not calibrated"
 _SIDED: dict[str, Side] = {"left": "left", "right": "right"}
@@ -68,7 +68,7 @@ def find_instances(
     options : RecogniseOptions
     case_id : str
     certainty : callable, optional
-        Probability of the winning class; without it instances have no confidence.
+        Probability of the label or region; without it instances have no confidence.
 
     Raises
     ------

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from medseg.inference.certainty import STEPS
 from medseg.inference.confidence import sums_by_class
+from medseg.inference.union_plan import UnionPlan
+from medseg.inference.unions import UnionTally
 from medseg.labels import LabelTable
 from medseg.transforms.block_restore import Box
 
 
 class CalibratedTally:
-    """What a temperature makes of the winning classes' probabilities.
+    """What a temperature makes of the probabilities of the winning classes, and of the regions that hold them.
 
     The limits of input gate and flags are those of the network's own probabilities, so `ConfidenceTally` goes on to sum
     those; this keeps the calibrated ones for whoever reads them as probabilities.
@@ -28,7 +30,7 @@ class CalibratedTally:
         Voxels of the prepared image.
     table : LabelTable
     keep : bool
-        Whether the probability of each voxel is kept, two bytes a voxel.
+        Whether the probability of each voxel is kept, two bytes a voxel, and as many for each layer of regions.
     device : torch.device or str, optional
         Of the blocks; see `LabelTally`.
     """
@@ -39,11 +41,18 @@ class CalibratedTally:
         self._table = table
         self._sums = torch.zeros((2, table.class_count), dtype=torch.float64, device=device)
         self._winning = torch.from_numpy(np.zeros(tuple(size), np.int16)).to(device) if keep else None
+        self._plan = UnionPlan.of(table)
+        self._unions = UnionTally(size, self._plan, keep=keep, device=device)
 
     @cached_property
     def winning(self) -> NDArray[np.uint16] | None:
         """(*size) calibrated probability of the winning class in steps of 1 / 65535, where it is kept."""
         return None if self._winning is None else self._winning.cpu().numpy().view(np.uint16)
+
+    @property
+    def unions(self) -> tuple[NDArray[np.uint16], ...]:
+        """The same of regions, as `ConfidenceTally.unions`; empty where nothing is kept."""
+        return self._unions.steps
 
     def add(self, place: Box, probabilities: Tensor, calibrated: Tensor) -> None:
         """Take a block, each voxel once.
@@ -62,15 +71,19 @@ class CalibratedTally:
         self._sums[1] += sums_by_class(winner, best, classes)
         if self._winning is not None:
             self._winning[place] = (best * STEPS).round_().to(torch.int32).to(torch.int16)
+        self._unions.add(place, winner, calibrated)
 
     def labels(self) -> dict[str, float]:
-        """Mean calibrated probability of each label over its mask, labels without a voxel left out."""
+        """Mean calibrated probability of each label and region over its mask, those without a voxel left out."""
         counts, sums = self._sums.tolist()
-        return {
-            name: sums[index] / counts[index]
-            for index, name in enumerate(self._table.names[1:], start=1)
-            if counts[index]
-        }
+        found = {}
+        for name, classes in self._table.region_classes().items():
+            voxels = sum(counts[index] for index in set(classes))
+            if voxels:
+                union = self._plan.names.get(name)
+                total = sums[classes[0]] if union is None else self._unions.sums[union].probability
+                found[name] = total / voxels
+        return found
 
 
 def with_calibrated(

@@ -18,8 +18,7 @@ from medseg.memory import ResidentPeak, return_free_memory
 from medseg.transforms.block_restore import BlockRestorer
 
 _FLOAT = 4
-# A label and a winning probability of each prepared voxel (`ConfidenceTally`), a label of each source voxel.
-_TALLY_BYTES = 3
+# A label of each prepared and of each source voxel.
 _LABEL_BYTES = 1
 # The label map is copied once for clean-up, of which slabs are looked at; the writers have buffers.
 _AFTER_BYTES = 1
@@ -56,6 +55,8 @@ class Demand:
         What the network takes for one window and its answer.
     block_voxels : int
         Source voxels of the largest block that is interpolated at once.
+    probability_bytes : int, optional
+        Of each prepared voxel, of the winning class and of the regions that hold it (`ConfidenceTally`).
     """
 
     source_voxels: int
@@ -68,6 +69,7 @@ class Demand:
     rim: int
     network_bytes: int
     block_voxels: int
+    probability_bytes: int = 2
 
     @property
     def carried_bytes(self) -> int:
@@ -98,7 +100,8 @@ class Demand:
         kept_bytes : int, optional
             Of what is kept from one window to the next.
         """
-        maps = _TALLY_BYTES * self.prepared_voxels + _LABEL_BYTES * self.source_voxels
+        tally = (_LABEL_BYTES + self.probability_bytes) * self.prepared_voxels
+        maps = tally + _LABEL_BYTES * self.source_voxels
         # One comes after the other.
         shown, cleaned = (
             self._windows_bytes(batch_size) + kept_bytes,

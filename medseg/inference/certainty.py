@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.geometry import GridMap
+from medseg.inference.union_plan import UnionPlan
 from medseg.tilt import Shear, unstraighten_labels
 
 STEPS = 65535
@@ -18,7 +19,7 @@ STEPS = 65535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertaintyMap:
-    """Winning class and its probability on the grid that the network saw: three bytes a voxel.
+    """Winning class and its probability on the grid that the network saw: three bytes a voxel, two more for regions.
 
     Nothing is resampled as a whole: a box of the source is looked up where it is asked for, each source voxel
     at the nearest voxel of the network's grid.
@@ -33,15 +34,22 @@ class CertaintyMap:
         From the source grid to the prepared one.
     temperature : float
         By which probabilities were calibrated; 1 where they are the network's own.
+    unions : tuple of (*prepared) uint16 array
+        For each layer of `plan` the probability of the region that holds a voxel, the sum over its labels.
+    plan : UnionPlan
     """
 
     label_map: NDArray[Any]
     winning: NDArray[np.uint16]
     grid: GridMap
     temperature: float = 1.0
+    unions: tuple[NDArray[np.uint16], ...] = ()
+    plan: UnionPlan = field(default_factory=UnionPlan)
 
     def __call__(self, box: tuple[slice, ...], classes: Sequence[int]) -> NDArray[np.float32]:
         """Probabilities in a box of the source, NaN where none of the classes won or the network saw nothing.
+
+        Of the classes of a region it is that of the region; of other classes that of the one which won.
 
         Parameters
         ----------
@@ -65,9 +73,15 @@ class CertaintyMap:
         known = np.isin(self.label_map[places], list(classes))
         for axis, inside in enumerate(seen):
             known &= inside.reshape([-1 if a == axis else 1 for a in range(dims)])
-        values = np.where(known, self.winning[places] / np.float32(STEPS), np.float32(np.nan))
+        values = np.where(known, self._steps(classes)[places] / np.float32(STEPS), np.float32(np.nan))
         turned = np.transpose(values, np.argsort(order)).astype(np.float32, copy=False)
         return turned.reshape([s.stop - s.start for s in box])
+
+    def _steps(self, classes: Sequence[int]) -> NDArray[np.uint16]:
+        union = tuple(sorted({int(index) for index in classes}))
+        if not self.unions or union not in self.plan.names.values():
+            return self.winning
+        return self.unions[self.plan.layer(union)]
 
 
 def source_certainty(
@@ -77,16 +91,25 @@ def source_certainty(
     shear: Shear | None,
     *,
     temperature: float = 1.0,
+    unions: tuple[NDArray[np.uint16], ...] = (),
+    plan: UnionPlan | None = None,
 ) -> CertaintyMap:
-    """The map of a prediction; that of a tilted volume is brought back onto its slices, three bytes a voxel.
+    """The map of a prediction; that of a tilted volume is brought back onto its slices, as many bytes a voxel.
 
     Parameters
     ----------
-    label_map, winning, grid, temperature
+    label_map, winning, grid, temperature, unions, plan
         As in `CertaintyMap`; the grid leads from the straight grid where the volume was tilted.
     shear : Shear or None
     """
-    straight = CertaintyMap(label_map=label_map, winning=winning, grid=grid, temperature=temperature)
+    straight = CertaintyMap(
+        label_map=label_map,
+        winning=winning,
+        grid=grid,
+        temperature=temperature,
+        unions=unions,
+        plan=plan or UnionPlan(),
+    )
     if shear is None:
         return straight
     indices = []
@@ -96,14 +119,17 @@ def source_certainty(
         indices.append((np.clip(index, 0, label_map.shape[target] - 1), inside, source))
     order = np.argsort([source for _, _, source in indices])
     places = np.ix_(*(index for index, _, _ in indices))
-    labels, steps = label_map[places], winning[places]
-    for axis, (_, inside, _) in enumerate(indices):
-        outside = [slice(None)] * labels.ndim
-        outside[axis] = ~inside
-        labels[tuple(outside)], steps[tuple(outside)] = 0, 0
-    return CertaintyMap(
-        label_map=unstraighten_labels(np.transpose(labels, order), shear),
-        winning=unstraighten_labels(np.transpose(steps, order), shear),
+
+    def on_slices(values: NDArray[Any]) -> NDArray[Any]:
+        shown = values[places]
+        for axis, (_, inside, _) in enumerate(indices):
+            shown[(*(slice(None),) * axis, ~inside)] = 0
+        return unstraighten_labels(np.transpose(shown, order), shear)
+
+    return replace(
+        straight,
+        label_map=on_slices(label_map),
+        winning=on_slices(winning),
+        unions=tuple(map(on_slices, unions)),
         grid=GridMap.identity(shear.source_shape),
-        temperature=temperature,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from medseg.inference.certainty import STEPS
 from medseg.inference.postprocess import bounding_box
 from medseg.inference.spread import SPREAD
+from medseg.inference.union_plan import UnionPlan
+from medseg.inference.unions import NEGLIGIBLE, UNCERTAIN, UnionTally, above
 from medseg.labels import LabelTable
 from medseg.transforms.block_restore import Box
 from medseg.transforms.class_choice import index_dtype, largest_of
@@ -21,11 +24,8 @@ from medseg.transforms.class_choice import index_dtype, largest_of
 CORE_DEPTH = 2
 """Voxels of the prepared grid between the border of a mask and its core."""
 
-UNCERTAIN = (0.2, 0.8)
-"""Between these probabilities a voxel counts as undecided."""
-
-# Classes that are less likely than this in all of a block add less than 2e-5 to its entropy each.
-_NEGLIGIBLE = 1e-6
+# Voxels of the slabs in which cores are made: a core takes several bytes a voxel while it is.
+_SLAB_VOXELS = 1 << 23
 
 
 class LabelTally:
@@ -58,6 +58,9 @@ class LabelTally:
 class ConfidenceTally(LabelTally):
     """Sums over blocks of probabilities; keeps a label and a probability per voxel, not one per class.
 
+    Regions are looked at as wholes: a voxel torn between two labels of a region may surely be the region's. Beside the
+    probability of the winning class, those of regions take two bytes a voxel for each layer of `UnionPlan`.
+
     Parameters
     ----------
     size : sequence of int
@@ -78,12 +81,19 @@ class ConfidenceTally(LabelTally):
         self._entropy_sums = torch.zeros(count, dtype=torch.float64, device=device)
         self._undecided_sums = torch.zeros(count, dtype=torch.int64, device=device)
         self._spread_sums: Tensor | None = None
+        self.plan = UnionPlan.of(table)
+        self._unions = UnionTally(size, self.plan, device=device)
 
     @cached_property
     def winning(self) -> NDArray[np.uint16]:
         """(*size) probability of the most probable class in steps of 1 / 65535; asked for after the last block."""
         found: NDArray[np.uint16] = self._winning.cpu().numpy().view(np.uint16)
         return found
+
+    @property
+    def unions(self) -> tuple[NDArray[np.uint16], ...]:
+        """(*size) for each layer of `plan`, probability of the region that holds the voxel; see `UnionTally.steps`."""
+        return self._unions.steps
 
     @cached_property
     def _voxels(self) -> NDArray[np.int64]:
@@ -116,27 +126,32 @@ class ConfidenceTally(LabelTally):
         # To int32 first: a float beyond the range of int16 becomes anything.
         self._winning[place] = (best.clamp(0, 1) * STEPS).round_().to(torch.int32).to(torch.int16)
         self._voxel_sums += sums_by_class(winner, None, len(values))
-        self._entropy_sums += sums_by_class(winner, normalised_entropy(values), len(values))
+        entropy = normalised_entropy(values)
+        self._entropy_sums += sums_by_class(winner, entropy, len(values))
+        self._unions.add(place, winner, values, entropy)
         if spread is not None:
             self._add_spread(winner, spread)
-        for index in _above(values, UNCERTAIN[0]):
+        for index in above(values, UNCERTAIN[0]):
             channel = values[index]
             self._undecided_sums[index] += torch.count_nonzero(
                 (channel > UNCERTAIN[0]) & (channel < UNCERTAIN[1])
             )
 
     def labels(self) -> dict[str, dict[str, float]]:
-        """How sure the network was of each label that it found.
+        """How sure the network was of each label and region that it found.
 
         Returns
         -------
         dict
-            By label name, labels without a voxel left out: `mean_probability` of the label over the
+            By name, labels before regions, those without a voxel left out: `mean_probability` of the label over the
             mask's core (voxels more than two from its border; the whole mask where none is), the share of the
-            core that was won with less than 0.8 as `uncertain_core` (left out where there is no core), the
+            core with less than 0.8 as `uncertain_core` (left out where there is no core), the
             voxels whose probability lies between 0.2 and 0.8 as `uncertain_share` of the mask, and
             the mean `entropy` of the mask, 0 (one class is certain) to 1 (all are equally likely). Of an ensemble also
             the mean `disagreement` and `variance` of its members over the mask, see `MemberSpread`.
+
+            The probability of a region is the sum over its labels, and its entropy that of classes of which its
+            labels are one. `disagreement` and `variance` are of labels alone.
         """
         found = {}
         for index, name in enumerate(self._table.names[1:], start=1):
@@ -144,12 +159,34 @@ class ConfidenceTally(LabelTally):
                 continue
             voxels = int(self._voxels[index])
             found[name] = {
-                **self._core(index),
+                **self._core((index,), self.winning),
                 "uncertain_share": float(self._undecided[index] / voxels),
                 "entropy": float(self._entropy[index] / voxels),
             }
             if self._spread is not None:
                 found[name] |= dict(zip(SPREAD, (self._spread[:, index] / voxels).tolist(), strict=True))
+        return found | self._regions(found)
+
+    def _regions(self, labels: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for name, classes in self._table.region_classes().items():
+            if name in self._table.names:
+                continue
+            voxels = int(self._voxels[list(set(classes))].sum())
+            if not voxels:
+                continue
+            if name not in self.plan.names:
+                # Of a single label, or of the background, of which nothing is told.
+                alone = labels.get(self._table.names[classes[0]])
+                found |= {} if alone is None else {name: dict(alone)}
+                continue
+            union = self.plan.names[name]
+            sums = self._unions.sums[union]
+            found[name] = {
+                **self._core(union, self._unions.steps[self.plan.layer(union)]),
+                "uncertain_share": sums.undecided / voxels,
+                "entropy": sums.entropy / voxels,
+            }
         return found
 
     def image(self) -> dict[str, float]:
@@ -179,17 +216,41 @@ class ConfidenceTally(LabelTally):
         for row, channel in zip(self._spread_sums, spread, strict=True):
             row += sums_by_class(winner, channel, classes)
 
-    def _core(self, index: int) -> dict[str, float]:
-        box = bounding_box(self.label_map, (index,))
+    def _core(self, classes: Sequence[int], steps: NDArray[np.uint16]) -> dict[str, float]:
+        """Of the core of a mask, slab by slab."""
+        box = bounding_box(self.label_map, classes)
         if box is None:
-            raise ValueError(f"class {index} has voxels but no box")
-        mask = self.label_map[box] == index
-        core = mask_core(mask, CORE_DEPTH)
-        values = self.winning[box][core if core.any() else mask]
-        found = {"mean_probability": float(values.mean(dtype=np.float64) / STEPS)}
-        if core.any():
-            found["uncertain_core"] = float(np.mean(values < UNCERTAIN[1] * STEPS))
+            raise ValueError(f"classes {classes} have voxels but no box")
+        labels, values = self.label_map[box], steps[box]
+        lookup = np.zeros(self._table.class_count, dtype=np.bool_)
+        lookup[list(classes)] = True
+        core, whole = _CoreSums(), _CoreSums()
+        depth = max(1, _SLAB_VOXELS * len(labels) // max(1, labels.size))
+        for start in range(0, len(labels), depth):
+            first, stop = max(0, start - CORE_DEPTH), start + depth
+            mask = lookup[labels[first : stop + CORE_DEPTH]]
+            inside = slice(start - first, start - first + len(labels[start:stop]))
+            whole.add(values[start:stop][mask[inside]])
+            core.add(values[start:stop][mask_core(mask, CORE_DEPTH)[inside]])
+        chosen = core if core.voxels else whole
+        found = {"mean_probability": chosen.total / chosen.voxels / STEPS}
+        if core.voxels:
+            found["uncertain_core"] = core.unsure / core.voxels
         return found
+
+
+@dataclass(slots=True)
+class _CoreSums:
+    """Voxels of a core, the sum of their probabilities in steps, and how many are undecided."""
+
+    voxels: int = 0
+    total: int = 0
+    unsure: int = 0
+
+    def add(self, values: NDArray[np.uint16]) -> None:
+        self.voxels += values.size
+        self.total += int(values.sum(dtype=np.int64))
+        self.unsure += int(np.count_nonzero(values < UNCERTAIN[1] * STEPS))
 
 
 def mask_core(mask: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:
@@ -226,17 +287,9 @@ def _part(values: NDArray[np.bool_], axis: int, start: int, stop: int | None) ->
 def normalised_entropy(probabilities: Tensor) -> Tensor:
     """(L, ...) probabilities -> (...) entropy divided by its largest value, log L."""
     entropy = torch.zeros(probabilities.shape[1:], dtype=torch.float32, device=probabilities.device)
-    for index in _above(probabilities, _NEGLIGIBLE):
+    for index in above(probabilities, NEGLIGIBLE):
         entropy.add_(torch.special.entr(probabilities[index].clamp(min=0.0)))
     return entropy.div_(math.log(len(probabilities)))
-
-
-def _above(values: Tensor, limit: float) -> list[int]:
-    """Channels with a value above a limit; all where they lie on another device, which would have to be waited for."""
-    if values.device.type != "cpu":
-        return list(range(len(values)))
-    found: list[int] = torch.nonzero(values.flatten(1).amax(dim=1) > limit).flatten().tolist()
-    return found
 
 
 def sums_by_class(winner: Tensor, values: Tensor | None, classes: int) -> Tensor:

@@ -41,3 +41,12 @@ class Pass:
         if not isinstance(self.tally, ConfidenceTally):
             raise TypeError("the pass was not asked for confidence")
         return self.tally.winning
+
+    @property
+    def unions(self) -> tuple[NDArray[np.uint16], ...]:
+        """The same of regions, see `ConfidenceTally.unions`."""
+        if self.calibrated is not None and self.calibrated.winning is not None:
+            return self.calibrated.unions
+        if not isinstance(self.tally, ConfidenceTally):
+            raise TypeError("the pass was not asked for confidence")
+        return self.tally.unions

@@ -36,6 +36,7 @@ from medseg.inference.region import Narrowed, narrow_to_body, narrow_to_found
 from medseg.inference.scaling import Scaling
 from medseg.inference.sides import side_axis
 from medseg.inference.sliding_window import Sweep
+from medseg.inference.union_plan import UnionPlan
 from medseg.inference.window_batches import Choice, WindowTally
 from medseg.inference.window_blend import Box, FileTiles, TileStore
 from medseg.labels import LabelTable
@@ -136,6 +137,7 @@ class Predictor:
         self.statistics = statistics
         self.max_bytes, self.scratch = max_bytes, scratch
         self.maps = tuple(maps)
+        self._unions = UnionPlan.of(table)
         self.keep_certainty = keep_certainty
         self._reads_features = features
         averaged = ClassChoice(
@@ -206,8 +208,15 @@ class Predictor:
         )
 
     def _certainty(self, chosen: Pass, shear: Shear | None) -> CertaintyMap:
-        heat = self.scaling.temperature
-        return source_certainty(chosen.tally.label_map, chosen.winning, chosen.grid, shear, temperature=heat)
+        return source_certainty(
+            chosen.tally.label_map,
+            chosen.winning,
+            chosen.grid,
+            shear,
+            temperature=self.scaling.temperature,
+            unions=chosen.unions,
+            plan=self._unions,
+        )
 
     def segment(self, volume: Volume) -> NDArray[Any]:
         """Label map of a volume as `predict` gives it, and nothing else: for frames that come fast.
@@ -350,9 +359,15 @@ class Predictor:
         return gathering_device(
             self.device,
             sums_bytes=sweep.sums_bytes(self.blended.ensemble.channels),
-            # Two bytes of a class at most, two of its probability, and two of its calibrated one.
-            gathered_bytes=6 * prepared + 2 * source,
+            # Two bytes of a class at most, and two of its place in the source.
+            gathered_bytes=(2 + self._probability_bytes) * prepared + 2 * source,
         )
+
+    @property
+    def _probability_bytes(self) -> int:
+        """Of what is kept of the probabilities of each prepared voxel: two of the winning class, those of regions."""
+        kept = 2 + self._unions.voxel_bytes
+        return kept * (2 if self.scaling.changes and self.keep_certainty else 1)
 
     def _narrowed(self, volume: Volume, prepared: Prepared) -> Narrowed:
         """The part of a prepared image that the options say to look at."""
@@ -405,9 +420,10 @@ class Predictor:
             Of the prepared image.
         """
         maps = self._source_maps(grid)
-        return self.blended.demand(
+        demand = self.blended.demand(
             grid, in_channels=in_channels, more_channels=0 if maps is None else maps.channels
         )
+        return replace(demand, probability_bytes=self._probability_bytes)
 
     def _refine(
         self,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.geometry import GridMap
 from medseg.inference.certainty import CertaintyMap
+from medseg.inference.union_plan import UnionPlan
 from medseg.privacy import safe_name
 from medseg.provenance import whole_file
 
@@ -72,10 +73,12 @@ class AnswerStore:
         if answer.certainty is not None:
             known = answer.certainty
             arrays = {"winner": known.label_map, "winning": known.winning, "matrix": known.grid.matrix}
+            arrays |= {f"union{number}": steps for number, steps in enumerate(known.unions)}
             said["certainty"] = {
                 "source": known.grid.source_shape,
                 "target": known.grid.target_shape,
                 "temperature": known.temperature,
+                "regions": known.plan.to_json() if known.unions else None,
             }
         features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
         with whole_file(self._path(case_id)) as part, part.open("wb") as stream:
@@ -98,7 +101,10 @@ def _certainty(stored: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> C
     grid = GridMap(
         source_shape=tuple(shapes["source"]), target_shape=tuple(shapes["target"]), matrix=stored["matrix"]
     )
+    plan = UnionPlan() if shapes.get("regions") is None else UnionPlan.from_json(shapes["regions"])
     return CertaintyMap(
+        unions=tuple(stored[f"union{number}"] for number in range(len(plan.layers))),
+        plan=plan,
         label_map=stored["winner"],
         winning=stored["winning"],
         grid=grid,

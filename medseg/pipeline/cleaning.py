@@ -40,8 +40,9 @@ def answer_key(context: Context, bundle: Bundle, case_id: str) -> str:
     """What a raw prediction depends on."""
     sections = {name: context.section(name) for name in ("preprocess", "inference", "gate")}
     version = context.run.record["versions"].get("medseg")
-    # The confidence of recognised targets needs more of a prediction to be kept.
+    # The confidence of recognised targets needs more of a prediction to be kept; that of regions was not told before.
     kept = [] if context.settings.recognise is None else ["certainty"]
+    kept += ["regions"] if context.table.regions else []
     heat = bundle.record.temperature
     return sha256_json(
         [

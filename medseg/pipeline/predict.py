@@ -224,6 +224,8 @@ def case_key(
             bundle.weights_sha256,
             sections | {"postprocess": list(steps)},
             list(context.facts[case_id]["image_sha256"]),
+            # Results whose regions have no confidence of their own are made again.
+            *(["regions"] if context.table.regions else []),
             # Results without maps keep the key that they had before there were any.
             *([known.model_dump(mode="json")] if (known := bundle.record.calibration) else []),
             *([maps] if (maps := list(case_files.maps_of(context.config.export))) else []),

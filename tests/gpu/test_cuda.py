@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter
 
 from medseg.errors import BundleError
+from medseg.inference.confidence import ConfidenceTally
 from medseg.inference.options import InferenceOptions
 from medseg.inference.predictor import Predictor
 from medseg.labels import Label, LabelTable
@@ -228,3 +229,24 @@ def test_answers_that_are_not_finite_are_refused_by_name():
     )
     with pytest.raises(BundleError, match="not finite"):
         predictor.predict(volume_of_discs())
+
+
+def test_confidence_of_regions_gathered_on_the_card_is_that_of_the_processor():
+    labels = tuple(Label(name=name, value=i, colour="#ffffff") for i, name in enumerate("abc", start=1))
+    table = LabelTable(
+        labels=labels, regions={"whole": ("a", "b", "c"), "core": ("b", "c"), "two": ("a", "b")}
+    )
+    values = torch.softmax(
+        3 * torch.randn((4, 24, 20, 18), generator=torch.Generator().manual_seed(0)), dim=0
+    )
+    found = {}
+    for device in ("cpu", "cuda"):
+        tally = ConfidenceTally(values.shape[1:], table, device=device)
+        for start in range(0, 24, 7):
+            place = (slice(start, min(24, start + 7)), slice(0, 20), slice(0, 18))
+            tally.add(place, values[(slice(None), *place)].to(device))
+        found[device] = (tally.labels(), tally.unions)
+    for name, known in found["cpu"][0].items():
+        assert found["cuda"][0][name] == pytest.approx(known, rel=1e-5)
+    for one, other in zip(found["cpu"][1], found["cuda"][1], strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1

@@ -80,3 +80,31 @@ def test_tilted_slices():
     box = (slice(1, 5), slice(2, 9), slice(3, 6))
     found = lookup(box, [1])
     np.testing.assert_array_equal(np.isnan(found), labels[box] != 1)
+
+
+def test_of_the_classes_of_a_region_it_is_the_probability_of_the_region():
+    table = LabelTable(labels=TABLE.labels, regions={"both": ("a", "b")})
+    affine = np.array([[0.8, 0, 0, 0], [0, 0.8, 0.9, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]])
+    rng = np.random.default_rng(3)
+    shape = (7, 9, 6)
+    shear = shear_of(affine, shape)
+    for size, tilt in ((shape, None), (shear.straight_shape, shear)):
+        values = rng.random((3, *size)).astype(np.float32)
+        values /= values.sum(axis=0)
+        tally = ConfidenceTally(size, table)
+        tally.add(everywhere(size), torch.from_numpy(values))
+        lookup = source_certainty(
+            tally.label_map,
+            tally.winning,
+            GridMap.identity(size),
+            tilt,
+            unions=tally.unions,
+            plan=tally.plan,
+        )
+        found, alone = (lookup(everywhere(shape), classes) for classes in ([2, 1], [1]))
+        held = ~np.isnan(found)
+        np.testing.assert_array_equal(np.isnan(alone), ~held | (lookup.label_map != 1))
+        assert (found[held] > alone[held])[~np.isnan(alone[held])].all()
+        if tilt is None:
+            np.testing.assert_allclose(found[held], values[1:].sum(axis=0)[held], atol=1 / STEPS)
+            np.testing.assert_array_equal(held, values.argmax(axis=0) > 0)

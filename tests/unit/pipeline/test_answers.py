@@ -7,6 +7,7 @@ import numpy as np
 from medseg.geometry import GridMap
 from medseg.inference.answer import Answer
 from medseg.inference.certainty import CertaintyMap
+from medseg.inference.union_plan import UnionPlan
 from medseg.pipeline.answers import AnswerStore
 
 ANSWER = Answer(
@@ -46,6 +47,25 @@ def test_the_certainty_comes_back(tmp_path):
     np.testing.assert_array_equal(found(box, [1, 2]), certainty(box, [1, 2]))
     store.write("c", "key", ANSWER)
     assert store.read("c", "key").certainty is None
+
+
+def test_the_certainty_of_regions_comes_back(tmp_path):
+    grid = GridMap.identity((2, 4, 3))
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) % 3
+    certainty = CertaintyMap(
+        label_map=labels,
+        winning=np.full((2, 4, 3), 30000, np.uint16),
+        grid=grid,
+        unions=(np.arange(24, dtype=np.uint16).reshape(2, 4, 3) + 40000,),
+        plan=UnionPlan(names={"both": (1, 2)}, layers=(((1, 2),),)),
+    )
+    store = AnswerStore(tmp_path)
+    store.write("c", "key", replace(ANSWER, certainty=certainty))
+    box = (slice(0, 2), slice(1, 3), slice(0, 3))
+    found = store.read("c", "key").certainty
+    for classes in ([1, 2], [1]):
+        np.testing.assert_array_equal(found(box, classes), certainty(box, classes))
+    assert np.nanmin(found(box, [1, 2])) > np.nanmax(found(box, [1]))
 
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path):
