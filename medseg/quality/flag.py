@@ -118,8 +118,8 @@ class ResultFacts:
     table : LabelTable
     measures : CaseMeasures
     confidence : mapping, optional
-        Label -> numbers: "uncertain_core", the share of the core that is undecided (border band left
-        out), or else "mean_probability" of the core.
+        Label or region -> numbers: "uncertain_core", the share of the core that is undecided (border band left
+        out), or else "mean_probability" of the core. Of a region they are those of the sum over its labels.
     ranges : mapping, optional
         From `fit_ranges`, with the record of this result in `record`.
     cohort_margin : float, optional

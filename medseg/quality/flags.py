@@ -64,6 +64,10 @@ def _all_outcomes(facts: ResultFacts, options: FlagOptions) -> Iterable[Outcome]
         yield check_size(structure, facts, options)
         yield check_confidence(structure, facts, options)
         yield check_disagreement(structure, facts, options)
+    for name in facts.table.regions:
+        # Of the union of its labels: what is torn between two of them is a doubt about each, not about the region.
+        if name in (facts.confidence or {}):
+            yield check_confidence(facts.measures.structures[name], facts, options)
     for left, right in lateral_pairs(facts.table):
         yield check_ratio(left, right, facts, options)
         yield check_sides(left, right, facts, options)

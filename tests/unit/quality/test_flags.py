@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,29 @@ def test_low_confidence():
     assert "30% of the core of lung_right is undecided" in found.flags[0].text
     sure = {"lung_right": {"uncertain_core": 0.1}, "lung_left": {"mean_probability": 0.97}}
     assert judge_result(facts(film(), confidence=sure)).flags == ()
+
+
+def test_a_region_is_judged_by_its_own_confidence():
+    table = LabelTable(labels=lungs().labels, regions={"lung": ("lung_right", "lung_left")})
+    given = facts(film())
+    measures = measure_case(
+        given.label_map, table=table, measures=("area",), case_id="c1", spacing_mm=(0.5, 0.5)
+    )
+
+    def judged(**shares):
+        known = {name: {"uncertain_core": share} for name, share in shares.items()}
+        return judge_result(replace(given, table=table, measures=measures, confidence=known))
+
+    torn = judged(lung_right=0.3, lung_left=0.3, lung=0.01)
+    assert [code for code in codes(torn) if code[0] == "Q401"] == [
+        ("Q401", "review", "lung_right"),
+        ("Q401", "review", "lung_left"),
+    ]
+    assert outcome(torn, "Q401", "lung").outcome == "passed"
+    vague = judged(lung_right=0.05, lung_left=0.05, lung=0.2)
+    assert [code for code in codes(vague) if code[0] == "Q401"] == [("Q401", "review", "lung")]
+    old = judged(lung_right=0.05, lung_left=0.05)
+    assert not [check for check in old.checks if check.structure == "lung" and check.code == "Q401"]
 
 
 def test_gate_findings_become_flags():
