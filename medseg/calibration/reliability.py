@@ -43,6 +43,11 @@ class ReliabilitySums:
         """No voxel yet."""
         return cls(table=np.zeros((bins, 3)))
 
+    @classmethod
+    def from_row(cls, row: NDArray[np.float64]) -> ReliabilitySums:
+        """The sums that `row` wrote."""
+        return cls(table=row[:-2].reshape(-1, 3).copy(), squares=float(row[-2]), surprise=float(row[-1]))
+
     def add(self, probability: NDArray[Any], true: NDArray[np.bool_]) -> None:
         """Take voxels.
 

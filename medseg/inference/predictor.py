@@ -304,7 +304,7 @@ class Predictor:
                 reuse=found.reuse and self.options.empty_windows == "reuse",
                 tally=windows,
             )
-            device = self._gathering_device(sweep, grid, watched=watch is not None)
+            device = self._gathering_device(sweep, grid)
             tally = kind(sweep.size, self.table, device=device)
             watched = None if watch is None else watch(grid)
             calibrated = None
@@ -351,9 +351,12 @@ class Predictor:
             watch=watched,
         )
 
-    def _gathering_device(self, sweep: Sweep, grid: GridMap, *, watched: bool) -> torch.device:
-        """Where masks are gathered: on the processor what is watched, put into maps or rounded as nnU-Net does."""
-        if self.maps or watched or sweep.ordered:
+    def _gathering_device(self, sweep: Sweep, grid: GridMap) -> torch.device:
+        """Where masks are gathered: on the processor what is put into maps or rounded as nnU-Net does.
+
+        That a pass is watched makes no difference, so that it makes none to its mask.
+        """
+        if self.maps or sweep.ordered:
             return torch.device("cpu")
         prepared, source = math.prod(sweep.size), math.prod(grid.source_shape)
         return gathering_device(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.config.schema import RunConfig
 from medseg.data.manifest import Case
 from medseg.errors import MedsegError
-from medseg.pipeline.calibrating import MOST_CASES
+from medseg.pipeline.looks import MOST_CASES, hands_over
 from medseg.pipeline.predict import which
 from medseg.pipeline.prepared_grids import prepared_grid, unseen_case
 from medseg.planning.cost import ProbeResult
@@ -31,8 +31,8 @@ def foresee_stages(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Images that are predicted after the training, those that are predicted once more, and the time of the network.
 
-    An evaluated image is predicted once for its result, and once more, up to a number of them, where probabilities are
-    held against references: only then all of them are looked at.
+    An evaluated image is predicted once for its result, and its probabilities are held against references on the way.
+    Below a ceiling of memory they are not: then up to a number of images are predicted once more.
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ def foresee_stages(
 
 
 def _looked_at(context: Context, config: RunConfig, most: int) -> dict[str, Sequence[Case]]:
-    """Cases whose probabilities are looked at: before the results, and once more for the evaluation."""
+    """Cases that are predicted for their probabilities alone: before the results, and once more for the evaluation."""
     if not config.evaluation.calibration:
         return {"calibrating": (), "again": ()}
     first = () if context.every_fold else context.labelled(context.in_split("validation"))
-    again = context.labelled(context.chosen(config.evaluation.cases))
+    again = () if hands_over(config) else context.labelled(context.chosen(config.evaluation.cases))
     return {"calibrating": first[:most], "again": again[:most]}
 
 

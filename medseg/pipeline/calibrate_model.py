@@ -15,7 +15,8 @@ from medseg.io.read import read_image, read_label
 from medseg.models.bundle import Bundle, read_bundle
 from medseg.models.bundle_writer import update_bundle, whole_folder
 from medseg.models.calibration_record import CalibrationRecord
-from medseg.pipeline.calibrating import loading, record_text, seed_of, write_summary
+from medseg.pipeline.calibrating import loading, record_text, write_summary
+from medseg.pipeline.looks import seed_of
 from medseg.pipeline.model import LoadedModel
 from medseg.pipeline.progress import Reporter, SilentReporter
 from medseg.pipeline.result import Result

@@ -13,8 +13,9 @@ from medseg.errors import MedsegError, StorageError
 from medseg.memory import return_free_memory
 from medseg.models.bundle_writer import update_bundle
 from medseg.models.calibration_record import CalibrationRecord
+from medseg.pipeline.looks import chosen_cases, look_key, looks, seed_of
 from medseg.pipeline.readers import image_reader, read_reference
-from medseg.provenance import sha256_json, write_json
+from medseg.provenance import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from medseg.pipeline.context import Context
     from medseg.pipeline.model import LoadedModel
 
-MOST_CASES = {2: 400, 3: 60}
-"""Images that are gone through, by their number of axes; of more, those whose names hash lowest."""
 Groups = Sequence[tuple["Bundle", Sequence[Case]]]
 Load = Callable[["Bundle"], "LoadedModel"]
 
@@ -35,14 +34,14 @@ def fit_on_validation(context: Context, groups: Groups, load: Load) -> Calibrati
     None, with a note, where there are no such cases.
     """
     load = loading(load)
-    looks = _looks(context, groups, load, stage="predict", text="calibrating on validation cases")
-    if not looks:
+    found = _looks(context, groups, load, stage="predict", text="calibrating on validation cases")
+    if not found:
         context.reporter.note("no validation case with a mask: probabilities and sizes are not calibrated")
         return None
     bundle = groups[0][0]
     scaling = load(groups[-1][0]).predictor.scaling
     record = fit_record(
-        [look for _, look in looks],
+        found,
         scaling,
         context.table,
         data=f"validation split of {context.config.name}",
@@ -76,14 +75,14 @@ def evaluate_probabilities(
         Which cases these are.
     """
     load = loading(load)
-    looks = [look for _, look in _looks(context, groups, load, stage="evaluate", text="probabilities")]
-    if not looks:
+    found = _looks(context, groups, load, stage="evaluate", text="probabilities", handed_over=True)
+    if not found:
         return None
     options, bundle = context.config.evaluation, groups[0][0]
     summary = summarise_looks(
-        looks,
+        found,
         temperature=bundle.record.temperature,
-        data=f"{what} of {context.config.name}, {len(looks)} images",
+        data=f"{what} of {context.config.name}, {len(found)} images",
         samples=options.samples,
         level=options.level,
         seed=options.seed,
@@ -93,7 +92,7 @@ def evaluate_probabilities(
         from medseg.models.bundle import read_bundle
 
         record = fit_record(
-            looks,
+            found,
             load(groups[-1][0]).predictor.scaling,
             context.table,
             data=f"{what} of {context.config.name}",
@@ -140,21 +139,21 @@ def record_text(record: CalibrationRecord) -> str:
     return f"calibrated on {record.data}: {'; '.join(parts)}"
 
 
-def seed_of(case_id: str) -> int:
-    """Seed of the voxels that are drawn of a case, whatever the order of the cases."""
-    return int(sha256_json(case_id)[:8], 16)
-
-
 def _looks(
-    context: Context, groups: Groups, load: Load, *, stage: str, text: str
-) -> list[tuple[str, CaseLook]]:
-    """Go through the cases, at most `MOST_CASES`; those that cannot be are left out."""
-    kept = _kept([case for _, cases in groups for case in cases], groups)
-    looks, done = [], 0
+    context: Context, groups: Groups, load: Load, *, stage: str, text: str, handed_over: bool = False
+) -> list[CaseLook]:
+    """Go through the cases, at most `MOST_CASES`; those that cannot be are left out.
+
+    Where looks that were handed over do, they have no sizes, and only cases without one are predicted.
+    """
+    every = [case for _, cases in groups for case in cases]
+    kept = chosen_cases(every, dims=groups[0][0].spatial_dims) if groups else set()
+    found, done = [], 0
     for bundle, cases in groups:
         for case in (case for case in cases if case.case_id in kept):
             try:
-                looks.append((case.case_id, _look(context, load(bundle), case)))
+                look = _handed_over(context, bundle, case) if handed_over else None
+                found.append(look or _look(context, load(bundle), case))
             except StorageError:
                 raise
             except MedsegError as err:
@@ -163,14 +162,12 @@ def _looks(
             return_free_memory()
             done += 1
             context.reporter.advanced(stage, done, len(kept), text)
-    return looks
+    return found
 
 
-def _kept(cases: Sequence[Case], groups: Groups) -> set[str]:
-    if not groups:
-        return set()
-    most = MOST_CASES[groups[0][0].spatial_dims]
-    return {case.case_id for case in sorted(cases, key=lambda case: sha256_json(case.case_id))[:most]}
+def _handed_over(context: Context, bundle: Bundle, case: Case) -> CaseLook | None:
+    key = look_key(context, bundle, case.case_id)
+    return looks(context).read(case.case_id, key, patient_id=case.patient_id)
 
 
 def _look(context: Context, model: LoadedModel, case: Case) -> CaseLook:

@@ -17,12 +17,12 @@ from medseg.errors import MedsegError, StorageError
 from medseg.inference.options import PostprocessStep
 from medseg.pipeline.answers import AnswerStore
 from medseg.pipeline.context import Context
+from medseg.pipeline.looks import Watched
 from medseg.pipeline.readers import image_reader, read_reference
 from medseg.pipeline.tuning import Masks, Tuning, candidates, tune
 from medseg.provenance import sha256_json, write_json
 
 if TYPE_CHECKING:
-    from medseg.inference.answer import Answer
     from medseg.models.bundle import Bundle
     from medseg.pipeline.model import LoadedModel
 
@@ -100,7 +100,7 @@ def _answered(
     context: Context, groups: Groups, load: Callable[[Bundle], LoadedModel]
 ) -> list[tuple[Case, str]]:
     """Cases with a raw prediction in the store, and its key; made where there is none."""
-    store, done, found = answers(context), 0, []
+    store, watched, done, found = answers(context), Watched(context), 0, []
     total = sum(len(cases) for _, cases in groups)
     for bundle, cases in groups:
         model: LoadedModel | None = None
@@ -109,7 +109,8 @@ def _answered(
             try:
                 if store.read(case.case_id, key) is None:
                     model = model or load(bundle)
-                    store.write(case.case_id, key, _answer(context, model, case))
+                    volume = image_reader(context.config)(case.images)
+                    store.write(case.case_id, key, watched.answer(model, case, volume))
                 found.append((case, key))
             except StorageError:
                 raise
@@ -119,10 +120,6 @@ def _answered(
             done += 1
             context.reporter.advanced(STAGE, done, total, "predicting, to tune the clean-up")
     return found
-
-
-def _answer(context: Context, model: LoadedModel, case: Case) -> Answer:
-    return model.answer(image_reader(context.config)(case.images))
 
 
 def _masks(context: Context, case: Case, key: str) -> Masks:

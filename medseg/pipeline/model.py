@@ -22,7 +22,8 @@ from medseg.evaluation.intensity import intensities_of
 from medseg.evaluation.measure import DETECTOR_PLANE, lateral_pairs, measure_case
 from medseg.evaluation.options import MeasureName
 from medseg.evaluation.quantities import CaseMeasures
-from medseg.inference.answer import Answer
+from medseg.inference.answer import Answer, Prediction
+from medseg.inference.block_watch import StartWatch
 from medseg.inference.device import autocast_dtype
 from medseg.inference.engine_files import cache_folder
 from medseg.inference.engine_settle import Engines
@@ -212,8 +213,8 @@ class LoadedModel:
         """
         return self.judge(volume, self.answer(volume), case_id=case_id)
 
-    def answer(self, volume: Volume) -> Answer:
-        """What the network makes of one image, before clean-up.
+    def answer(self, volume: Volume, *, watch: StartWatch | None = None) -> Prediction:
+        """What the network makes of one image, before clean-up; `watch` as in `Predictor.predict`.
 
         Raises
         ------
@@ -225,7 +226,7 @@ class LoadedModel:
         image, checks = self._look(volume)
         self._refuse(judge_input(image=image, checks=checks, options=self.gate_options))
         self._require_channels(volume)
-        return self.predictor.predict(volume)
+        return self.predictor.predict(volume, watch=watch)
 
     def judge(self, volume: Volume, prediction: Answer, *, case_id: str) -> CaseResult:
         """Clean up, measure and judge an answer.

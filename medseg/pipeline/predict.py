@@ -15,6 +15,7 @@ from medseg.models.bundle import Bundle, read_bundle
 from medseg.pipeline import bundling, case_files, prediction_memory, recognition
 from medseg.pipeline.context import Context
 from medseg.pipeline.folds import member_of
+from medseg.pipeline.looks import Watched
 from medseg.pipeline.readers import image_reader
 from medseg.provenance import sha256_json
 
@@ -89,6 +90,10 @@ class _Work:
     verdicts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("pass", "note", "review", "fail"), 0)
     )
+    watched: Watched = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watched = Watched(self.context)
 
     def predict(self, bundle: Bundle, cases: Sequence[Case]) -> None:
         """Write the results of the cases of one bundle; it is loaded when the first case needs it."""
@@ -116,7 +121,7 @@ class _Work:
             raw = None
             if not case_files.maps_of(context.config.export):
                 raw = answers(context).read(case.case_id, answer_key(context, bundle, case.case_id))
-            answer = model.answer(volume) if raw is None else raw
+            answer = self.watched.answer(model, case, volume) if raw is None else raw
             result = model.judge(volume, answer, case_id=case.case_id)
             case_files.write_result(
                 folder, case_id=case.case_id, key=key, volume=volume, result=result, model=model

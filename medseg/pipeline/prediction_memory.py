@@ -11,6 +11,7 @@ from medseg.config.schema import RunConfig
 from medseg.errors import MedsegError, StorageError
 from medseg.geometry import GridMap
 from medseg.memory import resident_bytes, return_free_memory
+from medseg.pipeline.looks import hands_over
 from medseg.planning.plan import read_plan
 from medseg.transforms.header_grid import grid_of_header
 from medseg.volume import ImageGrid
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FACT = "prediction_memory"
 _SCALED_BYTES = 4
+# Of a reference on the grid of the file and on that of the network, while its case is predicted.
+_REFERENCE_BYTES = 2
 
 
 def largest_grid(context: Context, config: RunConfig) -> GridMap | None:
@@ -80,6 +83,8 @@ def foresee_prediction(
     demand = predictor.demand(grid, in_channels=in_channels)
     return_free_memory()
     taken = resident_bytes() + _SCALED_BYTES * in_channels * math.prod(grid.source_shape)
+    if hands_over(config):
+        taken += _REFERENCE_BYTES * (math.prod(grid.source_shape) + math.prod(grid.target_shape))
     least = taken + demand.least_bytes
     if limit is not None and least_ceiling(least) > limit:
         raise too_low(limit, least, "the largest case, by its header")

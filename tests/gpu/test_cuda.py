@@ -1,12 +1,14 @@
 """CUDA: mixed precision trains, and predictions agree with the CPU."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
 
+from medseg.calibration.voxels import start_watch
 from medseg.errors import BundleError
 from medseg.inference.confidence import ConfidenceTally
 from medseg.inference.options import InferenceOptions
@@ -250,3 +252,19 @@ def test_confidence_of_regions_gathered_on_the_card_is_that_of_the_processor():
         assert found["cuda"][0][name] == pytest.approx(known, rel=1e-5)
     for one, other in zip(found["cpu"][1], found["cuda"][1], strict=True):
         assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_a_watched_prediction_on_the_card_has_the_same_mask_and_is_looked_at_as_on_the_processor():
+    image, label = disc()
+    reference = label[None].astype(np.int16)
+    volume, sums = Volume(array=image[None]), {}
+    for device in ("cpu", "cuda"):
+        predictor = Predictor(
+            network(), steps=(), table=TABLE, options=InferenceOptions(), device=device, temperature=1.5
+        )
+        start = partial(start_watch, reference=reference, volume=volume, table=TABLE, scaled=True)
+        found = predictor.predict(volume, watch=start)
+        np.testing.assert_array_equal(found.label_map, predictor.predict(volume).label_map)
+        sums[device] = found.watch.calibrated()["disc"]
+    assert sums["cuda"].table[:, 0].sum() == pytest.approx(sums["cpu"].table[:, 0].sum(), rel=0.01)
+    assert sums["cuda"].squares == pytest.approx(sums["cpu"].squares, rel=0.01)

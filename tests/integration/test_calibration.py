@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_volumes
 
+from medseg.inference.predictor import Predictor
 from medseg.models.bundle import read_bundle
 from medseg.pipeline.api import run_pipeline
 from medseg.pipeline.calibrate_model import CalibrateRequest, calibrate_model
@@ -70,6 +72,33 @@ def test_validation_cases_calibrate_and_test_cases_are_told(held_out):
             assert structure["volume_ml_high"] == pytest.approx(volume * np.exp(size.quantile))
         else:
             assert structure["interval_reason"]
+
+
+def test_evaluated_cases_are_predicted_once_and_again_where_nothing_was_handed_over(tmp_path, monkeypatch):
+    path = written(tmp_path / "data", count=8, validation=1)
+    predicted = []
+    monkeypatch.setattr(Predictor, "predict", counted(Predictor.predict, predicted))
+    settings = ("training.epochs=1", "evaluation.samples=100")
+    run = run_of(path, tmp_path / "runs", *settings)
+    # One validation case to calibrate, two test cases for their results and their probabilities at once.
+    assert len(predicted) == 3
+    told = (run / "evaluation" / "calibration.json").read_bytes()
+    assert len(list((run / "cache" / "looks").iterdir())) == 2
+    shutil.rmtree(run / "cache" / "looks")
+    run_pipeline(path, output=tmp_path / "runs", overrides=settings, only=("evaluate",))
+    assert len(predicted) == 5
+    assert (run / "evaluation" / "calibration.json").read_bytes() == told
+    other = run_of(path, tmp_path / "ceiling", *settings, "predict.max_ram=16GB")
+    assert len(predicted) == 5 + 5
+    assert (other / "evaluation" / "calibration.json").read_bytes() == told
+
+
+def counted(function, calls):
+    def count(*given, **more):
+        calls.append(1)
+        return function(*given, **more)
+
+    return count
 
 
 def test_masks_are_those_of_a_run_without_calibration(held_out, tmp_path):

@@ -145,12 +145,18 @@ def test_a_plan_is_kept_and_recalled_with_its_settings(cohort, tmp_path, measure
 def test_what_comes_after_the_training_is_told(cohort, tmp_path, measured):
     notes = Notes()
     once = read_plan(plan(cohort, tmp_path / "a", "evaluation.calibration=false", reporter=notes))
-    twice = read_plan(plan(cohort, tmp_path / "b", "evaluation.calibration=true"))
+    looked = read_plan(plan(cohort, tmp_path / "c", "evaluation.calibration=true")).facts["after_training"]
+    # Below a ceiling of memory probabilities are looked at by predicting once more.
+    twice = read_plan(plan(cohort, tmp_path / "b", "evaluation.calibration=true", "predict.max_ram=16GB"))
     tested = once.facts["after_training"]["predicted"]
     assert once.facts["after_training"] | {"seconds": 0} == {
         "predicted": tested, "calibrating": 0, "again": 0, "seconds": 0,
     }  # fmt: skip
     more = twice.facts["after_training"]
+    assert looked | {"seconds": 0} == more | {"again": 0, "seconds": 0}
+    assert looked["seconds"] == pytest.approx(
+        once.facts["after_training"]["seconds"] * (tested + more["calibrating"]) / tested, abs=0.3
+    )
     assert (more["predicted"], more["again"]) == (tested, tested) != (0, 0)
     # 24 x 24 x 20 voxels a window, 20 000 of them in a tenth of a second.
     assert once.facts["after_training"]["seconds"] == pytest.approx(
