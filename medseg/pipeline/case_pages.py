@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ def write_pages(context: Context, report: CohortReport) -> int:
             raise
         except MedsegError as err:
             context.reporter.note(f"{case.case_id}: no page of its own: {err}")
+        context.kept_images.drop(case.case_id)
     return count
 
 
@@ -173,7 +174,8 @@ class _Work:
     def _with_pictures(self, page: CasePage, case: Case) -> CasePage:
         context, folder = self.context, self.context.run.case_folder(case.case_id)
         try:
-            volume = image_reader(context.config)(case.images)
+            read = partial(image_reader(context.config), case.images)
+            volume = context.kept_images.image(case.case_id, read)
             label_map = case_files.read_mask_file(folder, context.table).reshape(volume.spatial_shape)
             reference = None if case.label is None else _reference(case, volume, context)
             maps = case_files.read_map(folder, "entropy", volume.spatial_shape)
@@ -253,7 +255,8 @@ class _Work:
 def _reference(case: Case, volume: Volume, context: Context) -> Masks:
     """Reference as sets of classes; what is surely foreground but of no single label is named ""."""
     table = context.table
-    sets: NDArray[Any] = read_reference(case, volume, context.config, table)[0]
+    read = partial(read_reference, case, volume, context.config, table)
+    sets: NDArray[Any] = context.kept_images.reference(case.case_id, read)[0]
     names = {index: name for index, name in enumerate(table.names) if index > 0}
     names |= {i: "" for i, classes in enumerate(table.sets) if len(classes) > 1 and 0 not in classes}
     return Masks(array=np.asarray(sets), names=names)

@@ -13,6 +13,7 @@ from medseg.config.schema import PipelineConfig, RunConfig
 from medseg.data.manifest import Case, Split
 from medseg.errors import ConfigError
 from medseg.labels import LabelTable
+from medseg.pipeline.kept_images import ROOM_BYTES, KeptImages
 from medseg.pipeline.progress import Reporter
 from medseg.pipeline.run_folder import RunFolder, StageState
 from medseg.planning.cost import Prediction
@@ -92,6 +93,11 @@ class Context:
     def table(self) -> LabelTable:
         """Label table of the settings."""
         return self.settings.label_table()
+
+    @cached_property
+    def kept_images(self) -> KeptImages:
+        """Images that a later stage of this process asks for again; none below a ceiling of memory."""
+        return KeptImages(ROOM_BYTES if self.settings.predict.max_ram is None else 0)
 
     @cached_property
     def threads(self) -> int:

@@ -41,7 +41,7 @@ def run(context: Context) -> dict[str, Any]:
     """Write evaluation/cases.csv, cases.json, summary.csv and summary.json; show the table."""
     options = _options(context)
     cases = context.labelled(context.chosen(options.cases))
-    read = image_reader(context.config)
+    read, kept = image_reader(context.config), context.kept_images
     found: list[CaseEvaluation] = []
     seen: list[Seen] = []
     targets = TargetEvaluation(context)
@@ -49,11 +49,13 @@ def run(context: Context) -> dict[str, Any]:
     for done, case in enumerate(cases, start=1):
         folder = context.run.case_folder(case.case_id)
         try:
-            volume = read(case.images)
+            volume = kept.image(case.case_id, partial(read, case.images))
             digest = volume.pixel_sha256 or pixel_digest(volume.array)
             seen.append(Seen(case_id=case.case_id, patient_id=case.patient_id, digest=digest))
             prediction = case_files.read_mask_file(folder, context.table)
-            reference = read_reference(case, volume, context.config, context.table)
+            reference = kept.reference(
+                case.case_id, partial(read_reference, case, volume, context.config, context.table)
+            )
             evaluation = evaluate_case(
                 prediction,
                 reference,

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,8 @@ def _case(context: Context, found: _Found, *, exports: Mapping[str, Any], wanted
 def _pictured(context: Context, case: Case, draft: CaseReport) -> CaseReport:
     """The case with its small picture, or as it is where its files cannot be read any more."""
     try:
-        volume = image_reader(context.config)(case.images)
+        read = partial(image_reader(context.config), case.images)
+        volume = context.kept_images.image(case.case_id, read)
         label_map = case_files.read_mask_file(context.run.case_folder(case.case_id), context.table)
         label_map = label_map.reshape(volume.spatial_shape)
         reference = {} if case.label is None else _reference_masks(case, volume, context)
@@ -255,7 +257,8 @@ def _pictured(context: Context, case: Case, draft: CaseReport) -> CaseReport:
 def _reference_masks(case: Case, volume: Volume, context: Context) -> dict[str, NDArray[np.bool_]]:
     """Reference masks by label; what is surely foreground but of no single label under ""."""
     table = context.table
-    sets = read_reference(case, volume, context.config, table)[0]
+    read = partial(read_reference, case, volume, context.config, table)
+    sets = context.kept_images.reference(case.case_id, read)[0]
     masks = {name: sets == index for index, name in enumerate(table.names) if index > 0}
     either = [i for i, classes in enumerate(table.sets) if len(classes) > 1 and 0 not in classes]
     return {**masks, "": np.isin(sets, either)}

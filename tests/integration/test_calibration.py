@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import tiny_volumes
 
 from medseg.inference.predictor import Predictor
 from medseg.models.bundle import read_bundle
+from medseg.pipeline import case_pages, evaluate, report
 from medseg.pipeline.api import run_pipeline
 from medseg.pipeline.calibrate_model import CalibrateRequest, calibrate_model
 from medseg.pipeline.case_files import read_mask_file
@@ -91,6 +93,30 @@ def test_evaluated_cases_are_predicted_once_and_again_where_nothing_was_handed_o
     other = run_of(path, tmp_path / "ceiling", *settings, "predict.max_ram=16GB")
     assert len(predicted) == 5 + 5
     assert (other / "evaluation" / "calibration.json").read_bytes() == told
+
+
+def test_images_are_not_read_again_for_the_pages_of_the_same_process(tmp_path, monkeypatch):
+    path = written(tmp_path / "data", count=8, validation=1)
+    read = []
+    for module in (evaluate, report, case_pages):
+        monkeypatch.setattr(module, "image_reader", counted_reader(module.image_reader, read))
+    settings = ("training.epochs=1", "evaluation.samples=100", "report.cases=test")
+    run = run_of(path, tmp_path / "runs", *settings)
+    assert len(read) == 2
+    page = sorted((run / "cases").glob("*/report.html"))[0]
+    told = pictures(page)
+    run_pipeline(path, output=tmp_path / "runs", overrides=settings, only=("report",))
+    # The pages of another process read the images once, for the small picture of the cohort and their own.
+    assert len(read) == 4
+    assert pictures(page) == told != []
+
+
+def pictures(page):
+    return re.findall(r"data:image/webp;base64,[^\"]+", page.read_text())
+
+
+def counted_reader(make, calls):
+    return lambda config: counted(make(config), calls)
 
 
 def counted(function, calls):
