@@ -28,6 +28,7 @@ from medseg.node.upper_layer import PeerGone, UpperLayerError
 
 _log = logging.getLogger(__name__)
 _STREAM_BUFFER = 1 << 20
+_ARTIM_S = 2.0
 
 
 class DimseServer:
@@ -181,6 +182,11 @@ class DimseServer:
             self._ended(peer, "lost", "the connection ended", task)
         except asyncio.CancelledError:
             writer.write(upper_layer.abort_pdu(0))
+        else:
+            # It is no association any more, and makes room where there are too many.
+            self._open[task], self._waiting[task] = None, writer
+            with contextlib.suppress(asyncio.CancelledError):
+                await _wait_for_end(reader)
         finally:
             del self._open[task]
             self._waiting.pop(task, None)
@@ -265,8 +271,18 @@ def _fingerprint(writer: asyncio.StreamWriter) -> str:
     return hashlib.sha256(certificate).hexdigest() if certificate else ""
 
 
+async def _wait_for_end(reader: asyncio.StreamReader) -> None:
+    """After a rejection or the reply to a release the peer closes (PS3.8 9.2.3, ARTIM); what it sends is dropped.
+
+    Whoever is hung up on at once may hear of that before it has read the last PDU.
+    """
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_ARTIM_S):
+            while await reader.read(_STREAM_BUFFER):
+                pass
+
+
 async def _close(writer: asyncio.StreamWriter) -> None:
-    # The peer closes after a reply to a release; who does not is cut off.
     with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
         writer.close()
         async with asyncio.timeout(1.0):

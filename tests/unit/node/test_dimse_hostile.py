@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
+import contextlib
+
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel, Verification
 
@@ -214,3 +216,28 @@ def test_a_peer_that_is_gone_before_its_answer_is_no_error(
     wait_until(lambda: [line["outcome"] for line in listener.audit_lines()] == ["lost"])
     assert not caplog.records
     assert echoed(listener) < 2
+
+
+@pytest.mark.parametrize("goodbye", ["rejected", "released"])
+def test_the_peer_closes_after_the_last_pdu_and_who_does_not_is_cut_off(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, goodbye: str
+):
+    monkeypatch.setattr("medseg.node.dimse_server._ARTIM_S", 0.5)
+    with listener.connect() as line:
+        line.sendall(
+            request().replace(b"MEDSEG".ljust(16), b"OTHER".ljust(16)) if goodbye == "rejected" else request()
+        )
+        if goodbye == "released":
+            assert line.recv(4096)[:1] == b"\2"
+            line.sendall(pdu(5, bytes(4)))
+        assert len(line.recv(4096)) == 10
+        line.settimeout(0.2)
+        # It is not hung up on, whatever it still sends; nor does it count as an association.
+        line.sendall(b"more")
+        with pytest.raises(TimeoutError):
+            line.recv(1)
+        assert listener.server.associations == 0
+        line.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert line.recv(1) == b""
+    wait_until(lambda: not listener.server._open)
