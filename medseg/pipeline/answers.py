@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,7 @@ from numpy.typing import NDArray
 from medseg.geometry import GridMap
 from medseg.inference.certainty import CertaintyMap
 from medseg.inference.union_plan import UnionPlan
-from medseg.privacy import safe_name
-from medseg.provenance import whole_file
+from medseg.pipeline.kept_arrays import Arrays, read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from medseg.inference.answer import Answer
@@ -30,37 +27,11 @@ class AnswerStore:
 
     def read(self, case_id: str, key: str) -> Answer | None:
         """The answer that was written with this key, None where there is none or it is damaged."""
-        from medseg.inference.answer import Answer
-
-        path = self._path(case_id)
-        if not path.is_file():
-            return None
-        try:
-            # numpy leaves a damaged file open that it opened itself.
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                said = json.loads(bytes(stored["said"]))
-                if said["key"] != key:
-                    return None
-                features = stored["features"]
-                return Answer(
-                    certainty=_certainty(stored, said),
-                    label_map=stored["label_map"],
-                    confidence=said["confidence"],
-                    entropy=said["entropy"],
-                    disagreement=said.get("disagreement", {}),
-                    features=features if features.size else None,
-                    passes=said["passes"],
-                    notes=tuple(said["notes"]),
-                    windows=said.get("windows", {}),
-                )
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-            # It can be made again.
-            return None
+        return read_arrays(self.folder, case_id, key, _answer)
 
     def write(self, case_id: str, key: str, answer: Answer) -> None:
         """Keep an answer, whole or not at all."""
         said = {
-            "key": key,
             "confidence": {name: dict(values) for name, values in answer.confidence.items()},
             "entropy": dict(answer.entropy),
             "disagreement": dict(answer.disagreement),
@@ -69,10 +40,11 @@ class AnswerStore:
             "windows": dict(answer.windows),
             "certainty": None,
         }
-        arrays: dict[str, NDArray[Any]] = {}
+        features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
+        arrays: dict[str, NDArray[Any]] = {"label_map": answer.label_map, "features": features}
         if answer.certainty is not None:
             known = answer.certainty
-            arrays = {"winner": known.label_map, "winning": known.winning, "matrix": known.grid.matrix}
+            arrays |= {"winner": known.label_map, "winning": known.winning, "matrix": known.grid.matrix}
             arrays |= {f"union{number}": steps for number, steps in enumerate(known.unions)}
             said["certainty"] = {
                 "source": known.grid.source_shape,
@@ -80,21 +52,27 @@ class AnswerStore:
                 "temperature": known.temperature,
                 "regions": known.plan.to_json() if known.unions else None,
             }
-        features = np.empty(0, dtype=np.float32) if answer.features is None else answer.features
-        with whole_file(self._path(case_id)) as part, part.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                label_map=answer.label_map,
-                features=features,
-                said=np.frombuffer(json.dumps(said).encode(), dtype=np.uint8),
-                **arrays,  # type: ignore[arg-type]
-            )
-
-    def _path(self, case_id: str) -> Path:
-        return self.folder / f"{safe_name(case_id)}.npz"
+        write_arrays(self.folder, case_id, key, arrays, said)
 
 
-def _certainty(stored: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> CertaintyMap | None:
+def _answer(stored: Arrays, said: Mapping[str, Any]) -> Answer:
+    from medseg.inference.answer import Answer
+
+    features = stored["features"]
+    return Answer(
+        certainty=_certainty(stored, said),
+        label_map=stored["label_map"],
+        confidence=said["confidence"],
+        entropy=said["entropy"],
+        disagreement=said.get("disagreement", {}),
+        features=features if features.size else None,
+        passes=said["passes"],
+        notes=tuple(said["notes"]),
+        windows=said.get("windows", {}),
+    )
+
+
+def _certainty(stored: Arrays, said: Mapping[str, Any]) -> CertaintyMap | None:
     shapes = said.get("certainty")
     if shapes is None:
         return None

@@ -7,8 +7,6 @@ because another version or another process made the results, it is made again.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.manifest import Case
-from medseg.privacy import safe_name
-from medseg.provenance import sha256_json, whole_file
+from medseg.pipeline.kept_arrays import Arrays, read_arrays, write_arrays
+from medseg.provenance import sha256_json
 
 if TYPE_CHECKING:
     from medseg.calibration.look import CaseLook
@@ -76,47 +74,33 @@ class LookStore:
 
     def read(self, case_id: str, key: str, *, patient_id: str) -> CaseLook | None:
         """The look that was written with this key, without sizes; None where there is none or it is damaged."""
-        from medseg.calibration.look import CaseLook
-        from medseg.calibration.reliability import ReliabilitySums
-        from medseg.calibration.voxels import VoxelSample
-
-        path = self._path(case_id)
-        if not path.is_file():
-            return None
-        try:
-            # numpy leaves a damaged file open that it opened itself.
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                said = json.loads(bytes(stored["said"]))
-                if said["key"] != key:
-                    return None
-                sums = {
-                    state: {
-                        name: ReliabilitySums.from_row(row)
-                        for name, row in zip(said["structures"], stored[state], strict=True)
-                    }
-                    for state in ("unscaled", "calibrated")
-                }
-                sample = VoxelSample(values=stored["values"], allowed=stored["allowed"])
-                return CaseLook(patient_id=patient_id, sample=sample, sizes={}, **sums)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-            # It can be made again.
-            return None
+        return read_arrays(self.folder, case_id, key, partial(_look, patient_id))
 
     def write(self, case_id: str, key: str, look: CaseLook) -> None:
         """Keep a look, whole or not at all."""
-        said = {"key": key, "structures": list(look.unscaled)}
-        with whole_file(self._path(case_id)) as part, part.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                said=np.frombuffer(json.dumps(said).encode(), dtype=np.uint8),
-                unscaled=_rows(look.unscaled),
-                calibrated=_rows(look.calibrated),
-                values=look.sample.values,
-                allowed=look.sample.allowed,
-            )
+        arrays: dict[str, NDArray[Any]] = {
+            "unscaled": _rows(look.unscaled),
+            "calibrated": _rows(look.calibrated),
+            "values": look.sample.values,
+            "allowed": look.sample.allowed,
+        }
+        write_arrays(self.folder, case_id, key, arrays, {"structures": list(look.unscaled)})
 
-    def _path(self, case_id: str) -> Path:
-        return self.folder / f"{safe_name(case_id)}.npz"
+
+def _look(patient_id: str, stored: Arrays, said: Mapping[str, Any]) -> CaseLook:
+    from medseg.calibration.look import CaseLook
+    from medseg.calibration.reliability import ReliabilitySums
+    from medseg.calibration.voxels import VoxelSample
+
+    sums = {
+        state: {
+            name: ReliabilitySums.from_row(row)
+            for name, row in zip(said["structures"], stored[state], strict=True)
+        }
+        for state in ("unscaled", "calibrated")
+    }
+    sample = VoxelSample(values=stored["values"], allowed=stored["allowed"])
+    return CaseLook(patient_id=patient_id, sample=sample, sizes={}, **sums)
 
 
 def _rows(sums: Mapping[str, Any]) -> NDArray[np.float64]:
