@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from medseg.deidentification.blanking import blank
@@ -20,7 +16,7 @@ from medseg.deidentification.options import BlankRule, ProfileOptions
 from medseg.deidentification.pixel_encoding import is_implicit_vr, is_little_endian, transfer_syntax
 from medseg.deidentification.risks import IdentifiersLeftError, enclosed_in
 from medseg.errors import ImageReadError
-from medseg.export.identity import derived_uid
+from medseg.export.dicom_bytes import encoded, file_head
 from medseg.io.dicom_file import parse_file
 from medseg.io.foreign import foreign_parser, recorded_warnings
 from medseg.io.limits import DEFAULT_LIMITS, read_bytes
@@ -143,18 +139,12 @@ def _notes(data_set: Dataset) -> tuple[str, ...]:
 
 
 def _encoded(data_set: Dataset) -> bytes:
-    """A DICOM file (PS3.10 7.1) with an empty preamble."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = data_set.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
-    meta.TransferSyntaxUID = UID(transfer_syntax(data_set))
-    meta.ImplementationClassUID = UID(derived_uid("implementation", "medseg"))
-    meta.ImplementationVersionName = "MEDSEG"
-    stream: Any = DicomBytesIO()
-    head = io.BytesIO()
-    write_file_meta_info(head, meta, enforce_standard=True)
-    stream.write(b"\0" * 128 + b"DICM" + head.getvalue())
-    stream.is_little_endian, stream.is_implicit_VR = is_little_endian(data_set), is_implicit_vr(data_set)
-    write_dataset(stream, data_set)
-    return bytes(stream.getvalue())
+    """A DICOM file with an empty preamble."""
+    head = file_head(
+        transfer_syntax_uid=transfer_syntax(data_set),
+        sop_class_uid=data_set.SOPClassUID,
+        sop_instance_uid=data_set.SOPInstanceUID,
+    )
+    return head + encoded(
+        data_set, implicit_vr=is_implicit_vr(data_set), little_endian=is_little_endian(data_set)
+    )

@@ -27,3 +27,7 @@ def derived_uid(kind: str, digest: str) -> str:
     """
     bits = int.from_bytes(hashlib.sha256(f"medseg {kind} {digest}".encode()).digest()[:16])
     return f"2.25.{uuid.UUID(int=(bits & ~_VERSION_AND_VARIANT) | _CUSTOM_UUID).int}"
+
+
+IMPLEMENTATION_CLASS_UID = derived_uid("implementation", "medseg")
+"""Of files and associations (PS3.7 D.3.3.2)."""

@@ -21,7 +21,7 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from medseg import __version__
 from medseg.errors import InputError
-from medseg.export.identity import derived_uid
+from medseg.export.identity import IMPLEMENTATION_CLASS_UID, derived_uid
 from medseg.export.options import ContentQualification
 from medseg.export.patient_study import copy_patient_and_study
 from medseg.export.source_header import (
@@ -254,7 +254,7 @@ def _file_meta(made: Dataset) -> FileMetaDataset:
     meta.MediaStorageSOPClassUID = made.SOPClassUID
     meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(derived_uid("implementation", "medseg"))
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = f"medseg {__version__}"[:16]
     return meta
 

@@ -16,15 +16,14 @@ import highdicom as hd
 from numpy.typing import NDArray
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from medseg import __version__
 from medseg.errors import GeometryError, InputError, LabelError
 from medseg.export.contour_sequence import ContourSequence, contour_sequences
-from medseg.export.identity import derived_uid
+from medseg.export.dicom_bytes import encoded
+from medseg.export.identity import IMPLEMENTATION_CLASS_UID, derived_uid
 from medseg.export.segments import describe_algorithm
 from medseg.export.source_header import IDENTITY, SourceHeader, content_dates, header_errors, read_source
 from medseg.export.written import WrittenObject
@@ -298,10 +297,7 @@ def _is_ascii(dataset: Dataset) -> bool:
 
 def _derive_uids(dataset: Dataset) -> None:
     """Own UIDs from all other bytes, and the file meta group."""
-    stream = DicomBytesIO()
-    stream.is_implicit_VR, stream.is_little_endian = True, True
-    write_dataset(stream, dataset)
-    digest = hashlib.sha256(stream.getvalue()).hexdigest()
+    digest = hashlib.sha256(encoded(dataset, implicit_vr=True, little_endian=True)).hexdigest()
     dataset.SOPInstanceUID = derived_uid("instance", digest)
     dataset.SeriesInstanceUID = derived_uid("series", digest)
     meta = FileMetaDataset()
@@ -309,7 +305,7 @@ def _derive_uids(dataset: Dataset) -> None:
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     # Explicit VR has no room for coordinates of more than 65534 bytes, which contours often have.
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(derived_uid("implementation", "medseg"))
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = f"medseg {__version__}"[:16]
     dataset.file_meta = meta
     dataset.preamble = b"\0" * 128

@@ -17,7 +17,7 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from medseg import __version__
-from medseg.export.identity import derived_uid
+from medseg.export.identity import IMPLEMENTATION_CLASS_UID, derived_uid
 from medseg.export.options import ContentQualification
 from medseg.export.patient_study import acquisition_equipment, copy_patient_and_study
 from medseg.export.seg_frames import MAX_FRACTION, Overlap
@@ -116,7 +116,7 @@ def _set_meta(seg: Dataset, facts: SegFacts) -> None:
     meta.MediaStorageSOPClassUID = seg.SOPClassUID
     meta.MediaStorageSOPInstanceUID = seg.SOPInstanceUID
     meta.TransferSyntaxUID = RLELossless if facts.rle else ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(derived_uid("implementation", "medseg"))
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = f"medseg {__version__}"[:16]
     seg.file_meta = meta
     seg.preamble = b"\0" * 128

@@ -8,14 +8,12 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medseg.errors import ImageReadError
-from medseg.export.identity import derived_uid
 from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_data_set_front
 from medseg.io.dicom_header import DicomHeader, modality_of
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
@@ -25,12 +23,9 @@ from medseg.io.sniff import EXPLICIT_VRS
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN")
 _TEXT = 200
-_LONGEST_UID = 64
 _MAX_ITEMS = 250_000
 # PS3.5 7.1: groups below are those of commands, of the head of a file and of directories.
 _FIRST_GROUP = 0x0008
-IMPLEMENTATION_CLASS_UID = derived_uid("implementation", "medseg")
-IMPLEMENTATION_VERSION_NAME = "MEDSEG"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,35 +47,6 @@ class InstanceFacts:
     protocol: str
     number: int | None
     searched_by: tuple[str, ...] = ()
-
-
-def file_head(*, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """What makes a DICOM file (PS3.10 7.1) of the data set that follows: an empty preamble and file meta information.
-
-    Raises
-    ------
-    ValueError
-        A UID is longer than 64 bytes or none.
-    """
-    uids = (sop_class_uid, sop_instance_uid, transfer_syntax_uid, IMPLEMENTATION_CLASS_UID)
-    elements = [b"\2\0\1\0OB\0\0\2\0\0\0\0\1"]
-    elements += [
-        _meta_element(tag, b"UI", uid) for tag, uid in zip((0x02, 0x03, 0x10, 0x12), uids, strict=True)
-    ]
-    elements.append(_meta_element(0x13, b"SH", IMPLEMENTATION_VERSION_NAME))
-    group = b"".join(elements)
-    return b"\0" * 128 + b"DICM\2\0\0\0UL\4\0" + len(group).to_bytes(4, "little") + group
-
-
-def _meta_element(element: int, vr: bytes, value: str) -> bytes:
-    """An element of group 0002, Explicit VR Little Endian, padded to an even length (PS3.5 6.2, 7.1.2)."""
-    if vr == b"UI" and (len(value) > _LONGEST_UID or not UID(value, config.IGNORE).is_valid):
-        raise ValueError(
-            f"expected a UID for (0002,{element:04X}), found {len(value)} characters that are none"
-        )
-    content = value.encode("ascii")
-    content += (b"\0" if vr == b"UI" else b" ") * (len(content) % 2)
-    return b"\2\0" + element.to_bytes(2, "little") + vr + len(content).to_bytes(2, "little") + content
 
 
 def read_facts(

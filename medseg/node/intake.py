@@ -9,12 +9,9 @@ import secrets
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sqlalchemy import func, select
 
@@ -22,13 +19,14 @@ from medseg.amounts import bytes_text
 from medseg.database import Database
 from medseg.deidentification.risks import IdentifiersLeftError
 from medseg.errors import ImageReadError, StorageError
+from medseg.export.dicom_bytes import encoded, file_head
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
 from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.disk_space import DiskSpace, SpaceState
-from medseg.node.instance_header import InstanceFacts, file_head, read_facts
+from medseg.node.instance_header import InstanceFacts, read_facts
 from medseg.node.instance_rows import InstanceRow, Known, RowWriter
 from medseg.node.options import StorageOptions
 from medseg.node.tables import instances, results
@@ -254,13 +252,10 @@ def _changed(content: bytes, change: Deidentifier) -> bytes:
             before = dcmread(io.BytesIO(content))
             syntax = before.file_meta.TransferSyntaxUID
             after = change(before)
-            stream: Any = DicomBytesIO()
-            stream.is_little_endian, stream.is_implicit_VR = syntax.is_little_endian, syntax.is_implicit_VR
-            write_dataset(stream, after)
+            content = encoded(after, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
     except PARSER_ERRORS as err:
         raise ImageReadError(f"its identifiers cannot be taken out ({type(err).__name__})") from err
-    encoded = bytes(stream.getvalue())
-    return _deflated(encoded) if syntax == DeflatedExplicitVRLittleEndian else encoded
+    return _deflated(content) if syntax == DeflatedExplicitVRLittleEndian else content
 
 
 def _deflated(data_set: bytes) -> bytes:

@@ -19,7 +19,8 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
-from medseg.node.instance_header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from medseg.export.dicom_bytes import IMPLEMENTATION_VERSION_NAME
+from medseg.export.identity import IMPLEMENTATION_CLASS_UID
 from medseg.node.upper_layer import ASSOCIATE_RQ, UpperLayerError
 
 VERIFICATION = "1.2.840.10008.1.1"

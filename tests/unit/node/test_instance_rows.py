@@ -18,7 +18,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from sqlalchemy import select
 
 from medseg.database import Database
-from medseg.node.instance_header import InstanceFacts, file_head
+from medseg.export.dicom_bytes import file_head
+from medseg.node.instance_header import InstanceFacts
 from medseg.node.instance_rows import InstanceRow, Known, _add, _Counted
 from medseg.node.tables import instances, metadata, series, studies
 
