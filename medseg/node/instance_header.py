@@ -144,6 +144,9 @@ def _text(header: DicomHeader, keyword: str) -> str:
 def _check_items(data_set: bytes, transfer_syntax_uid: str) -> None:
     """Refuse more items than any image has: a parser takes time and memory for each, however short."""
     item = b"\xff\xfe\xe0\x00" if transfer_syntax_uid == ExplicitVRBigEndian else b"\xfe\xff\x00\xe0"
+    if len(data_set) <= len(item) * _MAX_ITEMS:
+        # There is no room for so many; most images end here.
+        return
     count = data_set.count(item)
     if count > _MAX_ITEMS:
         raise ImageReadError(f"{count} items in its sequences, more than {_MAX_ITEMS}")
