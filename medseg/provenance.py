@@ -51,9 +51,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        _sync(part)
+        sync_path(part)
         os.replace(part, path)
-        _sync(path.parent)
+        sync_path(path.parent)
     except OSError as err:
         raise StorageError(
             f"cannot write {path}: {err.strerror or err}; free space or change --output"
@@ -63,7 +63,13 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises
+    ------
+    OSError
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

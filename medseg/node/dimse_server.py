@@ -148,11 +148,10 @@ class DimseServer:
         if len(self._open) + handshakes < 4 * self._options.max_associations + 16:
             return True
         self.counts["flood"] += 1
-        for task, writer in self._waiting.items():
-            del self._waiting[task]
-            writer.transport.abort()
-            return True
-        return False
+        if not self._waiting:
+            return False
+        self._waiting.pop(next(iter(self._waiting))).transport.abort()
+        return True
 
     async def _close(self, deadline_s: float) -> None:
         self._stopping = True

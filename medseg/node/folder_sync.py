@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+
+from medseg.provenance import sync_path
 
 _MOST = 4096
 
@@ -40,7 +41,7 @@ class FolderSync:
             new = {one for leaf in leaves for one in self._unsettled(leaf)}
             removals = self._removals
         for folder in leaves | {one.parent for one in new}:
-            _sync(folder)
+            sync_path(folder)
         with self._lock:
             # Who removed a folder meanwhile may have removed one of these, and somebody made it again.
             if self._alone and removals == self._removals:
@@ -66,11 +67,3 @@ class FolderSync:
             self._settled.discard(folder)
             self._removals += 1
             return True
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

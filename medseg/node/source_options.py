@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from medseg.amounts import Duration
-from medseg.pacs.options import AeTitle, ClientTlsOptions, HttpServerOptions, HttpUrl, Options, Port
+from medseg.pacs.options import AeTitle, DimsePeer, HttpServerOptions, HttpUrl, Options
 
 
 class _Source(Options):
@@ -55,20 +55,16 @@ class DicomwebSource(_Source, HttpServerOptions):
     query: QueryOptions = Field(default=QueryOptions(), description="Which studies.")
 
 
-class DimseSource(_Source):
+class DimseSource(_Source, DimsePeer):
     """An archive that is asked by C-FIND, and by C-MOVE or C-GET."""
 
     use: Literal["dimse"] = Field(default="dimse", description="DICOM queries.")
-    host: str = Field(min_length=1, max_length=253, description="Name or address.")
-    port: Port = Field(default=104, description="TCP port.")
-    called_ae_title: AeTitle = Field(description="AE title of the archive.")
     calling_ae_title: AeTitle = Field(
         default="MEDSEG", description="Own AE title, also the destination of C-MOVE."
     )
     retrieve: Literal["move", "get"] = Field(
         default="get", description="C-MOVE to the node's listener, or C-GET."
     )
-    tls: ClientTlsOptions | None = Field(default=None, description="TLS; null: none.")
     query: QueryOptions = Field(default=QueryOptions(), description="Which studies.")
 
 

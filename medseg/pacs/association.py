@@ -7,14 +7,14 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.pacs.held_line import bound_line, hold_to_requests
-from medseg.pacs.options import ClientTlsOptions
+from medseg.pacs.options import DimsePeer
 from medseg.pacs.reactor import Checkpoint
 from medseg.pacs.tls import client_context
 
@@ -33,34 +33,19 @@ Handler = tuple[Any, Callable[..., Any]]
 """An event of pynetdicom, and what is called on it."""
 
 
-class Archive(Protocol):
-    """The settings that say how to reach an archive."""
-
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def called_ae_title(self) -> str: ...
-    @property
-    def calling_ae_title(self) -> str: ...
-    @property
-    def tls(self) -> ClientTlsOptions | None: ...
-
-
 class Requestor:
     """Opens associations with one archive.
 
     Parameters
     ----------
-    archive : Archive
+    archive : DimsePeer
     timeout_s : float
         Longest silence.
     """
 
-    def __init__(self, archive: Archive, *, timeout_s: float) -> None:
+    def __init__(self, archive: DimsePeer, *, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.place = f"{archive.called_ae_title} at {archive.host} port {archive.port}"
+        self.place = archive.place
         self._archive = archive
         self._tls: tuple[ssl.SSLContext, str] | None = None
         if archive.tls is not None:

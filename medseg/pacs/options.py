@@ -111,21 +111,26 @@ class HttpServerOptions(Options):
         return self
 
 
-class DimseArchive(Options):
-    """An archive that takes C-STORE, and how to reach it."""
+class DimsePeer(Options):
+    """An archive that speaks DIMSE, and how to reach it."""
 
-    use: Literal["dimse"] = Field(default="dimse", description="DICOM upper layer, C-STORE.")
     host: str = Field(min_length=1, max_length=253, description="Name or address.")
     port: Port = Field(default=104, description="TCP port.")
     called_ae_title: AeTitle = Field(description="AE title of the archive.")
     calling_ae_title: AeTitle = Field(default="MEDSEG", description="AE title that we call with.")
     tls: ClientTlsOptions | None = Field(default=None, description="TLS; null: none.")
-    timeout: Duration = Field(default=60.0, description=_TIMEOUT)
 
     @property
     def place(self) -> str:
         """What it is called in messages."""
         return f"{self.called_ae_title} at {self.host} port {self.port}"
+
+
+class DimseArchive(DimsePeer):
+    """An archive that takes C-STORE, and how to reach it."""
+
+    use: Literal["dimse"] = Field(default="dimse", description="DICOM upper layer, C-STORE.")
+    timeout: Duration = Field(default=60.0, description=_TIMEOUT)
 
 
 class DicomwebArchive(HttpServerOptions):

@@ -16,7 +16,8 @@ from pynetdicom.sop_class import (
 )
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
-from medseg.pacs.association import Archive, Context, Requestor
+from medseg.pacs.association import Context, Requestor
+from medseg.pacs.options import DimsePeer
 
 IMAGES = (
     sop_class.BreastTomosynthesisImageStorage,
@@ -62,12 +63,12 @@ class QueryClient:
 
     Parameters
     ----------
-    archive : Archive
+    archive : DimsePeer
     timeout_s : float
         Longest silence.
     """
 
-    def __init__(self, archive: Archive, *, timeout_s: float) -> None:
+    def __init__(self, archive: DimsePeer, *, timeout_s: float) -> None:
         self._requestor = Requestor(archive, timeout_s=timeout_s)
         self._place = self._requestor.place
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medseg.errors import StorageError
 from medseg.pipeline.run_folder import held
-from medseg.provenance import TEMPORARY_SUFFIX
+from medseg.provenance import TEMPORARY_SUFFIX, sync_path
 
 
 @contextlib.contextmanager
@@ -90,24 +90,16 @@ def _put(part: Path, path: Path, *, last: str, own: Collection[str]) -> None:
         if not path.is_dir():
             raise
         _put_into(part, path, last=last, own=own)
-    _sync(path.parent)
+    sync_path(path.parent)
 
 
 def _put_into(part: Path, path: Path, *, last: str, own: Collection[str]) -> None:
     (path / last).unlink(missing_ok=True)
-    _sync(path)
+    sync_path(path)
     names = sorted((child.name for child in part.iterdir()), key=lambda name: (name == last, name))
     for child in path.iterdir():
         if child.name not in names and any(fnmatch.fnmatchcase(child.name, pattern) for pattern in own):
             child.unlink(missing_ok=True)
     for name in names:
         os.replace(part / name, path / name)
-    _sync(path)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_path(path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medseg.amounts import counted
 from medseg.errors import (
     InputError,
     MedsegError,
@@ -185,7 +186,7 @@ def _failure(tally: _Tally) -> MedsegError:
 
 def _text(tally: _Tally, chosen: _Chosen, options: SendOptions) -> str:
     places = " and ".join(archive.place for archive in options.to)
-    parts = [f"{tally.sent} {'object' if tally.sent == 1 else 'objects'} to {places}"]
+    parts = [f"{counted(tally.sent, 'object')} to {places}"]
     parts += [f"{tally.before} were sent before"] if tally.before else []
     parts += [f"held for their verdict: {_list(chosen.held)}"] if chosen.held else []
     parts += [f"without such a file: {_list(chosen.without)}"] if chosen.without else []

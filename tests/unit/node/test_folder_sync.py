@@ -15,13 +15,13 @@ class Disk:
 
     def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.top, self.synced = top, []
-        real = folder_sync._sync
+        real = folder_sync.sync_path
 
         def sync(folder: Path) -> None:
             self.synced.append(folder.relative_to(top).as_posix())
             real(folder)
 
-        monkeypatch.setattr(folder_sync, "_sync", sync)
+        monkeypatch.setattr(folder_sync, "sync_path", sync)
 
     def synced_by(self, folders: FolderSync, *names: str) -> set[str]:
         for name in names:
@@ -64,7 +64,7 @@ def test_a_folder_that_holds_something_is_not_removed(disk: Disk):
 
 
 def test_a_removal_during_a_sync_is_not_forgotten(disk: Disk, monkeypatch: pytest.MonkeyPatch):
-    folders, real = FolderSync(disk.top, alone=True), folder_sync._sync
+    folders, real = FolderSync(disk.top, alone=True), folder_sync.sync_path
 
     def sync(folder: Path) -> None:
         real(folder)
@@ -73,7 +73,7 @@ def test_a_removal_during_a_sync_is_not_forgotten(disk: Disk, monkeypatch: pytes
             folder.mkdir()
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_sync, "_sync", sync)
+        patch.setattr(folder_sync, "sync_path", sync)
         disk.synced_by(folders, "a/b")
     assert disk.synced_by(folders, "a/b") == {"a/b", "a", "."}
 
@@ -85,7 +85,7 @@ def test_a_failing_disk_leaves_the_folder_new(disk: Disk, monkeypatch: pytest.Mo
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_sync, "_sync", sync)
+        patch.setattr(folder_sync, "sync_path", sync)
         with pytest.raises(OSError, match="Input/output"):
             disk.synced_by(folders, "a")
     assert disk.synced_by(folders, "a") == {"a", "."}
