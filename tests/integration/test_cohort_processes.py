@@ -94,20 +94,29 @@ def wait_until(condition, process, within_s=120.0):
         time.sleep(0.05)
 
 
+def far_enough(output, least, process):
+    """Whether so many cases are done and a worker is there, or it is too late for that."""
+    done = len(list(output.glob("v*/measurements.json")))
+    return process.poll() is not None or (done >= least and bool(workers(process.pid)))
+
+
 def test_workers_killed_at_random_lose_no_case(cohort, bundle, expected, tmp_path, record_property):
     seed = random.randrange(1000)
     record_property("seed", seed)
     chance, output = random.Random(seed), tmp_path / "out"
-    process = start(cohort, bundle, output, "--parallel", "2")
-    for _ in range(3):
-        wait_until(lambda: workers(process.pid), process)
-        time.sleep(chance.uniform(0.0, 4.0))
+    process, killed = start(cohort, bundle, output, "--parallel", "2"), 0
+    for least in sorted(chance.sample(range(COUNT - 2), 3)):
+        wait_until(lambda least=least: far_enough(output, least, process), process)
+        time.sleep(chance.uniform(0.0, 0.1))
         for victim in workers(process.pid)[:1]:
-            os.kill(victim, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
     _, said = process.communicate(timeout=300)
     again = subprocess.run(
         command(cohort, bundle, output, "--parallel", "2"), capture_output=True, text=True, check=False
     )
+    assert killed, "no worker was there to be killed"
     # A case may have been killed twice; it is then named, and done by the same command.
     assert process.returncode == 0 or "given up after 2 tries" in said or "no worker can be started" in said
     assert again.returncode == 0, again.stderr

@@ -19,6 +19,7 @@ CALLS = (
 _LINE = re.compile(r"^(?P<pid>\d+) +(?P<rest>.*)$")
 _CALL = re.compile(r"^(?P<name>\w+)\((?P<arguments>.*)\) += (?P<answer>-?\d+)(?P<told><[^>]*>)?")
 _RESUMED = re.compile(r"^<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)$")
+_CLOSING = re.compile(r"^close\((?P<number>\d+)")
 _DESCRIPTOR = re.compile(r"^(?P<number>-?\d+|AT_FDCWD)<(?P<path>[^>]*)>")
 _HEX = re.compile(r"\\x([0-9a-f]{2})")
 
@@ -83,8 +84,14 @@ class TracedDisk:
             pid, rest = found["pid"], found["rest"]
             if rest.endswith("<unfinished ...>"):
                 waiting[pid] = rest.removesuffix("<unfinished ...>")
+                if (closing := _CLOSING.match(rest)) is not None:
+                    # Another thread may be given the number before this one is told that it is free.
+                    self.opened.pop(int(closing["number"]), None)
                 continue
             if (resumed := _RESUMED.match(rest)) is not None:
+                if resumed["name"] == "close":
+                    del waiting[pid]
+                    continue
                 rest = waiting.pop(pid) + resumed["rest"]
             call = _CALL.match(rest)
             if call is not None and int(call["answer"]) >= 0:
