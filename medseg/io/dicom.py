@@ -14,11 +14,12 @@ from pydicom import uid
 
 from medseg.errors import ImageReadError, InputRefusedError
 from medseg.io.content import as_float32, check_content, merge_equal_channels, pixel_digest
+from medseg.io.dicom_facts import facts_of
 from medseg.io.dicom_file import parse_file
 from medseg.io.dicom_format import pixel_format
 from medseg.io.dicom_gray import GrayImage, to_display_polarity
 from medseg.io.dicom_grid import grid_of
-from medseg.io.dicom_header import DicomHeader, facts_of, modality_of, uid_name
+from medseg.io.dicom_header import DicomHeader, modality_of, uid_name
 from medseg.io.dicom_pixels import DecodedPixels, decode
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits, read_bytes
 from medseg.volume import Source, Volume

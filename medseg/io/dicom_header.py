@@ -191,28 +191,3 @@ def patient_pseudonym(header: DicomHeader) -> str:
     number = next(iter(header.texts("PatientID")), "")
     issuer = next(iter(header.texts("IssuerOfPatientID")), "")
     return pseudonym(f"{number}|{issuer}" if issuer else number) if number else ""
-
-
-def facts_of(header: DicomHeader, stored_as: str) -> dict[str, str]:
-    """What a reader of a result may see of a header: no empty values, nothing that names a person.
-
-    Parameters
-    ----------
-    header : DicomHeader
-    stored_as : str
-        Transfer Syntax UID of the file, "" where it has none.
-    """
-    facts = {
-        "view_position": header.code("ViewPosition"),
-        "photometric_interpretation": header.code("PhotometricInterpretation"),
-        "burned_in_annotation": header.code("BurnedInAnnotation"),
-        "body_part": header.code("BodyPartExamined"),
-        "laterality": header.code("ImageLaterality") or header.code("Laterality"),
-        "presentation_intent": header.code("PresentationIntentType"),
-        "patient_position": header.code("PatientPosition"),
-        "manufacturer": header.plain_text("Manufacturer"),
-        "model": header.plain_text("ManufacturerModelName"),
-        "transfer_syntax": uid_name(stored_as) if stored_as else "",
-        "sop_class_uid": header.uid("SOPClassUID"),
-    }
-    return {key: value for key, value in facts.items() if value}

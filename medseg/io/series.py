@@ -12,9 +12,10 @@ import numpy as np
 
 from medseg.errors import GeometryError, ImageReadError
 from medseg.geometry import spacing_of
+from medseg.io.dicom_facts import facts_of
 from medseg.io.dicom_file import scan_file
 from medseg.io.dicom_format import PixelFormat
-from medseg.io.dicom_header import DicomHeader, facts_of
+from medseg.io.dicom_header import DicomHeader
 from medseg.io.dicom_mosaic import Mosaic, mosaic_of
 from medseg.io.dicom_slice import SliceHeader
 from medseg.io.limits import DEFAULT_LIMITS, ReadLimits

@@ -131,10 +131,11 @@ class Child:
     def _line(self, process: subprocess.Popen[bytes], go_on: Callable[[], bool]) -> bytes:
         assert process.stdout is not None
         begin, parts = time.monotonic(), bytearray()
-        ask_at = begin
+        # Not select(), which takes no descriptor above 1023: a node may hold as many connections.
+        ask_at, poll = begin, select.poll()
+        poll.register(process.stdout, select.POLLIN)
         while not parts.endswith(b"\n"):
-            ready, _, _ = select.select([process.stdout], [], [], _LOOK_EVERY_S)
-            if ready:
+            if poll.poll(1000 * _LOOK_EVERY_S):
                 chunk = os.read(process.stdout.fileno(), 1 << 16)
                 if not chunk:
                     self._raise_death(process)

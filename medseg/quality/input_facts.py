@@ -19,6 +19,12 @@ from medseg.volume import Volume
 AXES = {2: ("left", "foot"), 3: ("right", "anterior", "superior")}
 """Names of the canonical axes, by their number."""
 
+SIDEWAYS = frozenset({"LL", "RL", "LLO", "RLO", "LATERAL", "OBLIQUE"})
+"""Views from the side, and oblique ones, as `view_position` of a header names them.
+
+Lying on a side (LLD, RLD) is none: the beam goes from front to back.
+"""
+
 _MOST_ALONG = {2: 512, 3: 96}
 
 
@@ -41,7 +47,10 @@ class InputFacts:
     oriented : bool
         Whether the file says where the axes lead.
     frontal : bool
-        Whether the canonical axes are there: False for a lateral film.
+        Whether the canonical axes are there and the view, where the file says it, is not from the side: False for a
+        lateral film.
+    view : str
+        View Position of a radiograph, "" where the file does not say.
     """
 
     modality: str
@@ -51,6 +60,7 @@ class InputFacts:
     look: Look
     oriented: bool
     frontal: bool
+    view: str = ""
 
     @property
     def spatial_dims(self) -> int:
@@ -87,7 +97,7 @@ def input_facts(volume: Volume) -> InputFacts:
     steps = None if volume.spacing_mm is None else tuple(volume.spacing_mm[axis] for axis, _ in kept)
     counts = [volume.spatial_shape[axis] for axis, _ in kept]
     sides = tuple(float(n * step) for n, step in zip(counts, steps or (1.0,) * dims, strict=True))
-    array = canonical(volume.array, order)
+    array, view = canonical(volume.array, order), volume.header.get("view_position", "")
     sample = _sampled(array)
     return InputFacts(
         modality=volume.modality,
@@ -96,7 +106,8 @@ def input_facts(volume: Volume) -> InputFacts:
         values=np.quantile(sample.reshape(len(sample), -1), VALUE_LEVELS, axis=1).T,
         look=look_of(sample, _steps(array)),
         oriented=directions is not None,
-        frontal=order is not None,
+        frontal=order is not None and view not in SIDEWAYS,
+        view=view,
     )
 
 

@@ -67,6 +67,8 @@ class InputProfile:
         DICOM modality -> number of images; a number of 0 stands for one that is declared and was not in a header.
     oriented : float
         Share of images whose files say where the axes lead.
+    frontal : float
+        Share of images that are not lateral films; 1 in bundles that do not tell.
     ranges : mapping of str to Range
         Of `InputFacts.measures` and, where the unit of the values matters, of `value <low, middle, high> <channel>`.
     histogram : (5,) float64 array or None
@@ -86,6 +88,7 @@ class InputProfile:
 
     modalities: Mapping[str, float] = field(default_factory=dict)
     oriented: float = 0.0
+    frontal: float = 1.0
     ranges: Mapping[str, Range] = field(default_factory=dict)
     histogram: NDArray[np.float64] | None = None
     histogram_limit: float = 0.0
@@ -132,6 +135,7 @@ def fit_profile(
     return InputProfile(
         modalities={name: 0.0 for name in modalities if name} | {m: float(n) for m, n in counts.items()},
         oriented=float(np.mean([facts.oriented for facts in training])),
+        frontal=float(np.mean([facts.frontal for facts in training])),
         ranges=fit_ranges(measures),
         histogram=centre,
         histogram_limit=limit,
@@ -238,6 +242,7 @@ def profile_from_json(limits: Mapping[str, Any], prefix: str = "") -> InputProfi
     return InputProfile(
         modalities=dict(own.get("modality", {})),
         oriented=own["kind"]["oriented"],
+        frontal=own["kind"].get("frontal", 1.0),
         ranges={k.removeprefix("range "): dict(v) for k, v in own.items() if k.startswith("range ")},
         histogram=_column(own["histogram"]) if "histogram" in own else None,
         histogram_limit=own["kind"]["histogram_limit"],
@@ -259,6 +264,7 @@ def profile_to_json(profile: InputProfile, prefix: str = "") -> dict[str, dict[s
     own: dict[str, Mapping[str, float]] = {
         "kind": {
             "oriented": profile.oriented,
+            "frontal": profile.frontal,
             "histogram_limit": profile.histogram_limit,
             "negatives": float(profile.negatives),
             "turn_limit": 0.0 if turned is None else turned.limit,

@@ -14,7 +14,7 @@ import numpy as np
 from medseg.quality.appearance import Look, turns
 from medseg.quality.finding import Finding, GateCheck
 from medseg.quality.gate import GateStatistics
-from medseg.quality.input_facts import AXES, InputFacts
+from medseg.quality.input_facts import AXES, SIDEWAYS, InputFacts
 from medseg.quality.options import GateOptions
 from medseg.quality.profile import REFUSE_FACTOR, InputProfile, TurnStatistics, measures_of, turn_vectors
 from medseg.quality.ranges import excess
@@ -100,8 +100,10 @@ def _modality(facts: InputFacts, profile: InputProfile) -> GateCheck:
 def _orientation(facts: InputFacts, profile: InputProfile) -> GateCheck:
     """By the header where it cannot be right, else by whether the image looks more usual when it is turned."""
     name = "orientation"
-    if not facts.frontal:
+    if not facts.frontal and profile.frontal == 1.0:
         text = "no axis of the picture runs between the patient's sides and head and foot, as it does in a frontal one"
+        if facts.view in SIDEWAYS:
+            text = f"the file says that the view is {facts.view}, and the training images were frontal ones"
         return _flagged(name, text, level="review")
     if profile.oriented == 1.0 and not facts.oriented:
         text = "the file does not say where the axes lead, and those of all training images did"

@@ -36,6 +36,25 @@ def test_axes_are_column_then_row(tmp_path):
     assert volume.source.sop_instance_uids == ("1.2.3.4.5.6",)
 
 
+@pytest.mark.parametrize(
+    ("stated", "code", "view"),
+    [
+        ("LL", "272479007", "LL"),
+        ("LAT", "", "LATERAL"),
+        ("", "399173006", "LL"),
+        ("", "R-10236", "LL"),
+        ("", "272479007", "PA"),
+        ("RLD", "", "RLD"),
+        ("", "1234", ""),
+    ],
+)
+def test_the_view_is_that_of_the_word_or_else_of_the_code(tmp_path, stated, code, view):
+    item = Dataset()
+    item.CodeValue = code
+    film = radiograph(ViewPosition=stated, ViewCodeSequence=[item])
+    assert read(film, tmp_path).header.get("view_position", "") == view
+
+
 def test_monochrome1_is_turned_over_inside_the_stored_bits(tmp_path):
     volume = read(
         radiograph(PhotometricInterpretation="MONOCHROME1", WindowCenter=1000, WindowWidth=500), tmp_path

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import sys
 import textwrap
 import threading
@@ -301,6 +304,25 @@ def test_a_process_serves_many_requests_and_ends_with_its_supervisor(tmp_path: P
     assert first == second
     child.end()
     assert not Path(f"/proc/{first}").exists()
+
+
+def test_a_node_with_a_thousand_connections_hears_its_workers(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip(f"1,200 open files are more than the limit of {hard} here allows")
+    (tmp_path / "child.py").write_text("import sys\nfor line in sys.stdin: print(line.strip(), flush=True)")
+    child = Child(
+        tmp_path,
+        Limits(max_bytes=10**9, max_seconds=50),
+        command=(sys.executable, str(tmp_path / "child.py")),
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+        for _ in range(1200):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        assert child.ask({"job": 1}, go_on=lambda: True) == {"job": 1}
+        child.end()
 
 
 def test_secrets_of_the_environment_stay_with_the_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -158,6 +158,28 @@ def test_a_lateral_film_has_no_sides():
     assert "no axis of the picture" in check.finding.text
 
 
+@pytest.mark.parametrize(
+    ("view", "wanted"), [("LL", "LL"), ("RLO", "RLO"), ("PA", ""), ("LLD", ""), ("", "")]
+)
+def test_a_view_from_the_side_is_told_by_its_header(view, wanted):
+    film = Volume(array=np.random.default_rng(0).random((1, 50, 60)), header={"view_position": view})
+    check = next(c for c in check_profile(input_facts(film), InputProfile()) if c.name == "orientation")
+    said = "" if check.finding is None else check.finding.text
+    assert f"the view is {wanted}," in said if wanted else not said
+
+
+def test_a_model_of_lateral_films_takes_them():
+    facts = [input_facts(volume(seed)) for seed in range(40)]
+    lateral = [replace(one, frontal=False, view="LL") for one in facts]
+    for training, wanted in ((facts, True), (lateral, False)):
+        known = fit_profile(training)
+        assert known is not None
+        again = profile_from_json(profile_to_json(known))
+        for profile_ in (known, again):
+            check = next(c for c in check_profile(lateral[0], profile_) if c.name == "orientation")
+            assert ("the view is LL" in (check.finding.text if check.finding else "")) == wanted
+
+
 def test_round_trip_through_the_numbers_of_a_gate():
     written = json.loads(json.dumps(profile_to_json(profile(), "profile "), allow_nan=False))
     assert all(isinstance(v, float) for group in written.values() for v in group.values())
