@@ -26,6 +26,10 @@ class MatchOptions(Options):
     description: tuple[Pattern, ...] = Field(default=(), description="Series Description, any of these.")
     not_description: tuple[Pattern, ...] = Field(default=(), description="Series Description, none of these.")
     protocol: tuple[Pattern, ...] = Field(default=(), description="Protocol Name, any of these.")
+    view: tuple[Pattern, ...] = Field(
+        default=(),
+        description="View Position of radiographs, such as [PA, AP]: one image of the series at least is any of these.",
+    )
     calling_ae_title: tuple[Pattern, ...] = Field(default=(), description="Who sent it, any of these.")
     min_slices: int = Field(default=1, ge=1, description="Fewest instances or frames.")
     max_slices: int | None = Field(

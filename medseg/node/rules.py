@@ -23,6 +23,8 @@ class Candidate:
     called_by: str
     mixed: str
     geometry: SliceGeometry
+    views: frozenset[str] = frozenset()
+    """View positions of its images, "" for one that does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +55,15 @@ def why_not(match: MatchOptions, candidate: Candidate) -> str:
     if candidate.mixed:
         return candidate.mixed
     texts = (
-        ("modality", match.modality, candidate.modality),
-        ("body part", match.body_part, candidate.body_part),
-        ("series description", match.description, candidate.description),
-        ("protocol", match.protocol, candidate.protocol),
-        ("calling AE title", match.calling_ae_title, candidate.called_by),
+        ("modality", match.modality, (candidate.modality,)),
+        ("body part", match.body_part, (candidate.body_part,)),
+        ("series description", match.description, (candidate.description,)),
+        ("protocol", match.protocol, (candidate.protocol,)),
+        ("calling AE title", match.calling_ae_title, (candidate.called_by,)),
+        ("view", match.view, candidate.views),
     )
-    for name, patterns, text in texts:
-        if patterns and not _any(patterns, text):
+    for name, patterns, found in texts:
+        if patterns and not any(_any(patterns, text) for text in found):
             return f"its {name} is not one of {', '.join(pattern or 'none' for pattern in patterns)}"
     if _any(match.not_description, candidate.description):
         return "its series description is excluded"

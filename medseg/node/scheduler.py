@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import RowMapping, and_, select, update
 
 from medseg.database import Database
 from medseg.errors import MedsegError
+from medseg.io.dicom_facts import view_position
 from medseg.io.dicom_file import parse_front, scan_file
 from medseg.io.dicom_header import DicomHeader
 from medseg.io.limits import DEFAULT_LIMITS
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
-from medseg.node.completeness import SliceGeometry, slice_geometry
+from medseg.node.completeness import slice_geometry
 from medseg.node.job_input import job_input
 from medseg.node.job_queue import JobQueue, NewJob
 from medseg.node.options import StudyOptions
@@ -188,19 +189,22 @@ class Scheduler:
         query = select(series).where(series.c.study_uid == study_uid).order_by(series.c.series_uid)
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        return [
-            Candidate(
-                **{name: row[name] for name in _COPIED},
-                geometry=self._geometry(row["series_uid"]),
-            )
-            for row in rows
-        ]
+        return [self._candidate(row) for row in rows]
 
-    def _geometry(self, series_uid: str) -> SliceGeometry:
-        query = select(instances.c.path).where(instances.c.series_uid == series_uid)
+    def _candidate(self, row: RowMapping) -> Candidate:
+        query = select(instances.c.path).where(instances.c.series_uid == row["series_uid"])
         with self._database.read() as connection:
             paths = connection.execute(query).scalars().all()
-        return slice_geometry(read_header(self._vault, path) for path in paths)
+        views: set[str] = set()
+
+        def headers() -> Iterator[DicomHeader]:
+            for path in paths:
+                header = read_header(self._vault, path)
+                views.add(view_position(header))
+                yield header
+
+        geometry = slice_geometry(headers())
+        return Candidate(**{name: row[name] for name in _COPIED}, geometry=geometry, views=frozenset(views))
 
 
 def _on_arrival(rule: RuleOptions, requested: Collection[str]) -> bool:

@@ -119,6 +119,12 @@ def test_an_empty_pattern_is_a_series_that_does_not_say():
         assert choose(rule(body_part=patterns), [silent]).chosen == taken
 
 
+def test_a_series_is_taken_where_one_of_its_films_has_the_view():
+    both, side = (replace(THIN, views=frozenset(views)) for views in (("PA", "LL"), ("LL",)))
+    assert choose(rule(view=("PA", "AP")), [both]).chosen == (both,)
+    assert choose(rule(view=("PA", "AP")), [side]).left == ((side, "its view is not one of PA, AP"),)
+
+
 def test_mixed_series_are_never_taken():
     mixed = replace(THIN, mixed="instances of two patients in one study")
     assert choose(rule(), [mixed]).left == ((mixed, "instances of two patients in one study"),)
@@ -127,7 +133,7 @@ def test_mixed_series_are_never_taken():
 class Site:
     """Intake and scheduler on one clock."""
 
-    def __init__(self, folder: Path, *, key: bytes | None = None) -> None:
+    def __init__(self, folder: Path, *, key: bytes | None = None, view: tuple[str, ...] = ()) -> None:
         self.clock = TurnedClock()
         self.database = Database.in_file(folder / "node.db", metadata)
         self.vault = Vault(folder, key)
@@ -144,7 +150,7 @@ class Site:
             self.database, self.clock, "here", deliver=lambda *_: None, attempts=3, first_wait_s=1.0
         )
         self.scheduler = Scheduler(
-            [RuleOptions(name="ct", model="x", match=MatchOptions(modality=("CT",)))],
+            [RuleOptions(name="ct", model="x", match=MatchOptions(modality=("CT",), view=view))],
             {"ct": "digest"},
             StudyOptions(stable_after=60.0, wait_for_gaps=600.0),
             database=self.database,
@@ -155,9 +161,10 @@ class Site:
         )
         self.intake.start()
 
-    def take(self, *numbers: int) -> None:
+    def take(self, *numbers: int, view: str = "") -> None:
         for number in numbers:
             one = ct_slice(number)
+            one.ViewPosition = view
             one.ImagePositionPatient, one.ImageOrientationPatient = [0, 0, 2.0 * number], list(AXIAL)
             arrival = Arrival(
                 data_set=encoded(one),
@@ -230,6 +237,19 @@ def test_a_clock_that_jumps_settles_nothing_early(site: Site):
     assert site.after(1) == 0
     site.clock.jump(-2 * 365 * 86400.0)
     assert site.after(59) == 1
+
+
+def test_the_view_of_a_series_is_that_of_its_images(tmp_path: Path):
+    pytest.importorskip("cryptography", reason="needs medseg[pacs]")
+    site = Site(tmp_path, view=("PA",))
+    site.take(0, view="LL")
+    site.after(0)
+    assert site.after(61) == 0
+    assert site.row(studies)[0]["note"] == "ct leaves series (CT): its view is not one of PA"
+    site.take(1, view="PA")
+    site.after(1)
+    assert site.after(61) == 1
+    site.close()
 
 
 def test_series_that_no_rule_wants_are_told_why(site: Site):
