@@ -97,7 +97,7 @@ class Listener:
         return socket.create_connection(("127.0.0.1", self.server.port), timeout=5)
 
 
-def wait_until(true, seconds: float = 5.0) -> None:
+def wait_until(true, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
