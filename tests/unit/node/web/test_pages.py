@@ -203,6 +203,10 @@ def test_a_job_offers_what_its_state_allows(site, state, offered):
     assert set(re.findall(r'action="/jobs/1/([a-z]+)"', site.get("/jobs/1").text)) == offered
 
 
+def test_the_list_says_what_a_held_job_was_flagged_for(site):
+    assert "<td>a flag of it</td>" in site.get("/?state=held", role="viewer").text
+
+
 def test_an_action_that_comes_too_late_says_so(site):
     site.called.answer = False
     assert site.post("/api/jobs/1/hold", role="operator").json() == {"done": False}
