@@ -115,6 +115,8 @@ def _run(config: NodeConfig, log: str) -> None:
         from medseg.node.service import running
 
     log_to_stderr("text" if log == "text" else "json")
+    # Images and results are nobody else's on this machine, also in a folder that was there before.
+    os.umask(0o077)
     asked = _Asked()
     with running(config) as node:
         print(json.dumps({"listening": node.listeners()}), flush=True)

@@ -105,7 +105,9 @@ class Site:
 def fill(database: Database, vault: Vault, now: float) -> None:
     """Three jobs: done with a report, held, given up with a hostile reason; a delivery of the first."""
     job = {"study_uid": STUDY, "series_uid": f"{STUDY}.1", "model": "m" * 64, "input": "i", "instances": 2}
-    flag = '[{"code": "Q301", "level": "review", "structure": "lung", "text": "a flag of it", "advice": "look"}]'
+    flag = (
+        '[{"code": "Q301", "level": "review", "structure": "lung", "text": "a flag of it", "advice": "look"}]'
+    )
     with database.write() as connection:
         connection.execute(
             studies.insert(),
