@@ -6,6 +6,7 @@ hash before use, and the oldest goes where it grows too large.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -23,9 +24,12 @@ MOST_BYTES = 4 << 30
 """All that is kept; a network of nnU-Net's size takes 0.25 GB."""
 
 
-def cache_folder() -> Path:
-    """The folder of this user."""
-    return cache_home() / "engines"
+def cache_folder() -> Path | None:
+    """The folder of this user; None where there is none, and nothing is kept."""
+    try:
+        return cache_home() / "engines"
+    except StorageError:
+        return None
 
 
 def machine() -> dict[str, Any]:
@@ -59,7 +63,9 @@ def kept(folder: Path | None, key: dict[str, Any], names: tuple[str, ...]) -> Pa
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if whole:
-        os.utime(place)
+        # It may lie where nothing can be written.
+        with contextlib.suppress(OSError):
+            os.utime(place)
     return place if whole else None
 
 

@@ -201,6 +201,7 @@ def _environment() -> dict[str, str]:
         "LD_LIBRARY_PATH",
         "CUDA_VISIBLE_DEVICES",
         "XDG_CACHE_HOME",
+        "MEDSEG_CACHE",
     )
     known = {name: os.environ[name] for name in kept if name in os.environ}
     return known | {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "MKL_"))}

@@ -1,6 +1,8 @@
 """Engines that need an optional package: the answer of the network, what is kept on disk, what is refused."""
 
 import contextlib
+import os
+import subprocess
 import sys
 
 import pytest
@@ -120,6 +122,32 @@ def test_openvino_is_imported_without_its_reports():
     loaded = sys.modules.get("openvino.tools.ovc.telemetry_utils")
     assert loaded is not None
     assert loaded.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
+SESSION = """
+import medseg, onnxruntime
+from onnx import TensorProto, helper
+value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+"""
+
+
+@pytest.mark.parametrize("opted_out", [True, False])
+def test_onnx_runtime_leaves_no_identifier_for_its_reports(tmp_path, opted_out):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    script = SESSION if opted_out else SESSION.replace("import medseg, ", "import ")
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment | {"HOME": str(tmp_path)}, check=False
+    )
+    assert done.returncode == 0
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "onnxruntime" in str(path)]
+    if not opted_out and not left:
+        pytest.skip("this version of ONNX Runtime sends no reports, so nothing can be told")
+    assert bool(left) is not opted_out
 
 
 class TestEightBits:

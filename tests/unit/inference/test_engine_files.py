@@ -1,11 +1,15 @@
 """What engines keep on disk: whole and unchanged, or made again."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from medseg.errors import StorageError
 from medseg.inference.engine_files import cache_folder, keep, kept, prune, read_answer, write_answer
+from medseg.user_cache import cache_home
 
 KEY = {"engine": "test", "weights": "abc"}
 NAMES = ("model.bin",)
@@ -21,6 +25,27 @@ def test_the_folder_is_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     assert cache_folder() == tmp_path / "me" / ".cache" / "medseg" / "engines"
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MEDSEG_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert cache_folder() is None
+    with pytest.raises(StorageError, match="set MEDSEG_CACHE to a folder"):
+        cache_home()
+
+
+def test_what_lies_on_a_read_only_disk_is_used(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    place = keep(tmp_path, KEY, NAMES, write())
+    monkeypatch.setattr(os, "utime", refuse)
+    assert kept(tmp_path, KEY, NAMES) == place
 
 
 def test_what_was_kept_is_found_under_its_key_alone(tmp_path):
