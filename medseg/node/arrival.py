@@ -16,8 +16,8 @@ refused: an identifier or a class that the node does not take; no_space: the res
 too_large: above the limit of one instance.
 """
 
-Route = Literal["dimse", "stow", "folder", "orthanc", "dicomweb", "query", "ups"]
-"""How an instance came in."""
+Route = Literal["dimse", "stow", "folder", "orthanc", "dicomweb", "query", "ups", "found"]
+"""How an instance came in; found: its file was there and no row, so nobody knows any more."""
 
 IN_FLIGHT = 1 << 30
 """Bytes of instances that come in by one listener at a time."""

@@ -49,7 +49,7 @@ def check_folder(database: Database, folder: Path, key: bytes) -> None:
 def check_version(database: Database, folder: Path) -> None:
     """Refuse a database of another version of the tables; write ours into a new one.
 
-    A new one beside files of patients is refused, too: it does not know them, so they would be swept.
+    A new one beside files of patients is refused, too: all of them would be taken for new, segmented and sent again.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_version(database: Database, folder: Path) -> None:
         if new and (kept := [top for top in KEPT if _has_file(folder / top)]):
             raise ConfigError(
                 f"the database is new, and {folder} has files that it does not know in {' and '.join(kept)}; they "
-                "would be removed: restore the database from a backup, or move these folders away"
+                "would be taken for new: restore the database from a backup, or move these folders away"
             )
         found = connection.execute(select(about.c.value).where(about.c.key == "schema")).scalar_one()
     if found != str(SCHEMA_VERSION):

@@ -20,7 +20,7 @@ from medseg.node.vault import Vault
 _MOST = 200
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
 _UIDS: BindParameter[str] = bindparam("uids", expanding=True)
-_KNOWN = select(instances.c.sop_instance_uid, instances.c.sha256).where(
+_KNOWN = select(instances.c.sop_instance_uid, instances.c.sha256, instances.c.path).where(
     instances.c.sop_instance_uid.in_(_UIDS)
 )
 _RESULT = select(results.c.sop_instance_uid).where(results.c.sop_instance_uid.in_(_UIDS))
@@ -37,11 +37,14 @@ class Known:
     ----------
     sha256 : str
         Of its data set as it came in; "" for a result.
+    path : str
+        Of its file; "" for a result.
     is_result : bool
         Whether a job of this node made it.
     """
 
     sha256: str
+    path: str = ""
     is_result: bool = False
 
 
@@ -107,6 +110,19 @@ class RowWriter:
         self._queue.put(waiting)
         return waiting.known.result()
 
+    def move(self, sop_instance_uid: str, before: str, now: str) -> None:
+        """Let a row name another file with the same bytes.
+
+        Raises
+        ------
+        StorageError
+            It could not be written.
+        """
+        self._vault.sync_folders([now])
+        mine = (instances.c.sop_instance_uid == sop_instance_uid) & (instances.c.path == before)
+        with self._database.write() as connection:
+            connection.execute(update(instances).where(mine).values(path=now))
+
     def _work(self) -> None:
         while (first := self._queue.get()) is not None:
             batch, ended = [first], False
@@ -166,7 +182,7 @@ class _Counted:
 
 
 def _known(connection: Connection, uids: Sequence[str]) -> dict[str, Known]:
-    found = {uid: Known(sha256) for uid, sha256 in connection.execute(_KNOWN, {"uids": uids})}
+    found = {uid: Known(sha256, path) for uid, sha256, path in connection.execute(_KNOWN, {"uids": uids})}
     return found | {
         uid: Known("", is_result=True) for uid in connection.execute(_RESULT, {"uids": uids}).scalars()
     }
@@ -182,7 +198,7 @@ def _add(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow])
         before.append(known.get(uid))
         if uid not in known:
             # The same instance may come by two associations at a time.
-            known[uid] = Known(row.sha256)
+            known[uid] = Known(row.sha256, row.path)
             new.append(row)
     if new:
         _count_studies(counted, connection, new)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import secrets
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -19,16 +18,18 @@ from medseg.amounts import bytes_text
 from medseg.database import Database
 from medseg.deidentification.risks import IdentifiersLeftError
 from medseg.errors import ImageReadError, StorageError
-from medseg.export.dicom_bytes import encoded, file_head
+from medseg.export.dicom_bytes import encoded
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
 from medseg.node.arrival import Arrival, Peer, Receipt, Verdict
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.disk_space import DiskSpace, SpaceState
+from medseg.node.instance_file import InstanceFile, new_file, whole_file
 from medseg.node.instance_header import InstanceFacts, read_facts
 from medseg.node.instance_rows import InstanceRow, Known, RowWriter
 from medseg.node.options import StorageOptions
+from medseg.node.part10 import arrival_of
 from medseg.node.tables import instances, results
 from medseg.node.vault import Vault
 
@@ -110,6 +111,39 @@ class Intake:
             )
         return receipt
 
+    def take_back(self, path: str) -> Verdict:
+        """Take in a file of the vault that no row names, by the rules for one that is sent again.
+
+        `stored`: a row names it now; `duplicate`: the instance has another file and this one is removed. With any
+        other verdict the file is not whole, or is not what is stored under its UID; it stays where it is.
+
+        Raises
+        ------
+        StorageError
+            The database cannot be written.
+        """
+        try:
+            content = self._vault.read(path)
+            arrival = arrival_of(content, Peer(route="found"))
+            facts = self._facts(arrival.data_set, arrival.transfer_syntax_uid)
+        except (StorageError, ImageReadError, ValueError):
+            return "unreadable"
+        head = content[: len(content) - len(arrival.data_set)]
+        file = whole_file(path, facts, head, arrival.data_set)
+        if file is None:
+            return "unreadable"
+        row = self._row(facts, file, file.sha256, arrival.peer)
+        known = self._rows.add(row)
+        if known is None or known.path == path:
+            return "stored"
+        if not known.is_result and known.sha256 != file.sha256:
+            return "conflict"
+        if not known.is_result and not self._vault.place(known.path).exists():
+            self._rows.move(facts.sop_instance_uid, known.path, path)
+            return "stored"
+        self._vault.remove(path)
+        return "duplicate"
+
     def reject(self, peer: Peer, reason: str) -> None:
         """Count and write down something that came and is no instance."""
         self.counts["unreadable"] += 1
@@ -141,7 +175,7 @@ class Intake:
         data_set = arrival.data_set
         try:
             if self._deidentify is not None:
-                data_set = _changed(_head(facts) + data_set, self._deidentify)
+                data_set = _changed(new_file(facts, data_set), self._deidentify)
                 facts = self._facts(data_set, arrival.transfer_syntax_uid)
         except IdentifiersLeftError as err:
             return Receipt(verdict="refused", reason=str(err))
@@ -153,35 +187,40 @@ class Intake:
         return read_facts(data_set, transfer_syntax_uid, secret=self._secret, limits=self._limits)
 
     def _store(self, arrival: Arrival, facts: InstanceFacts, data_set: bytes) -> Receipt:
-        digest = hashlib.sha256(arrival.data_set).hexdigest()
-        head = _head(facts)
-        row = InstanceRow(
-            facts=facts,
-            path=instance_path(facts),
-            size=len(head) + len(data_set),
-            sha256=digest,
-            received_at=self._clock.now(),
-            route=arrival.peer.route,
-            peer=arrival.peer.name[:64],
-        )
+        file = new_file(facts, data_set)
+        as_it_came = data_set is arrival.data_set
+        digest = file.sha256 if as_it_came else hashlib.sha256(arrival.data_set).hexdigest()
+        row = self._row(facts, file, digest, arrival.peer)
         self._space.take(row.size)
-        known = self._write(row, head, data_set)
+        known = self._write(row, file)
         if known is None:
             return _receipt("stored", facts)
-        # An archive that forwards everything sends our own results back to us.
-        if known.is_result or known.sha256 == digest:
+        # An archive that forwards everything sends our own results back to us. Of an instance that was taken back
+        # nobody knows any more how it came.
+        if known.is_result or known.sha256 in (digest, file.sha256):
             return _receipt("duplicate", facts)
         return _receipt(
             "conflict", facts, "this SOP Instance UID was stored before with other content; that one is kept"
         )
 
-    def _write(self, row: InstanceRow, *content: bytes) -> Known | None:
+    def _row(self, facts: InstanceFacts, file: InstanceFile, sha256: str, peer: Peer) -> InstanceRow:
+        return InstanceRow(
+            facts=facts,
+            path=file.path,
+            size=len(file.head) + len(file.data_set),
+            sha256=sha256,
+            received_at=self._clock.now(),
+            route=peer.route,
+            peer=peer.name[:64],
+        )
+
+    def _write(self, row: InstanceRow, file: InstanceFile) -> Known | None:
         """Write file and row; None, or what was there first, which stays.
 
         Who sends an instance again, which few do, pays for a file that is written and removed; to ask the database
         before would cost more with each of the others.
         """
-        self._vault.add(row.path, *content)
+        self._vault.add(row.path, file.head, file.data_set)
         try:
             known = self._rows.add(row)
         except StorageError:
@@ -189,8 +228,10 @@ class Intake:
             if self._rows.known(row.facts.sop_instance_uid) is None:
                 self._vault.remove(row.path)
             raise
-        if known is not None:
-            self._vault.remove(row.path)
+        if known is None or known.path == row.path:
+            # In the second case another node has found the file before its row was written, and taken it back.
+            return None
+        self._vault.remove(row.path)
         return known
 
     def _held(self) -> int:
@@ -200,26 +241,6 @@ class Intake:
                 for table in (instances, results)
             ]
         return int(sum(sums))
-
-
-def instance_path(facts: InstanceFacts) -> str:
-    """Where an instance will lie in the vault; no identifier can be read from it.
-
-    Every arrival has a name of its own: none replaces another's file, nor loses its own to the removal of an older one.
-    """
-    study, series, instance = (
-        hashlib.sha256(uid.encode()).hexdigest()[:24]
-        for uid in (facts.study_uid, facts.series_uid, facts.sop_instance_uid)
-    )
-    return f"instances/{study}/{series}/{instance}-{secrets.token_hex(4)}.dcm"
-
-
-def _head(facts: InstanceFacts) -> bytes:
-    return file_head(
-        transfer_syntax_uid=facts.transfer_syntax_uid,
-        sop_class_uid=facts.sop_class_uid,
-        sop_instance_uid=facts.sop_instance_uid,
-    )
 
 
 def _is_result(known: Known | None) -> bool:
@@ -245,11 +266,11 @@ def _mismatch(arrival: Arrival, facts: InstanceFacts) -> str:
     return ""
 
 
-def _changed(content: bytes, change: Deidentifier) -> bytes:
+def _changed(file: InstanceFile, change: Deidentifier) -> bytes:
     """The data set of a file, changed, in the same transfer syntax."""
     try:
         with recorded_warnings():
-            before = dcmread(io.BytesIO(content))
+            before = dcmread(io.BytesIO(file.head + file.data_set))
             syntax = before.file_meta.TransferSyntaxUID
             after = change(before)
             content = encoded(after, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, and_, delete, exists, func, or_, select
+from sqlalchemy import Connection, Select, and_, delete, exists, func, or_, select
 
 from medseg.database import Database
+from medseg.errors import StorageError
 from medseg.node.audit import Audit
 from medseg.node.clock import Clock
+from medseg.node.leftovers import finish_removals
 from medseg.node.options import StorageOptions
-from medseg.node.tables import deliveries, instances, jobs, results, series, studies, work_items
-from medseg.node.vault import KEPT, Vault, is_older
+from medseg.node.tables import deliveries, instances, jobs, removals, results, series, studies, work_items
+from medseg.node.vault import Vault
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
@@ -50,6 +53,8 @@ class Retention:
     def run(self) -> Removed:
         """Remove what is older than `keep_instances` and `keep_results`."""
         now = self._clock.now()
+        finish_removals(self._database, self._vault)
+        aside = self._vault.remove_aside(self._options.keep_instances)
         old_results = self._ids(_old_jobs(now - self._options.keep_results))
         old_studies = self._ids(_old_studies(now - self._options.keep_instances))
         for job_id in old_results:
@@ -57,8 +62,8 @@ class Retention:
         for study_uid in old_studies:
             self.purge_instances(str(study_uid), _old_studies(now - self._options.keep_instances))
         self._forget_work_items(now - self._options.keep_results)
-        if old_results or old_studies:
-            self._audit.record("retention", studies=len(old_studies), jobs=len(old_results))
+        if old_results or old_studies or aside:
+            self._audit.record("retention", studies=len(old_studies), jobs=len(old_results), set_aside=aside)
         return Removed(studies=len(old_studies), jobs=len(old_results))
 
     def purge_instances(self, study_uid: str, still: Select[tuple[object]] | None = None) -> int:
@@ -77,6 +82,7 @@ class Retention:
             connection.execute(delete(instances).where(mine))
             connection.execute(delete(series).where(series.c.study_uid == study_uid))
             connection.execute(delete(studies).where(studies.c.study_uid == study_uid))
+            self._note_removals(connection, paths)
         self._remove(paths)
         return len(paths)
 
@@ -90,39 +96,27 @@ class Retention:
             connection.execute(delete(results).where(results.c.job_id == job_id))
             connection.execute(delete(deliveries).where(deliveries.c.job_id == job_id))
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
+            self._note_removals(connection, paths)
         self._remove(paths)
 
     def _forget_work_items(self, before: float) -> None:
         with self._database.write() as connection:
             connection.execute(delete(work_items).where(work_items.c.ended_at < before))
 
+    def _note_removals(self, connection: Connection, paths: Sequence[str]) -> None:
+        """Let nobody take back what has no row any more because it was purged."""
+        if paths:
+            noted = self._database.insert(removals).on_conflict_do_nothing()
+            connection.execute(noted, [{"path": path} for path in paths])
+
     def _remove(self, paths: Sequence[str]) -> None:
-        # The rows are gone: a file that is left behind by a kill is swept at the next start.
-        for path in paths:
-            self._vault.remove(path)
+        # The rows are gone: what cannot be removed now is removed later.
+        with contextlib.suppress(StorageError):
+            finish_removals(self._database, self._vault, paths)
 
     def _ids(self, query: Select[tuple[object]]) -> list[object]:
         with self._database.read() as connection:
             return list(connection.execute(query.limit(_BATCH)).scalars())
-
-    def sweep(self, older_than_s: float = 0.0) -> int:
-        """Remove files without a row; only at the start, when nobody else writes. Their number.
-
-        Nodes that share a folder may be writing now: they give an age that no file has before its row is there.
-        """
-        # Looked for before the rows: what another node adds meanwhile has one.
-        found = [
-            path.relative_to(self._vault.folder).as_posix()
-            for top in KEPT
-            for path in (self._vault.folder / top).rglob("*")
-            if path.is_file() and is_older(path, older_than_s)
-        ]
-        with self._database.read() as connection:
-            known = set(connection.execute(select(instances.c.path)).scalars())
-            known |= set(connection.execute(select(results.c.path)).scalars())
-        lost = [path for path in found if path not in known]
-        self._remove(lost)
-        return self._vault.sweep(older_than_s) + len(lost)
 
 
 def _old_jobs(before: float) -> Select[tuple[object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -24,6 +25,7 @@ from medseg.node.http_side import http_server
 from medseg.node.intake import Intake
 from medseg.node.isolation import WALLS, network_wall
 from medseg.node.job_queue import JobQueue, ResultFile
+from medseg.node.leftovers import Leftovers
 from medseg.node.life import Life
 from medseg.node.node_lock import node_lock
 from medseg.node.options import NodeConfig, PostgresqlOptions
@@ -117,6 +119,7 @@ class Node:
         self.retention = Retention(
             config.storage, database=self.database, vault=self.vault, audit=self.audit, clock=clock
         )
+        self.leftovers = Leftovers(database=self.database, vault=self.vault, intake=self.intake)
         self.dimse: DimseServer | None = None
         if config.dimse is not None:
             self.dimse = DimseServer(
@@ -145,16 +148,13 @@ class Node:
             Database, disk or address cannot be used.
         """
         self.life.begin()
-        if self.database.is_sqlite:
-            dead = self.life.bury_all_others()
-            swept = self.retention.sweep()
-        else:
-            dead = self.life.dead()
-            swept = self.retention.sweep(max(_OTHERS_WRITE_S, 2 * self.config.jobs.max_time))
+        alone = self.database.is_sqlite
+        dead = self.life.bury_all_others() if alone else self.life.dead()
+        self.intake.start()
+        left = self.leftovers.settle(0.0 if alone else max(_OTHERS_WRITE_S, 2 * self.config.jobs.max_time))
         queued = self.queue.take_over(dead)
         again = self.outbox.recover(dead)
         self.work_items.take_over(dead)
-        self.intake.start()
         if self.dimse is not None:
             self.dimse.start()
         if self.http is not None:
@@ -172,11 +172,13 @@ class Node:
             self._periodic.run(name, work, every, until=self._stop)
         # Others would take over what still ends in its time.
         self._periodic.run("beat", self._beat, _BEAT_S, until=self._ended)
-        self.audit.record("start", version=__version__, jobs=queued, deliveries=again, swept=swept)
+        self.audit.record(
+            "start", version=__version__, jobs=queued, deliveries=again, leftovers=dataclasses.asdict(left)
+        )
         kept = self._stored_instances()
         return (
-            f"instances {kept}, jobs re-queued {queued}, deliveries taken up {again}, "
-            f"half-written files removed {swept}"
+            f"instances {kept}, jobs re-queued {queued}, deliveries taken up {again}; of the files without a row "
+            f"taken back {left.taken_back}, set aside {left.set_aside}, removed {left.removed}"
         )
 
     def listeners(self) -> dict[str, str]:

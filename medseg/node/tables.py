@@ -204,6 +204,14 @@ results = Table(
     Column("sha256", String(64), nullable=False),
 )
 
+# Added to version 1, as study_numbers.
+removals = Table(
+    "removals",
+    metadata,
+    Column("path", Text, primary_key=True, comment="below the folder of the node"),
+    comment="files whose rows are gone and that may not be gone yet; none of them comes back",
+)
+
 source_marks = Table(
     "source_marks",
     metadata,

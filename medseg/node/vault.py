@@ -15,9 +15,12 @@ from typing import Literal
 from medseg.errors import StorageError
 from medseg.node import sealing
 from medseg.node.folder_sync import FolderSync
-from medseg.provenance import TEMPORARY_SUFFIX
+from medseg.provenance import TEMPORARY_SUFFIX, sync_path
 
 SCRATCH = "scratch"
+ASIDE = "set_aside"
+"""Folder of files of instances that no row names and that cannot be taken back; see `leftovers`."""
+
 KEPT = ("instances", "jobs")
 """Folders of files that rows of the database name."""
 
@@ -87,7 +90,7 @@ class Vault:
         """Write a file under a new name; its bytes are on disk when this returns, its name after `sync_folders`.
 
         It is written in its place: until a row names it nobody reads it, and what a kill leaves half-written has
-        no row, see `Retention.sweep`.
+        no row, see `leftovers`.
 
         Raises
         ------
@@ -142,9 +145,46 @@ class Vault:
         path = self.place(name)
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+        self._remove_empty_above(path)
+
+    def _remove_empty_above(self, path: Path) -> None:
         for folder in path.parents:
             if folder == self.folder or not self._folders.remove_empty(folder):
                 break
+
+    def set_aside(self, name: str) -> None:
+        """Move a file out of the way; where that fails it stays. Under the name that it has it could be read again."""
+        path, target = self.place(name), self.folder / ASIDE / name
+        with contextlib.suppress(OSError):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        self._remove_empty_above(path)
+
+    def remove_aside(self, older_than_s: float) -> int:
+        """Remove files that were set aside and written that long ago; their number."""
+        above = self.folder / ASIDE
+        old = [path for path in above.rglob("*") if path.is_file() and is_older(path, older_than_s)]
+        for path in old:
+            self.remove(path.relative_to(self.folder).as_posix())
+        return len(old)
+
+    def sync_removed(self, names: Iterable[str]) -> None:
+        """Make the removal of files survive a power failure.
+
+        Raises
+        ------
+        StorageError
+            The disk fails.
+        """
+        above = {folder for name in names for folder in self.place(name).parents}
+        for folder in above:
+            if folder == self.folder or self.folder in folder.parents:
+                try:
+                    sync_path(folder)
+                except FileNotFoundError:
+                    continue
+                except OSError as err:
+                    raise StorageError(f"cannot sync the folder of the node: {err.strerror or err}") from err
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -18,6 +18,12 @@ from sqlalchemy import select
 from traced_disk import CALLS, TracedDisk
 
 from medseg.database import Database
+from medseg.node.audit import Audit
+from medseg.node.clock import Clock
+from medseg.node.intake import Intake
+from medseg.node.leftovers import Leftovers
+from medseg.node.options import StorageOptions
+from medseg.node.privacy_options import AuditOptions
 from medseg.node.tables import instances, jobs, metadata, results
 from medseg.node.vault import Vault
 
@@ -75,21 +81,38 @@ def test_what_was_acknowledged_survives_a_power_loss_at_any_moment(traced, tmp_p
     assert moments > 100
 
 
+def start_again(left: Path, vault: Vault, database: Database) -> None:
+    parts = {"database": database, "vault": vault}
+    audit, clock = Audit(left, AuditOptions(), Clock()), Clock()
+    intake = Intake(StorageOptions(reserve=1), secret=b"s" * 32, audit=audit, clock=clock, **parts)
+    intake.start()
+    Leftovers(intake=intake, **parts).settle()
+    intake.stop()
+
+
 def look(left: Path, said: list[str], key: str) -> None:
     vault, database = Vault(left, key.encode() or None), Database.in_file(left / "node.db", metadata)
     try:
+        with database.read() as connection:
+            before = set(connection.execute(select(instances.c.sop_instance_uid)).scalars())
+        start_again(left, vault, database)
         with database.read() as connection:
             found = {row.sop_instance_uid: row for row in connection.execute(select(instances))}
             made = connection.execute(select(results)).all()
             ended = connection.execute(select(jobs.c.state)).scalars().all()
     finally:
         database.close()
+    files = {path.relative_to(left).as_posix() for path in (left / "instances").rglob("*") if path.is_file()}
     purged = "purging 1.2.3" in said
     promised = {line.removeprefix("stored ") for line in said if line.startswith("stored ")}
     if purged:
-        before = said[: said.index("purging 1.2.3")]
-        promised -= {line.removeprefix("stored ") for line in before if line.startswith("stored 1.2.3.")}
+        old = said[: said.index("purging 1.2.3")]
+        going = {line.removeprefix("stored ") for line in old if line.startswith("stored 1.2.3.")}
+        promised -= going
+        # A purge that was under way is done or not done; nothing of it comes back.
+        assert going & set(found) == going & before
     assert promised <= set(found)
+    assert files <= {row.path for row in found.values()}
     for uid, row in found.items():
         if purged and row.study_uid == "1.2.3" and uid not in promised:
             continue

@@ -36,7 +36,9 @@ def test_a_lost_database_does_not_take_the_files_along(tmp_path: Path, top: str,
         path.write_bytes(b"")
     # However often it is tried.
     for _ in range(2):
-        with pytest.raises(ConfigError, match=f"does not know in {top}; they would be removed: restore"):
+        with pytest.raises(
+            ConfigError, match=f"does not know in {top}; they would be taken for new: restore"
+        ):
             start()
     (tmp_path / top).rename(tmp_path / "away")
     start()

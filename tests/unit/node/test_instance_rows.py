@@ -74,8 +74,9 @@ def rows(tmp_path: Path):
 
 
 def test_an_instance_twice_in_one_commit_is_stored_once(rows: Rows):
-    assert rows.add(row(1), row(1), row(1, sha256="other")) == [None, Known("sha1"), Known("sha1")]
-    assert rows.add(row(1), row(2)) == [Known("sha1"), None]
+    known = Known("sha1", row(1).path)
+    assert rows.add(row(1), row(1), row(1, sha256="other")) == [None, known, known]
+    assert rows.add(row(1), row(2)) == [known, None]
     assert [one["sha256"] for one in rows.of(instances)] == ["sha1", "sha2"]
     assert rows.of(studies)[0]["arrivals"] == rows.of(series)[0]["instances"] == 2
 

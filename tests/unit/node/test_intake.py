@@ -329,13 +329,6 @@ def test_numbers_that_a_study_is_searched_by_are_kept_as_keyed_digests_alone(sit
     assert site.rows(study_numbers) == []
 
 
-def test_a_sweep_removes_files_without_a_row_only(site: Site):
-    site.intake.accept(arrival(ct_slice()))
-    site.vault.write("instances/aa/bb/lost.dcm", b"of a killed process")
-    assert site.retention().sweep() == 1
-    assert [path.name for path in site.files()] == [Path(site.rows()[0]["path"]).name]
-
-
 def test_an_unexpected_error_is_an_answer_not_an_acknowledgement(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

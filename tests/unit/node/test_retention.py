@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -136,21 +135,3 @@ def test_work_items_are_forgotten_when_they_ended_long_ago(site: KeptSite):
     site.clock.turn(2 * DAY)
     site.retention.run()
     assert [row["workitem_uid"] for row in site.row(work_items)] == [live.workitem_uid]
-
-
-def test_a_sweep_beside_other_nodes_leaves_what_they_may_be_writing(site: KeptSite):
-    young, old = (f"instances/a/b/{name}.dcm" for name in ("young", "old"))
-    scratch = site.vault.folder / "scratch"
-    for name in (young, old):
-        site.vault.write(name, b"no row yet")
-        (scratch / f"job-{Path(name).stem}").mkdir(parents=True)
-    (scratch / "worker-0").mkdir()
-    for path in (site.vault.place(old), scratch / "job-old", scratch / "worker-0"):
-        os.utime(path, (0, 0))
-    site.set(instances, received_at=0.0)
-    before = site.files()
-    assert site.retention.sweep(DAY) == 1
-    assert site.files() == before - 1
-    assert site.vault.read(young) == b"no row yet"
-    assert sorted(path.name for path in scratch.iterdir()) == ["job-young", "worker-0"]
-    assert site.retention.sweep() == 1
