@@ -55,6 +55,7 @@ def http_server(node: Node, options: HttpListenOptions, accounts: Accounts, *, s
     app = create_app(
         node_view(node, secret=secret),
         options,
+        database=node.database,
         accounts=accounts,
         audit=node.audit,
         secret=secret,

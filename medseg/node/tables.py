@@ -212,6 +212,15 @@ removals = Table(
     comment="files whose rows are gone and that may not be gone yet; none of them comes back",
 )
 
+# Added to version 1, as study_numbers.
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("nonce", String(32), primary_key=True, comment="random text that tells a log-in apart"),
+    Column("at", Float, nullable=False),
+    comment="log-ins of the page whose cookie is worth nothing any more",
+)
+
 source_marks = Table(
     "source_marks",
     metadata,

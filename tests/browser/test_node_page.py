@@ -45,7 +45,8 @@ def node(tmp_path_factory):
     )
     view = make_view(folder, database, clock, called, lambda: live)
     options = HttpListenOptions(port=_free_port())
-    app = create_app(view, options, accounts=make_accounts(tuple(TOKENS)), audit=audit, secret=b"s" * 32)
+    accounts = make_accounts(tuple(TOKENS))
+    app = create_app(view, options, database=database, accounts=accounts, audit=audit, secret=b"s" * 32)
     server = HttpServer(app, options)
     server.start()
     yield f"http://127.0.0.1:{server.port}", database, called

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from medseg.database import Database
 from medseg.errors import StorageError
 from medseg.node.audit import Audit
 from medseg.node.listen_options import HttpListenOptions
@@ -34,6 +35,7 @@ def create_app(
     view: NodeView,
     options: HttpListenOptions,
     *,
+    database: Database,
     accounts: Accounts,
     audit: Audit,
     secret: bytes,
@@ -46,6 +48,8 @@ def create_app(
     ----------
     view : NodeView
     options : HttpListenOptions
+    database : Database
+        Where it is noted who has logged out.
     accounts : Accounts
         As `read_accounts` found them.
     audit : Audit
@@ -61,7 +65,9 @@ def create_app(
     app.state.web = Web(
         view=view,
         accounts=accounts,
-        sessions=Sessions(accounts, secret=secret, lasts_s=options.session, clock=view.clock),
+        sessions=Sessions(
+            accounts, database=database, secret=secret, lasts_s=options.session, clock=view.clock
+        ),
         throttle=Throttle(view.clock),
         audit=audit,
         pages=environment(),

@@ -122,7 +122,8 @@ async def _visitor(request: Request) -> Visitor:
     if header and not web.accounts.open:
         name, token = _credentials(header)
         return Visitor(account=await log_in(request, name, token), address=address)
-    session = web.sessions.read(request.cookies.get(web.cookie, ""))
+    cookie = request.cookies.get(web.cookie, "")
+    session = await run_in_threadpool(web.sessions.read, cookie) if cookie else None
     if session is not None:
         return Visitor(account=session.account, address=address, session=session)
     if not web.accounts.open:

@@ -7,13 +7,16 @@ import binascii
 import hashlib
 import hmac
 import secrets
-import threading
 from dataclasses import dataclass
 
+from sqlalchemy import delete, select
+
+from medseg.database import Database
 from medseg.node.clock import Clock
+from medseg.node.tables import ended_sessions
 from medseg.node.web.accounts import Account, Accounts
 
-_ENDED_MOST = 10_000
+_REMEMBERED_S = 30 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +32,13 @@ class Sessions:
     """Makes and checks cookies.
 
     The key of a cookie depends on the account's token, so a new token ends the sessions of the old one; sessions
-    outlive a restart, and nodes with one folder know each other's.
+    and their ends outlive a restart, and nodes with one folder know each other's.
 
     Parameters
     ----------
     accounts : Accounts
+    database : Database
+        Where sessions that were ended are noted.
     secret : bytes
         Of the node.
     lasts_s : float
@@ -41,11 +46,11 @@ class Sessions:
     clock : Clock
     """
 
-    def __init__(self, accounts: Accounts, *, secret: bytes, lasts_s: float, clock: Clock) -> None:
-        self._accounts, self._secret, self._clock = accounts, secret, clock
+    def __init__(
+        self, accounts: Accounts, *, database: Database, secret: bytes, lasts_s: float, clock: Clock
+    ) -> None:
+        self._accounts, self._database, self._secret, self._clock = accounts, database, secret, clock
         self.lasts_s = lasts_s
-        self._ended: dict[str, float] = {}
-        self._lock = threading.Lock()
 
     def begin(self, account: Account) -> tuple[Session, str]:
         """A new session and the value of its cookie."""
@@ -55,7 +60,13 @@ class Sessions:
         return session, f"{base64.urlsafe_b64encode(text.encode()).decode()}.{signature}"
 
     def read(self, cookie: str) -> Session | None:
-        """The session of a cookie; None where it is forged, old, ended, or of nobody."""
+        """The session of a cookie; None where it is forged, old, ended, or of nobody.
+
+        Raises
+        ------
+        StorageError
+            The database does not say whether it was ended.
+        """
         encoded, _, signature = cookie.partition(".")
         try:
             name, issued, nonce = base64.b64decode(encoded, b"-_", validate=True).decode("ascii").split("|")
@@ -70,18 +81,29 @@ class Sessions:
             return None
         # A clock that was set back must not make a session last longer than it may.
         age = self._clock.now() - issued_at
-        if not -60.0 <= age <= self.lasts_s or nonce in self._ended:
+        if not -60.0 <= age <= self.lasts_s or self._is_ended(nonce):
             return None
         return Session(account=account, issued_at=issued_at, nonce=nonce)
 
     def end(self, session: Session) -> None:
-        """Let a session's cookie be worth nothing from now on."""
-        now = self._clock.now()
-        with self._lock:
-            self._ended = {nonce: at for nonce, at in self._ended.items() if at + self.lasts_s > now}
-            if len(self._ended) >= _ENDED_MOST:
-                del self._ended[next(iter(self._ended))]
-            self._ended[session.nonce] = now
+        """Let a session's cookie be worth nothing from now on, for every node, also after a restart.
+
+        Raises
+        ------
+        StorageError
+            The database cannot be written; the session goes on.
+        """
+        row = {"nonce": session.nonce, "at": self._clock.now()}
+        # Longer than it lasts: what has ended must not live again where `http.session` is made longer.
+        old = self._clock.now() - max(self.lasts_s, _REMEMBERED_S)
+        with self._database.write() as connection:
+            connection.execute(delete(ended_sessions).where(ended_sessions.c.at < old))
+            connection.execute(self._database.insert(ended_sessions).on_conflict_do_nothing(), row)
+
+    def _is_ended(self, nonce: str) -> bool:
+        with self._database.read() as connection:
+            found = select(ended_sessions.c.nonce).where(ended_sessions.c.nonce == nonce)
+            return connection.execute(found).first() is not None
 
     def form_token(self, session: Session) -> str:
         """What a form of this session must carry, so that no other site can send it."""

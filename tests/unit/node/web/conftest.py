@@ -48,15 +48,20 @@ def make_site(tmp_path, filled_folder):
             audit_file=tmp_path / "audit.jsonl",
             live=Live(started_at=clock.now() - 60, space=SpaceState(free=10**10, held=0)),
         )
-        site.app = create_app(
-            site.view,
-            HttpListenOptions(**options),
-            accounts=make_accounts(roles),
-            audit=Audit(tmp_path, AuditOptions(), clock),
-            secret=b"s" * 32,
-            store=store,
-            turned_away=lambda address, reason: site.turned_away.append(reason),
-        )
+
+        def new_app() -> Any:
+            return create_app(
+                site.view,
+                HttpListenOptions(**options),
+                database=database,
+                accounts=make_accounts(roles),
+                audit=Audit(tmp_path, AuditOptions(), clock),
+                secret=b"s" * 32,
+                store=store,
+                turned_away=lambda address, reason: site.turned_away.append(reason),
+            )
+
+        site.app, site.new_app = new_app(), new_app
         return site
 
     yield make

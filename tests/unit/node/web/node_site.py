@@ -65,6 +65,7 @@ class Site:
     audit_file: Path
     live: Live
     app: Any = None
+    new_app: Callable[[], Any] = dict
     address: str = "10.0.0.1"
     cookies: httpx.Cookies = field(default_factory=httpx.Cookies)
     turned_away: list[str] = field(default_factory=list)

@@ -6,11 +6,14 @@ import asyncio
 import base64
 import json
 
+import httpx
 import pytest
+from sqlalchemy import select
 
 from medseg.errors import ConfigError
 from medseg.node.listen_options import HttpListenOptions
 from medseg.node.stow import StowAnswer
+from medseg.node.tables import ended_sessions
 from medseg.node.web.accounts import read_accounts
 from medseg.node.web.guard import Guard
 from tests.unit.node.web.node_site import TOKENS
@@ -99,6 +102,34 @@ def test_a_log_in_lasts_until_the_log_out(site):
     site.cookies.clear()
     site.cookies.update(kept)
     assert site.get("/").status_code == 303
+
+
+def test_a_log_out_holds_after_a_restart_and_at_other_nodes_and_a_log_in_too(site):
+    other = site.new_app()
+    cookies = []
+    for _ in range(2):
+        site.log_in("operator")
+        cookies.append(dict(site.cookies))
+    assert site.post("/logout", data={"form_token": site.form_token()}).status_code == 303
+    for app in (site.app, other, site.new_app()):
+        site.app = app
+        for kept, status in zip(cookies, (200, 303), strict=True):
+            site.cookies = httpx.Cookies(kept)
+            assert site.get("/").status_code == status
+
+
+def test_ended_sessions_are_remembered_longer_than_they_last(site):
+    def log_in_and_out() -> int:
+        site.log_in("operator")
+        site.post("/logout", data={"form_token": site.form_token()})
+        with site.database.read() as connection:
+            return len(connection.execute(select(ended_sessions)).all())
+
+    assert log_in_and_out() == 1
+    site.clock.seconds += 29 * 86400
+    assert log_in_and_out() == 2
+    site.clock.seconds += 2 * 86400
+    assert log_in_and_out() == 2
 
 
 def test_over_tls_the_cookie_is_for_this_host_and_tls_alone(make_site):
