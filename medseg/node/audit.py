@@ -14,6 +14,7 @@ from typing import Any
 from medseg.node.arrival import Peer
 from medseg.node.clock import Clock
 from medseg.node.privacy_options import AuditOptions
+from medseg.node.repeats import Repeats, What
 from medseg.privacy import pseudonym
 
 FILE = "audit.jsonl"
@@ -37,6 +38,21 @@ class Audit:
     def __init__(self, folder: Path, options: AuditOptions, clock: Clock) -> None:
         self._folder, self._options, self._clock = folder, options, clock
         self._lock = threading.Lock()
+        self._repeats = Repeats(clock)
+
+    def is_told(self, event: str, outcome: str, address: str) -> bool:
+        """Whether a connection that came to nothing has a line of its own, which the caller then writes.
+
+        The first of an address in a minute have, so that a flood neither fills the disk nor pushes out what was
+        written before. `tell_counted` writes how many there were of the others.
+        """
+        return self._repeats.is_told(What(event, outcome, address))
+
+    def tell_counted(self, *, at_once: bool = False) -> None:
+        """Write a line for all those since the last minute, or until now, that have none of their own."""
+        for (event, outcome, address), count in self._repeats.counted(at_once=at_once).items():
+            reason = f"{count} more within a minute"
+            self.record(event, outcome=outcome, address=address, reason=reason, count=count)
 
     def record(
         self, event: str, *, peer: Peer | None = None, account: str = "", outcome: str = "", **details: Any

@@ -207,7 +207,9 @@ class DimseServer:
         refusal = self._refusal(request, peer)
         if refusal is not None:
             sentence, answer = refusal
-            self._ended(peer, "refused", sentence, task)
+            # Who is not let in is always told; being one too many is no such thing.
+            crowded = answer in (negotiation.TOO_MANY, negotiation.BUSY)
+            self._ended(peer, "refused", sentence, task, always=not crowded)
             writer.write(upper_layer.reject_pdu(*answer))
             return
         answer_pdu, contexts = negotiation.accept(request, longest=self._options.max_pdu)
@@ -246,12 +248,16 @@ class DimseServer:
     def _no_connection(self, address: str, reason: str) -> None:
         self._ended(Peer(route="dimse", address=address), "refused", reason, None)
 
-    def _ended(self, peer: Peer, outcome: str, reason: str, task: asyncio.Task[None] | None) -> None:
+    def _ended(
+        self, peer: Peer, outcome: str, reason: str, task: asyncio.Task[None] | None, *, always: bool = False
+    ) -> None:
         self.counts[outcome] += 1
         association = self._open.get(task) if task is not None else None
         counts = dict(association.counts) if association is not None else {}
         if outcome == "released" and not counts:
             # An echo, over and over; the counter has it.
+            return
+        if not (always or counts or self._audit.is_told("association", outcome, peer.address)):
             return
 
         def write() -> None:

@@ -47,10 +47,11 @@ def http_server(node: Node, options: HttpListenOptions, accounts: Accounts, *, s
         raise MissingPackageError(f"`http` needs {err.name}; pip install 'medseg[node]'") from err
 
     def turned_away(address: str, reason: str) -> None:
-        # In a thread: the log is on a disk, and this is called in the event loop.
-        asyncio.get_running_loop().run_in_executor(
-            None, lambda: node.audit.record("http", outcome="refused", address=address, reason=reason)
-        )
+        if node.audit.is_told("http", "refused", address):
+            # In a thread: the log is on a disk, and this is called in the event loop.
+            asyncio.get_running_loop().run_in_executor(
+                None, lambda: node.audit.record("http", outcome="refused", address=address, reason=reason)
+            )
 
     app = create_app(
         node_view(node, secret=secret),

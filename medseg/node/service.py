@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _BEAT_S = 1.0
 _RETENTION_S = 300.0
+_COUNTED_S = 10.0
 _OTHERS_WRITE_S = 86400.0
 STOP_WITHIN_S = 25.0
 
@@ -168,6 +169,7 @@ class Node:
         for name, work, every in (
             ("scheduler", self.scheduler.tick, min(1.0, self.config.studies.stable_after)),
             ("retention", self.retention.run, _RETENTION_S),
+            ("audit", self.audit.tell_counted, _COUNTED_S),
         ):
             self._periodic.run(name, work, every, until=self._stop)
         # Others would take over what still ends in its time.
@@ -226,6 +228,7 @@ class Node:
             self.life.end()
         outcomes = self.workers.outcomes
         finished, returned = outcomes["done"] + outcomes["held"], outcomes["put_back"]
+        self.audit.tell_counted(at_once=True)
         self.audit.record("stop", finished=finished, returned=returned)
         self.database.close()
         return f"finished {finished}, returned {returned} to the queue"

@@ -118,13 +118,10 @@ def _unreachable(request: Request, err: Exception) -> Response:
 
 async def _hung_up(request: Request, _err: Exception) -> Response:
     web: Web = request.app.state.web
-    await run_in_threadpool(
-        web.audit.record,
-        "http",
-        outcome="lost",
-        address=address_of(request),
-        reason="The sender hung up before its request was complete.",
-    )
+    address = address_of(request)
+    if web.audit.is_told("http", "lost", address):
+        reason = "The sender hung up before its request was complete."
+        await run_in_threadpool(web.audit.record, "http", outcome="lost", address=address, reason=reason)
     return Response(status_code=400)
 
 

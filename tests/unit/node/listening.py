@@ -54,7 +54,7 @@ class Listener:
         self.folder, self.vault = folder, Vault(folder)
         self.database = Database.in_file(folder / "node.db", metadata)
         storage = storage or StorageOptions(reserve=1)
-        audit = Audit(folder, AuditOptions(), Clock())
+        audit = self.audit = Audit(folder, AuditOptions(), Clock())
         self.intake = Intake(
             storage, database=self.database, vault=self.vault, audit=audit, clock=Clock(), secret=b"s" * 32
         )

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -216,6 +217,31 @@ def test_a_peer_that_is_gone_before_its_answer_is_no_error(
     wait_until(lambda: [line["outcome"] for line in listener.audit_lines()] == ["lost"])
     assert not caplog.records
     assert echoed(listener) < 2
+
+
+def test_a_flood_of_cut_connections_is_counted_and_hides_nobody(listener: Listener):
+    for number in range(50):
+        listener.connect().close()
+        wait_until(lambda past=number: listener.server.counts["lost"] == past + 1)
+    for _ in range(30):
+        assert not listener.associate(called="OTHER").is_established
+    sender = listener.associate()
+    sender.send_c_store(ct_slice())
+    sender.abort()
+    wait_until(lambda: len(listener.audit_lines()) == 20 + 30 + 1)
+    told = Counter(line["outcome"] for line in listener.audit_lines() if "instances" not in line)
+    assert told == {"lost": 20, "refused": 30}
+    (stored,) = (line for line in listener.audit_lines() if "instances" in line)
+    assert stored["instances"] == {"stored": 1}
+    listener.audit.tell_counted(at_once=True)
+    last = listener.audit_lines()[-1]
+    assert {key: last[key] for key in ("event", "outcome", "address", "reason", "count")} == {
+        "event": "association",
+        "outcome": "lost",
+        "address": "127.0.0.1",
+        "reason": "30 more within a minute",
+        "count": 30,
+    }
 
 
 @pytest.mark.parametrize("goodbye", ["rejected", "released"])

@@ -21,6 +21,7 @@ from pynetdicom.sop_class import Verification
 
 from medseg.errors import ConfigError, PacsRejectedError, PacsUnreachableError
 from medseg.node.listen_options import CallerOptions
+from medseg.node.repeats import IN_FULL
 from medseg.node.tables import instances
 from medseg.pacs.dimse_client import DimseSender
 from medseg.pacs.options import ClientTlsOptions, DimseDestination
@@ -148,7 +149,7 @@ def test_a_handshake_that_stands_still_or_breaks_off_holds_nobody_up(
     sender(listener, authority, *scanner[:2]).echo()
     for one in silent:
         one.close()
-    wait_until(lambda: len(listener.audit_lines()) >= 31)
+    wait_until(lambda: listener.server.counts["refused"] == 31 and len(listener.audit_lines()) == IN_FULL)
     assert {line["reason"] for line in listener.audit_lines()} == {
         "no TLS connection: it hung up during the handshake"
     }
