@@ -65,12 +65,14 @@ class Node:
     def __init__(self, config: NodeConfig, checked: Checked, clock: Clock) -> None:
         self.config, self.clock, self.models = config, clock, checked.models
         self.database = Database(checked.database_url, metadata)
-        self.vault = Vault(config.folder, checked.key, shared=not self.database.is_sqlite)
+        self.life = Life(self.database, clock, config.name)
+        self.vault = Vault(
+            config.folder, checked.key, shared=not self.database.is_sqlite, owner=self.life.node_id
+        )
         check_version(self.database, config.folder)
         secret = patients_key(self.vault)
         check_folder(self.database, config.folder, secret)
         self.audit = Audit(config.folder, config.audit, clock)
-        self.life = Life(self.database, clock, config.name)
         self.outbox = Outbox(
             self.database,
             config.destinations,
@@ -153,9 +155,7 @@ class Node:
         dead = self.life.bury_all_others() if alone else self.life.dead()
         self.intake.start()
         left = self.leftovers.settle(0.0 if alone else max(_OTHERS_WRITE_S, 2 * self.config.jobs.max_time))
-        queued = self.queue.take_over(dead)
-        again = self.outbox.recover(dead)
-        self.work_items.take_over(dead)
+        queued, again = self._take_over(dead)
         if self.dimse is not None:
             self.dimse.start()
         if self.http is not None:
@@ -222,6 +222,7 @@ class Node:
         self.workers.stop(max(1.0, end - time.monotonic() - 3.0))
         self.outbox.stop(max(1.0, end - time.monotonic()))
         self.intake.stop()
+        self.vault.remove_scratch_of([self.life.node_id])
         self._ended.set()
         self._periodic.join(1.0)
         with contextlib.suppress(StorageError):
@@ -253,11 +254,16 @@ class Node:
     def _beat(self) -> None:
         self.life.beat()
         if not self.database.is_sqlite:
-            dead = self.life.dead()
-            self.queue.take_over(dead)
-            self.outbox.recover(dead)
-            self.work_items.take_over(dead)
+            self._take_over(self.life.dead())
             self.life.bury_silent()
+
+    def _take_over(self, dead: Sequence[str]) -> tuple[int, int]:
+        """Take jobs, deliveries and work items over and remove the plain copies; how many of the first two."""
+        queued = self.queue.take_over(dead)
+        again = self.outbox.recover(dead)
+        self.work_items.take_over(dead)
+        self.vault.remove_scratch_of(dead)
+        return queued, again
 
     def _deliver(self, connection: Connection, job_id: int, rule: str, files: Sequence[ResultFile]) -> None:
         put_results(

@@ -18,6 +18,7 @@ from medseg.node.folder_sync import FolderSync
 from medseg.provenance import TEMPORARY_SUFFIX, sync_path
 
 SCRATCH = "scratch"
+_OWNED = "node-"
 ASIDE = "set_aside"
 """Folder of files of instances that no row names and that cannot be taken back; see `leftovers`."""
 
@@ -36,10 +37,15 @@ class Vault:
         32 bytes; every file is then encrypted, see `sealing`.
     shared : bool
         Whether other processes write into the folder.
+    owner : str
+        Whose plain copies are in `scratch_folder`, so that they can be removed when it is dead.
     """
 
-    def __init__(self, folder: Path, key: bytes | None = None, *, shared: bool = False) -> None:
+    def __init__(
+        self, folder: Path, key: bytes | None = None, *, shared: bool = False, owner: str = "alone"
+    ) -> None:
         self.folder = folder.absolute()
+        self.scratch_folder = self.folder / SCRATCH / f"{_OWNED}{owner}"
         self._key = key
         self._folders = FolderSync(self.folder, alone=not shared)
 
@@ -189,9 +195,10 @@ class Vault:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder for plain files that lives as long as the block; only this user may look in."""
-        above = self.folder / SCRATCH
+        above = self.scratch_folder
         try:
-            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+            above.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            above.mkdir(mode=0o700, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix="job-", dir=above))
         except OSError as err:
             raise StorageError(f"cannot make a folder in {above}: {err.strerror or err}") from err
@@ -218,11 +225,18 @@ class Vault:
                     copy.write_bytes(self.read(name))
             yield folder
 
+    def remove_scratch_of(self, owners: Iterable[str]) -> None:
+        """Remove the plain copies of nodes that are dead, which a kill has left."""
+        dead = {f"{_OWNED}{owner}" for owner in owners}
+        for path in (self.folder / SCRATCH).glob(f"{_OWNED}*"):
+            if path.name in dead:
+                shutil.rmtree(path, ignore_errors=True)
+
     def sweep(self, older_than_s: float = 0.0) -> int:
         """Remove what a killed process left half-written; the number of files. Called when nobody else writes."""
         scratch = self.folder / SCRATCH
         # Working folders of the workers of other nodes stay.
-        for path in scratch.glob("job-*") if older_than_s else [scratch]:
+        for path in scratch.glob(f"{_OWNED}*/job-*") if older_than_s else [scratch]:
             if is_older(path, older_than_s):
                 shutil.rmtree(path, ignore_errors=True)
         left = [

@@ -184,7 +184,7 @@ class Workers:
 
     def _of_the_series(self, sentence: str) -> str:
         """What a job says, without the paths of its copies, which are gone when somebody reads it."""
-        copies = re.escape(str(self._vault.folder / SCRATCH)) + r"/[^/\s:]+"
+        copies = re.escape(str(self._vault.scratch_folder)) + r"/[^/\s:]+"
         named = re.sub(
             rf"{copies}/(\d+)\.dcm", lambda found: f"instance {int(found[1]) + 1} of the series", sentence
         )

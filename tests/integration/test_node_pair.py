@@ -26,7 +26,7 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage, SegmentationStorage
 from sqlalchemy import select
 
 from medseg.database import Database
-from medseg.node.tables import deliveries, instances, jobs, metadata
+from medseg.node.tables import deliveries, instances, jobs, metadata, nodes
 from medseg.node.tables import results as result_rows
 from tests.integration.test_node_service import free_port, wait
 
@@ -172,9 +172,17 @@ def test_one_is_killed_and_each_study_is_segmented_and_delivered_once(pair, stud
 
     wait("half of the jobs", lambda: states(database, jobs)["done"] >= STUDIES // 3)
     owners = {row["owner"] for row in rows(database, jobs) if row["state"] == "running"}
+    (killed,) = {row["node_id"] for row in rows(database, nodes) if row["name"] == "a"}
     first.process.send_signal(signal.SIGKILL)
     assert first.process.wait() == -signal.SIGKILL
     assert owners
+    # Within seconds: the other one lives and looks.
+    (living,) = {row["node_id"] for row in rows(database, nodes)} - {killed}
+    scratch = tmp_path / "node" / "scratch"
+    wait(
+        "no plain copies of the dead",
+        lambda: {path.name for path in scratch.glob("node-*")} <= {f"node-{living}"},
+    )
     wait("all jobs", lambda: states(database, jobs) == {"done": STUDIES})
     wait("all deliveries", lambda: states(database, deliveries) == {"sent": 2 * STUDIES})
 
@@ -191,6 +199,7 @@ def test_one_is_killed_and_each_study_is_segmented_and_delivered_once(pair, stud
     second.process.send_signal(signal.SIGTERM)
     assert second.process.wait(25) == 0, second.log.read_text()
     assert time.monotonic() - begin < 25
+    assert not list(scratch.glob("node-*"))
 
 
 def test_a_node_with_a_folder_of_its_own_does_not_start(pair, tmp_path, server):

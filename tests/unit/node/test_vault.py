@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -110,6 +111,30 @@ def test_what_a_kill_left_half_written_is_swept(tmp_path: Path):
     (tmp_path / "scratch" / "job-1").mkdir(parents=True)
     assert vault.sweep() == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b"]
+
+
+def test_plain_copies_of_dead_nodes_are_removed_and_those_of_others_stay(tmp_path: Path):
+    own, other, dead = (Vault(tmp_path, KEY, shared=True, owner=name) for name in ("own", "other", "dead"))
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(one.scratch()) for one in (own, other)]
+        lost = stack.enter_context(dead.scratch())
+        (lost / "000000.dcm").write_bytes(SECRET)
+        own.remove_scratch_of(["dead", "never seen", ""])
+        assert [path.exists() for path in (*kept, lost)] == [True, True, False]
+        # It was frozen, not dead.
+        with dead.scratch() as folder:
+            assert folder.exists()
+
+
+def test_a_sweep_beside_other_nodes_leaves_the_copies_that_they_work_with(tmp_path: Path):
+    vault = Vault(tmp_path, shared=True)
+    names = ("node-a/job-old", "node-a/job-young", "worker-0")
+    for name in names:
+        (tmp_path / "scratch" / name).mkdir(parents=True)
+    for name in ("node-a/job-old", "worker-0"):
+        os.utime(tmp_path / "scratch" / name, (0, 0))
+    assert vault.sweep(86400.0) == 0
+    assert [(tmp_path / "scratch" / name).exists() for name in names] == [False, True, True]
 
 
 def test_a_removed_file_takes_its_empty_folders_along(tmp_path: Path):

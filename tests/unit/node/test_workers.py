@@ -175,7 +175,7 @@ def test_what_the_process_made_lies_in_the_vault(site: Site):
         "nifti": "jobs/1/1/segmentation.nii.gz",
     }
     assert site.listener.vault.read("jobs/1/1/segmentation.nii.gz") == b"mask of 3"
-    wait_until(lambda: not list((site.listener.folder / "scratch").glob("job-*")))
+    wait_until(lambda: not list((site.listener.folder / "scratch").rglob("job-*")))
 
 
 def test_a_verdict_that_asks_for_a_look_is_held(site: Site):
