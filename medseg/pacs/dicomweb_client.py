@@ -13,10 +13,11 @@ from typing import Any
 import httpx
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
+from medseg.pacs.flight import Flight
 from medseg.pacs.multipart import read_parts
 from medseg.pacs.options import DicomwebArchive, HttpServerOptions
 from medseg.pacs.secret import read_secret
-from medseg.pacs.sending import Outgoing, Sent, all_answered
+from medseg.pacs.sending import Outgoing, Sent, all_answered, left_for_later
 from medseg.pacs.tls import client_context
 
 _JSON = "application/dicom+json"
@@ -160,8 +161,9 @@ class DicomwebSender:
         """
         self._client.find("/studies", {"limit": "1", "StudyInstanceUID": "1.2.3"})
 
-    def send(self, files: Sequence[Outgoing]) -> list[Sent]:
+    def send(self, files: Sequence[Outgoing], flight: Flight | None = None) -> list[Sent]:
         """STOW-RS of all files in one request; see `Sender`."""
+        flight = flight or Flight()
         boundary = secrets.token_hex(16)
         headers = {
             "Accept": _JSON,
@@ -169,20 +171,24 @@ class DicomwebSender:
         }
         try:
             with self._client.request(
-                "POST", "/studies", content=_body(files, boundary), headers=headers
+                "POST", "/studies", content=_body(files, boundary, flight), headers=headers
             ) as answer:
-                return self._judge(files, answer)
+                answers = self._judge(files, answer, flight)
+        except _StoppedError:
+            answers = left_for_later(files)
         except (PacsUnreachableError, AnswerTooLongError) as err:
-            return all_answered(files, "again", str(err))
+            answers = all_answered(files, "again", str(err))
+        flight.end(answers)
+        return answers
 
-    def _judge(self, files: Sequence[Outgoing], answer: httpx.Response) -> list[Sent]:
+    def _judge(self, files: Sequence[Outgoing], answer: httpx.Response, flight: Flight) -> list[Sent]:
         status, url = answer.status_code, self._client.url
         if status in (200, 202, 409):
             return _answers(files, read_bounded(answer, _MAX_ANSWER), status)
         wait = _retry_after(answer)
         if status == 413 and len(files) > 1:
             # One by one they may be small enough.
-            return [sent for file in files for sent in self.send([file])]
+            return [sent for file in files for sent in self.send([file], flight)]
         if status == 413:
             return all_answered(files, "refused", f"{url} answered 413: too large")
         # A login or an address is mended by a person; the results wait.
@@ -214,8 +220,16 @@ def _cause(err: Exception) -> str:
     return text
 
 
-def _body(files: Sequence[Outgoing], boundary: str) -> Iterator[bytes]:
+class _StoppedError(Exception):
+    """Nothing may be sent any more."""
+
+
+def _body(files: Sequence[Outgoing], boundary: str, flight: Flight) -> Iterator[bytes]:
+    # Asked for when there is a connection.
+    if not flight.begin():
+        raise _StoppedError
     for file in files:
+        flight.moved()
         yield f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         yield file.content
         yield b"\r\n"

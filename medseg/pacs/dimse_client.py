@@ -18,9 +18,10 @@ from pynetdicom.status import code_to_category
 
 from medseg.errors import MedsegError, PacsRejectedError, PacsUnreachableError
 from medseg.io.foreign import PARSER_ERRORS
-from medseg.pacs.association import Context, Requestor
+from medseg.pacs.association import Context, Handler, Requestor
+from medseg.pacs.flight import Flight
 from medseg.pacs.options import DimseArchive
-from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered
+from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered, left_for_later
 from medseg.pacs.transcode import uncompressed
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -63,11 +64,11 @@ class DimseSender:
         if int(status.Status) != 0:
             raise PacsRejectedError(f"{self._place} answered C-ECHO with status {int(status.Status):04X}")
 
-    def send(self, files: Sequence[Outgoing]) -> list[Sent]:
+    def send(self, files: Sequence[Outgoing], flight: Flight | None = None) -> list[Sent]:
         """C-STORE of each file; see `Sender`."""
-        answers: list[Sent] = []
+        flight, answers = flight or Flight(), []
         for batch in _batches(files):
-            answers += self._send_batch(batch)
+            answers += self._send_batch(batch, flight)
         return answers
 
     def ask_commitment(self, files: Sequence[tuple[str, str]], transaction_uid: str) -> None:
@@ -96,22 +97,25 @@ class DimseSender:
                 f"{self._place} refused storage commitment with status {int(status.Status):04X}"
             )
 
-    def _associate(self, contexts: Iterable[Context]) -> AbstractContextManager[Any]:
-        handlers = [] if self._report is None else [(evt.EVT_N_EVENT_REPORT, self._reported)]
-        return self._requestor.associate(contexts, handlers=handlers)
+    def _associate(self, contexts: Iterable[Context], *more: Handler) -> AbstractContextManager[Any]:
+        reports = [] if self._report is None else [(evt.EVT_N_EVENT_REPORT, self._reported)]
+        return self._requestor.associate(contexts, handlers=[*reports, *more])
 
     def _reported(self, event: Any) -> tuple[int, None]:
         report = self._report
         return (0x0211 if report is None else report(event.event_information, int(event.event_type))), None
 
-    def _send_batch(self, files: Sequence[Outgoing]) -> list[Sent]:
+    def _send_batch(self, files: Sequence[Outgoing], flight: Flight) -> list[Sent]:
         contexts = [(sop_class, [syntax]) for sop_class, syntax in _contexts(files)]
+        answers: list[Sent] = []
         try:
-            with self._associate(contexts) as association:
-                return [
-                    self._store(association, file, 1 + index % _MESSAGE_IDS)
-                    for index, file in enumerate(files)
-                ]
+            with self._associate(contexts, (evt.EVT_PDU_SENT, lambda _event: flight.moved())) as association:
+                for index, file in enumerate(files):
+                    if not flight.begin():
+                        return answers + left_for_later(files[index:])
+                    answers.append(self._store(association, file, 1 + index % _MESSAGE_IDS))
+                    flight.end(answers[-1:])
+                return answers
         except (PacsUnreachableError, PacsRejectedError) as err:
             # A wrong AE title is mended at the archive, not by giving results up.
             return all_answered(files, "again", str(err))

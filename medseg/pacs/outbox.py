@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from medseg.amounts import time_text
 from medseg.database import Database
 from medseg.errors import MedsegError, StorageError
 from medseg.pacs.dimse_client import DimseSender
+from medseg.pacs.flight import Flight
 from medseg.pacs.options import Destination
 from medseg.pacs.outbox_table import deliveries
 from medseg.pacs.senders import sender_for, wait_before
@@ -23,6 +25,7 @@ from medseg.pacs.sending import Outgoing, Sent, all_answered
 _BATCH = 50
 _BATCH_BYTES = 512 << 20
 _LOOK_EVERY_S = 1.0
+_STOP_LOOK_S = 0.05
 _COMMITMENT_S = 24 * 3600.0
 """How long a promise to keep may take before instances are sent and asked for once more."""
 
@@ -73,8 +76,10 @@ class Outbox:
         self._senders = {
             name: sender_for(options, report=self.report) for name, options in self._destinations.items()
         }
+        self._flights = {name: Flight() for name in self._destinations}
+        self._sending: dict[str, Sequence[RowMapping]] = {}
         self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, threading.Thread] = {}
 
     def put(
         self,
@@ -129,19 +134,38 @@ class Outbox:
         for name in self._destinations:
             thread = threading.Thread(target=self._work, args=(name,), name=f"outbox-{name}", daemon=True)
             thread.start()
-            self._threads.append(thread)
+            self._threads[name] = thread
 
     def stop(self, deadline_s: float) -> None:
-        """Begin nothing more; what is being sent at the deadline is sent again after the next start."""
+        """Begin nothing more, and wait for the answers to what is in flight.
+
+        What has none at the deadline, or for so long that the archive is taken for silent, is sent again after the
+        next start.
+        """
         self._stop.set()
-        for thread in self._threads:
-            thread.join(deadline_s / max(len(self._threads), 1))
+        for flight in self._flights.values():
+            flight.stop()
+        end = time.monotonic() + deadline_s
+        for name, thread in self._threads.items():
+            while thread.is_alive() and time.monotonic() < end and not self._flights[name].is_vain():
+                thread.join(_STOP_LOOK_S)
+            if thread.is_alive():
+                self._leave(name)
+
+    def _leave(self, destination: str) -> None:
+        """Write down what an archive has answered that now is silent."""
+        by_uid = {answer.sop_instance_uid: answer for answer in self._flights[destination].taken()}
+        rows = [row for row in self._sending.get(destination, ()) if row["sop_instance_uid"] in by_uid]
+        if self._write_down(rows, by_uid):
+            self._tell(destination, rows, by_uid)
 
     def run_once(self, destination: str) -> int:
         """Try what is due; the number of instances that were delivered."""
         rows = self._claim(destination)
         if not rows:
             return 0
+        self._flights[destination].taken()
+        self._sending[destination] = rows
         files, unread = self._files(rows)
         answers = unread + (self._send(destination, files) if files else [])
         unanswered = all_answered(files, "again", "no answer for this instance")
@@ -254,7 +278,7 @@ class Outbox:
 
     def _send(self, destination: str, files: Sequence[Outgoing]) -> list[Sent]:
         try:
-            return self._senders[destination].send(files)
+            return self._senders[destination].send(files, self._flights[destination])
         except MedsegError as err:
             return all_answered(files, "again", str(err))
         except Exception as err:
@@ -324,6 +348,8 @@ class Outbox:
             connection.execute(
                 update(deliveries).where(deliveries.c.id.in_(ids)).values(transaction_uid=transaction)
             )
+        flight = self._flights[destination]
+        flight.begin(anyhow=True)
         try:
             sender.ask_commitment(
                 [(row["sop_class_uid"], row["sop_instance_uid"]) for row in sent], transaction
@@ -335,6 +361,8 @@ class Outbox:
                     .where(deliveries.c.id.in_(ids))
                     .values(reason=f"sent; its storage commitment is asked for again: {err}")
                 )
+        finally:
+            flight.end()
 
     def _resend_uncommitted(self, destination: str) -> None:
         """Send once more what the archive has not promised to keep after a day."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from medseg.pacs.flight import Flight
 
 SentState = Literal["sent", "again", "refused"]
 """sent: the archive has it; again: not now, try later; refused: it does not want this instance."""
@@ -49,8 +52,11 @@ class Sent:
 class Sender(Protocol):
     """Delivers to one archive."""
 
-    def send(self, files: Sequence[Outgoing]) -> list[Sent]:
-        """Deliver files; one answer for each, in their order. Network trouble is an answer, not an exception."""
+    def send(self, files: Sequence[Outgoing], flight: Flight | None = None) -> list[Sent]:
+        """Deliver files; one answer for each, in their order. Network trouble is an answer, not an exception.
+
+        Told is `flight`, whose `stop` lets the rest be answered with `left_for_later`.
+        """
 
     def echo(self) -> None:
         """Ask whether the archive is there.
@@ -59,6 +65,11 @@ class Sender(Protocol):
         ------
         PacsUnreachableError, PacsRejectedError
         """
+
+
+def left_for_later(files: Sequence[Outgoing]) -> list[Sent]:
+    """Answers for files that were not sent because of a stop."""
+    return [Sent(sop_instance_uid=file.sop_instance_uid, state="again", retry_after_s=0.0) for file in files]
 
 
 def all_answered(files: Sequence[Outgoing], state: SentState, reason: str) -> list[Sent]:

@@ -28,7 +28,7 @@ class ScriptedSender:
     def __init__(self, *answers) -> None:
         self.answers, self.given = iter(answers), []
 
-    def send(self, files):
+    def send(self, files, _flight=None):
         self.given.append([file.sop_instance_uid for file in files])
         answer = next(self.answers)
         if callable(answer):
@@ -210,7 +210,7 @@ def test_a_sender_that_breaks_or_forgets_an_answer_leaves_nothing_under_way(site
     site.put(1, 2)
 
     class Broken(ScriptedSender):
-        def send(self, files):
+        def send(self, files, _flight=None):
             super().send(files)
             return [Sent(sop_instance_uid=files[0].sop_instance_uid, state="sent")]
 
