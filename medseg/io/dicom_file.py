@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +36,9 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _MAX_ELEMENTS = 100_000
 _MAX_HEADER_ELEMENT = 128 << 20
+_MAX_READS = 2_500_000
+_MANY_READS = 20_000
+_one_of_many_reads = threading.Lock()
 _HEAD = 1 << 16
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -199,10 +204,12 @@ def parse_data_set_front(
     Raises
     ------
     ImageReadError
-        An element longer than the data set, or content that pydicom cannot parse.
+        An element longer than the data set, content that pydicom cannot parse, or see `read_counted`.
     """
     stream = _Held(data_set, len(data_set))
-    return _parse_elements(stream, transfer_syntax_uid, path, limits, stop_at=frozenset(_PIXELS))
+    return _parse_elements(
+        stream, transfer_syntax_uid, path, limits, stop_at=frozenset(_PIXELS), read=read_counted
+    )
 
 
 def _scan(stream: DatasetStream, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
@@ -263,6 +270,7 @@ def _parse_elements(
     *,
     stop_at: frozenset[int],
     found: list[PixelElement] | None = None,
+    read: Callable[..., Dataset] = read_dataset,
 ) -> tuple[Dataset, DatasetStream]:
     """The data set that begins where the stream stands, and the stream that it was read from; see `_parse`."""
     with (
@@ -274,11 +282,42 @@ def _parse_elements(
             stream = BoundedStream(io.BytesIO(content), len(content), content=content)
         implicit, little = _encoding(stream, stored_as)
         guard = _Guard(path, stream, stop_at=stop_at, found=found)
-        dataset = read_dataset(stream, implicit, little, stop_when=guard)
+        dataset = read(stream, implicit, little, stop_when=guard)
     if any("End of file reached" in str(warning.message) for warning in caught):
         raise ImageReadError(f"{path}: the file is truncated: a sequence or its pixels have no end")
     _name_encoding(dataset, stored_as)
     return dataset, stream
+
+
+def read_counted(stream: Any, implicit_vr: bool, little_endian: bool, **options: Any) -> Dataset:
+    """As pydicom's `read_dataset`, for what strangers send: with a limit on the elements of all levels.
+
+    Of threads that read very many one at a time has its turn: more of them would keep the interpreter from those that
+    answer others.
+
+    Raises
+    ------
+    ImageReadError
+        There are more elements.
+    """
+    with contextlib.ExitStack() as turn:
+        return read_dataset(_CountedReads(stream, turn), implicit_vr, little_endian, **options)
+
+
+class _CountedReads:
+    """A stream for pydicom, which reads one to three times for each element, however deep it lies."""
+
+    def __init__(self, stream: Any, turn: contextlib.ExitStack) -> None:
+        self._read, self._turn, self._count = stream.read, turn, 0
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, count: int = -1) -> bytes:
+        self._count += 1
+        if self._count == _MANY_READS:
+            self._turn.enter_context(_one_of_many_reads)
+        elif self._count > _MAX_READS:
+            raise ImageReadError("more elements in its sequences than any image has; it is damaged")
+        return bytes(self._read(count))
 
 
 class _Guard:

@@ -8,8 +8,9 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from medseg.errors import EnvironmentFailure, ImageReadError, MedsegError
 
@@ -29,7 +30,6 @@ PARSER_ERRORS = (
     zlib.error,
 )
 _MAX_REASON = 160
-_filters = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -69,12 +69,62 @@ def first_line(err: BaseException) -> str:
 def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
     """Keep warnings of parsers off the screen and hand them to the caller, who judges them.
 
-    One thread at a time: the filters belong to the process, and two that leave in the order in which they came would
-    leave those of the second behind for good.
+    Any number of threads may do so at a time, and each hears of its own warnings alone.
     """
-    with _filters, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    caught: list[warnings.WarningMessage] = []
+    recorders = _recording.begin()
+    recorders.append(caught)
+    try:
         yield caught
+    finally:
+        recorders.pop()
+        _recording.end()
+
+
+class _Recording(threading.local):
+    """The recorders of this thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.recorders: list[list[warnings.WarningMessage]] = []
+
+
+class _Recordings:
+    """Filters and output of warnings belong to the process: the first thread changes them, the last puts them back."""
+
+    def __init__(self) -> None:
+        self._own, self._lock, self._count = _Recording(), threading.Lock(), 0
+        self._before = warnings.catch_warnings()
+        self._show: Callable[..., None] = warnings.showwarning
+
+    def begin(self) -> list[list[warnings.WarningMessage]]:
+        """The recorders of the thread, to which it adds one."""
+        with self._lock:
+            if self._count == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                self._show = warnings.showwarning
+            # Others may have put back what they found, an earlier output among it.
+            if warnings.showwarning != self._hear:
+                warnings.simplefilter("always")
+                warnings.showwarning = self._hear
+            self._count += 1
+        return self._own.recorders
+
+    def end(self) -> None:
+        """The thread has taken its recorder away."""
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._before.__exit__(None, None, None)
+
+    def _hear(self, message: Any, category: Any, *place: Any, **named: Any) -> None:
+        if self._own.recorders:
+            self._own.recorders[-1].append(warnings.WarningMessage(message, category, *place, **named))
+        else:
+            self._show(message, category, *place, **named)
+
+
+_recording = _Recordings()
 
 
 def silence_logger(name: str) -> None:

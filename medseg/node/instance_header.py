@@ -10,11 +10,10 @@ from pathlib import Path
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medseg.errors import ImageReadError
-from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_data_set_front
+from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_data_set_front, read_counted
 from medseg.io.dicom_header import DicomHeader, modality_of
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
@@ -172,7 +171,7 @@ def _check_tail(stream: DatasetStream, begins: int, transfer_syntax_uid: str) ->
             implicit, big = (
                 transfer_syntax_uid == other for other in (ImplicitVRLittleEndian, ExplicitVRBigEndian)
             )
-            found = read_dataset(io.BytesIO(tail), implicit, not big)
+            found = read_counted(io.BytesIO(tail), implicit, not big)
     except PARSER_ERRORS as err:
         raise ImageReadError("what follows the pixels of the data set is no element") from err
     if caught or not len(found) or min(found.keys()) <= _PIXEL_TAGS[-1]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import tracemalloc
-import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from sqlalchemy import select
 
 from medseg.database import Database
 from medseg.errors import StorageError
-from medseg.io.foreign import recorded_warnings
+from medseg.io import dicom_file
 from medseg.io.limits import ReadLimits
 from medseg.node import instance_header, instance_rows
 from medseg.node.arrival import Arrival, Peer
@@ -180,6 +179,45 @@ def test_more_items_than_any_image_has_are_refused_before_they_are_parsed(
     receipt = site.intake.accept(arrival(deflated(body) if packed else body, syntax=syntax))
     assert receipt.verdict == "unreadable"
     assert "101 items" in receipt.reason
+
+
+def _with_elements(number: int, count: int) -> bytes:
+    """A slice with one item of so many elements."""
+    elements = b"".join(b"\x11\0" + at.to_bytes(2, "little") + b"CS\0\0" for at in range(count))
+    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + elements + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    sequence = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + item + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    body = encode(ct_slice(number), False, True)
+    assert body is not None
+    cut = body.index(b"\x10\0\x10\0PN")
+    return body[:cut] + sequence + body[cut:]
+
+
+def test_elements_are_counted_however_deep_they_lie(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dicom_file, "_MAX_READS", 1000)
+    assert site.intake.accept(arrival(_with_elements(1, 500))).verdict == "stored"
+    receipt = site.intake.accept(arrival(_with_elements(2, 1000)))
+    assert (receipt.verdict, "more elements" in receipt.reason) == ("unreadable", True)
+    behind = encode(ct_slice(3), False, True) + b"".join(
+        b"\xfc\xff" + at.to_bytes(2, "little") + b"CS\0\0" for at in range(1000)
+    )
+    receipt = site.intake.accept(arrival(behind))
+    assert (receipt.verdict, "more elements" in receipt.reason) == ("unreadable", True)
+
+
+def test_who_sends_very_many_elements_keeps_nobody_else_waiting(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dicom_file, "_MANY_READS", 400)
+    verdicts: list[str] = []
+    many = threading.Thread(
+        target=lambda: verdicts.append(site.intake.accept(arrival(_with_elements(1, 500))).verdict)
+    )
+    with dicom_file._one_of_many_reads:
+        # Another such data set is being read.
+        many.start()
+        for number in range(2, 10):
+            assert site.intake.accept(arrival(ct_slice(number))).verdict == "stored"
+        assert (many.is_alive(), verdicts) == (True, [])
+    many.join()
+    assert verdicts == ["stored"]
 
 
 @pytest.mark.parametrize("group", [0, 2, 4, 6])
@@ -349,21 +387,3 @@ def test_the_quota_counts_what_is_held_and_is_free_again_when_it_is_removed(tmp_
     site.intake._space._looked_at = float("-inf")
     assert site.intake.accept(arrival(ct_slice(3))).verdict == "stored"
     site.stop()
-
-
-def test_threads_that_record_warnings_leave_them_as_they_were():
-    before = (list(warnings.filters), warnings._showwarnmsg_impl)
-    inside, leave = threading.Event(), threading.Event()
-
-    def second() -> None:
-        with recorded_warnings():
-            inside.set()
-            leave.wait(5)
-
-    thread = threading.Thread(target=second)
-    with recorded_warnings():
-        thread.start()
-        inside.wait(0.1)
-    leave.set()
-    thread.join()
-    assert (list(warnings.filters), warnings._showwarnmsg_impl) == before
