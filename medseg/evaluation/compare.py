@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 from medseg.errors import ConfigError
 from medseg.evaluation.bootstrap import PatientBootstrap
@@ -172,6 +171,9 @@ def _signed_rank(difference: NDArray[np.float64], column: NDArray[np.intp], peop
     if not means.any():
         return 1.0
     # Pratt keeps patients without a difference in the ranking.
+    # Loading it takes 0.7 s, which every prediction would pay.
+    from scipy.stats import wilcoxon
+
     return float(wilcoxon(means, zero_method="pratt").pvalue)
 
 
