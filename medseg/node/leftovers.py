@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,9 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, delete, select, union_all
 
 from medseg.database import Database
+from medseg.errors import StorageError
 from medseg.node.arrival import ACKNOWLEDGED, Verdict
+from medseg.node.audit import Audit
 from medseg.node.intake import Intake
 from medseg.node.tables import instances, removals, results
 from medseg.node.vault import KEPT, Vault, is_older
@@ -22,16 +26,16 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """What became of the files without a row.
+    """What became of the files of instances without a row.
 
     Parameters
     ----------
     taken_back : int
-        Instances that have a row again.
+        Those that have a row again.
     set_aside : int
-        Files of instances that are not whole, or have other content than what is stored.
+        Those that are not whole, or have other content than what is stored.
     removed : int
-        Half-written files, results, and second copies of instances.
+        Second copies.
     """
 
     taken_back: int = 0
@@ -40,7 +44,7 @@ class Settled:
 
 
 class Leftovers:
-    """Finds and settles files without a row; no instance that was acknowledged is removed.
+    """Finds files without a row and settles them; no instance that was acknowledged is removed.
 
     Parameters
     ----------
@@ -48,13 +52,18 @@ class Leftovers:
     vault : Vault
     intake : Intake
         It is started.
+    audit : Audit
     """
 
-    def __init__(self, *, database: Database, vault: Vault, intake: Intake) -> None:
-        self._database, self._vault, self._intake = database, vault, intake
+    def __init__(self, *, database: Database, vault: Vault, intake: Intake, audit: Audit) -> None:
+        self._database, self._vault, self._intake, self._audit = database, vault, intake, audit
+        self._images: list[str] = []
+        self._older_than_s = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def settle(self, older_than_s: float = 0.0) -> Settled:
-        """Once at the start, before anybody sends.
+    def look(self, older_than_s: float = 0.0) -> tuple[int, int]:
+        """Find files of instances, and remove all others; how many each. Called at the start, before anybody sends.
 
         Parameters
         ----------
@@ -66,39 +75,81 @@ class Leftovers:
         StorageError
             The database cannot be used.
         """
+        self._older_than_s = older_than_s
         finish_removals(self._database, self._vault)
         found = self._without_row()
-        images = [path for path in found if path.startswith("instances/")]
-        if images:
-            _log.warning(
-                "%d files of instances are in no row of the database; they are looked at", len(images)
-            )
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="leftovers") as pool:
-            verdicts = Counter(pool.map(lambda path: self._settle(path, older_than_s), images))
+        self._images = [path for path in found if path.startswith("instances/")]
         # What a job had written before its end; it is done again.
-        old = [path for path in found if path not in images and self._is_older(path, older_than_s)]
+        old = [path for path in found if path.startswith("jobs/") and self._is_old(path)]
         for path in old:
             self._vault.remove(path)
+        return len(self._images), len(old) + self._vault.sweep(older_than_s)
+
+    def start(self) -> None:
+        """Settle what was found, beside the other work: after a restore that may be many."""
+        if self._images:
+            self._thread = threading.Thread(target=self._work, name="leftovers", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the rest to the next start."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def settle(self) -> Settled:
+        """Take back, set aside or remove what was found.
+
+        Raises
+        ------
+        StorageError
+            The database cannot be used; the rest stays.
+        """
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="leftovers") as pool:
+            verdicts = Counter(pool.map(self._settle, self._images))
         return Settled(
             taken_back=verdicts["stored"],
             set_aside=sum(
                 count for verdict, count in verdicts.items() if verdict not in (*ACKNOWLEDGED, None)
             ),
-            removed=verdicts["duplicate"] + len(old) + self._vault.sweep(older_than_s),
+            removed=verdicts["duplicate"],
         )
 
-    def _settle(self, path: str, older_than_s: float) -> Verdict | None:
-        """What the intake says of a file; None where it stays because somebody may be writing it."""
-        verdict = self._intake.take_back(path)
+    def _work(self) -> None:
+        try:
+            done = self.settle()
+        except StorageError as err:
+            _log.error("instances without a row wait for the next start: %s", err)
+            return
+        self._audit.record("leftovers", **dataclasses.asdict(done))
+        _log.warning(
+            "instances without a row: taken back %d, set aside %d, removed %d",
+            done.taken_back,
+            done.set_aside,
+            done.removed,
+        )
+
+    def _settle(self, path: str) -> Verdict | None:
+        """What the intake says of a file; None where it stays, for now."""
+        if self._stop.is_set():
+            return None
+        try:
+            verdict = self._intake.take_back(path)
+        except StorageError:
+            raise
+        except Exception as err:
+            # One file must not keep the others from their rows; the text may hold identifiers.
+            _log.error("a file of an instance cannot be taken back: unexpected %s", type(err).__name__)
+            verdict = "unreadable"
         if verdict in ACKNOWLEDGED:
             return verdict
-        if not self._is_older(path, older_than_s):
+        if not self._is_old(path):
             return None
         self._vault.set_aside(path)
         return verdict
 
-    def _is_older(self, path: str, seconds: float) -> bool:
-        return is_older(self._vault.place(path), seconds)
+    def _is_old(self, path: str) -> bool:
+        return is_older(self._vault.place(path), self._older_than_s)
 
     def _without_row(self) -> list[str]:
         # Looked for before the rows: what another node adds meanwhile has one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import threading
 import time
@@ -122,7 +121,9 @@ class Node:
         self.retention = Retention(
             config.storage, database=self.database, vault=self.vault, audit=self.audit, clock=clock
         )
-        self.leftovers = Leftovers(database=self.database, vault=self.vault, intake=self.intake)
+        self.leftovers = Leftovers(
+            database=self.database, vault=self.vault, intake=self.intake, audit=self.audit
+        )
         self.dimse: DimseServer | None = None
         if config.dimse is not None:
             self.dimse = DimseServer(
@@ -154,7 +155,8 @@ class Node:
         alone = self.database.is_sqlite
         dead = self.life.bury_all_others() if alone else self.life.dead()
         self.intake.start()
-        left = self.leftovers.settle(0.0 if alone else max(_OTHERS_WRITE_S, 2 * self.config.jobs.max_time))
+        older_than = 0.0 if alone else max(_OTHERS_WRITE_S, 2 * self.config.jobs.max_time)
+        found, swept = self.leftovers.look(older_than)
         queued, again = self._take_over(dead)
         if self.dimse is not None:
             self.dimse.start()
@@ -175,12 +177,13 @@ class Node:
         # Others would take over what still ends in its time.
         self._periodic.run("beat", self._beat, _BEAT_S, until=self._ended)
         self.audit.record(
-            "start", version=__version__, jobs=queued, deliveries=again, leftovers=dataclasses.asdict(left)
+            "start", version=__version__, jobs=queued, deliveries=again, without_row=found, swept=swept
         )
+        self.leftovers.start()
         kept = self._stored_instances()
         return (
-            f"instances {kept}, jobs re-queued {queued}, deliveries taken up {again}; of the files without a row "
-            f"taken back {left.taken_back}, set aside {left.set_aside}, removed {left.removed}"
+            f"instances {kept}, jobs re-queued {queued}, deliveries taken up {again}, "
+            f"images without a row {found}, half-written files removed {swept}"
         )
 
     def listeners(self) -> dict[str, str]:
@@ -213,6 +216,7 @@ class Node:
         end = time.monotonic() + within_s - 3.0
         self._stop.set()
         self.workers.claim_no_more()
+        self.leftovers.stop()
         for source in self.sources:
             source.stop(0.0)
         if self.dimse is not None:

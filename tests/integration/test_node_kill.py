@@ -15,6 +15,7 @@ from medseg.database import Database
 from medseg.errors import MissingPackageError
 from medseg.node.tables import instances, metadata
 from tests.integration.served_node import ServedNode
+from tests.integration.test_node_service import wait
 from tests.unit.node.listening import ct_slice
 
 pytestmark = pytest.mark.slow
@@ -45,8 +46,12 @@ def test_what_was_acknowledged_survives_the_loss_of_its_rows(tmp_path: Path):
     # What was committed since the first stop is in this file alone.
     (folder / "node.db-wal").unlink()
     third = ServedNode(folder, settings=settings)
+    assert "images without a row 3" in third.log.read_text()
+    wait(
+        "the instances to be taken back",
+        lambda: "taken back 3, set aside 0, removed 0" in third.log.read_text(),
+    )
     third.end()
-    assert "taken back 3, set aside 0, removed 0" in third.log.read_text()
     database = Database.in_file(folder / "node.db", metadata)
     with database.read() as connection:
         kept = set(connection.execute(select(instances.c.sop_instance_uid)).scalars())

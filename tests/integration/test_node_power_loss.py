@@ -86,7 +86,9 @@ def start_again(left: Path, vault: Vault, database: Database) -> None:
     audit, clock = Audit(left, AuditOptions(), Clock()), Clock()
     intake = Intake(StorageOptions(reserve=1), secret=b"s" * 32, audit=audit, clock=clock, **parts)
     intake.start()
-    Leftovers(intake=intake, **parts).settle()
+    leftovers = Leftovers(intake=intake, audit=audit, **parts)
+    leftovers.look()
+    leftovers.settle()
     intake.stop()
 
 
