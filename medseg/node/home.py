@@ -57,7 +57,9 @@ def check_version(database: Database, folder: Path) -> None:
     """
     row = {"key": "schema", "value": str(SCHEMA_VERSION)}
     with database.write() as connection:
-        new = connection.execute(database.insert(about).values(row).on_conflict_do_nothing()).rowcount
+        # Not rowcount: that of an INSERT is -1 with psycopg.
+        written = database.insert(about).values(row).on_conflict_do_nothing().returning(about.c.key)
+        new = connection.execute(written).first() is not None
         if new and (kept := [top for top in KEPT if _has_file(folder / top)]):
             raise ConfigError(
                 f"the database is new, and {folder} has files that it does not know in {' and '.join(kept)}; they "

@@ -12,8 +12,10 @@ pytest.importorskip("psycopg", reason="needs medseg[postgresql]")
 from postgresql_server import postgresql
 
 from medseg.database import Database
+from medseg.errors import ConfigError
+from medseg.node.home import check_version
 from medseg.node.life import DEAD_AFTER_S, Life
-from medseg.node.tables import metadata
+from medseg.node.tables import about, metadata
 from medseg.node.work_items import WorkItems
 from medseg.pacs.workitem import WorkRequest
 from tests.unit.node.listening import STUDY, ct_slice
@@ -48,6 +50,19 @@ def site(server: str) -> Iterator[SharedSite]:
     made = SharedSite(server)
     yield made
     made.database.close()
+
+
+def test_a_node_with_files_starts_again_and_not_beside_a_new_database(site: SharedSite, tmp_path: Path):
+    check_version(site.database, tmp_path)
+    place = tmp_path / "instances" / "ab" / "kept.dcm"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"acknowledged")
+    check_version(site.database, tmp_path)
+    with site.database.write() as connection:
+        connection.execute(about.delete())
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="does not know in instances"):
+            check_version(site.database, tmp_path)
 
 
 def test_two_nodes_never_get_the_same_job(site: SharedSite, server: str):
