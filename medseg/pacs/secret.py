@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 from medseg.errors import ConfigError
 from medseg.pacs.options import SecretOptions
@@ -32,14 +33,37 @@ def read_secret(options: SecretOptions, *, field: str) -> str:
     if path is None:
         raise ConfigError(f"{field}: give either `env` or `file`")
     try:
-        mode = path.stat().st_mode
-        value = path.read_text(encoding="utf-8").rstrip()
-    except (OSError, UnicodeDecodeError) as err:
-        reason = getattr(err, "strerror", None) or "it is not text"
-        raise ConfigError(f"{field}: {path} cannot be read: {reason}") from err
-    # A file of the group is how containers hand secrets over; one that everybody reads is none.
-    if mode & stat.S_IROTH:
-        raise ConfigError(f"{field}: everybody may read {path}; chmod 600 it")
+        value = read_bytes(path, field=field).decode().rstrip()
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{field}: {path} cannot be read: it is not text") from err
+    refuse_open(path, field=field)
     if not value:
         raise ConfigError(f"{field}: {path} is empty")
     return value
+
+
+def read_bytes(path: Path, *, field: str) -> bytes:
+    """The content of a file that a setting names.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        whose = f"; give it to user {os.geteuid()}" if isinstance(err, PermissionError) else ""
+        raise ConfigError(f"{field}: {path} cannot be read: {err.strerror}{whose}") from err
+
+
+def refuse_open(path: Path, *, field: str) -> None:
+    """Refuse a file with a secret that everybody may read.
+
+    Raises
+    ------
+    ConfigError
+    """
+    # A file of the group is how containers hand secrets over; one that everybody reads is none.
+    if path.stat().st_mode & stat.S_IROTH:
+        raise ConfigError(f"{field}: everybody may read {path}; chmod 600 it")

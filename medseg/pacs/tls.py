@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from medseg.errors import ConfigError
+from medseg.pacs.certificates import check_authorities, check_certificate, check_key
 from medseg.pacs.options import ClientTlsOptions
 
 # RFC 9325 4.2: ECDHE with AEAD alone; TLS 1.3 has no others.
@@ -18,7 +19,7 @@ def client_context(options: ClientTlsOptions, *, field: str) -> ssl.SSLContext:
     Raises
     ------
     ConfigError
-        A file is missing, or certificate and key do not belong together.
+        A file is missing, expired or open to everybody, or certificate and key do not belong together.
     """
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     _restrict(context)
@@ -29,7 +30,7 @@ def client_context(options: ClientTlsOptions, *, field: str) -> ssl.SSLContext:
         _load_authorities(context, options.authorities, f"{field}.authorities")
     if options.certificate is not None:
         key = options.key or options.certificate
-        _load_certificate(context, options.certificate, key, f"{field}.certificate")
+        _load_certificate(context, options.certificate, key, field)
     elif options.key is not None:
         raise ConfigError(f"{field}.key: expected {field}.certificate beside it")
     return context
@@ -47,7 +48,7 @@ def server_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
-    _load_certificate(context, certificate, key, f"{field}.certificate")
+    _load_certificate(context, certificate, key, field)
     if client_authorities is not None:
         _load_authorities(context, client_authorities, f"{field}.client_authorities")
         context.verify_mode = ssl.CERT_REQUIRED
@@ -60,6 +61,7 @@ def _restrict(context: ssl.SSLContext) -> None:
 
 
 def _load_authorities(context: ssl.SSLContext, path: Path, field: str) -> None:
+    check_authorities(path, field=field)
     try:
         context.load_verify_locations(cafile=str(path))
     except (OSError, ssl.SSLError) as err:
@@ -67,12 +69,19 @@ def _load_authorities(context: ssl.SSLContext, path: Path, field: str) -> None:
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path, field: str) -> None:
+    check_certificate(certificate, field=f"{field}.certificate")
+    check_key(key, field=f"{field}.key")
     try:
         # A key with a passphrase would ask on the terminal.
         context.load_cert_chain(str(certificate), str(key), password=lambda: b"")
     except (OSError, ssl.SSLError, ValueError) as err:
+        reason = _reason(err)
+        if reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(
+                f"{field}.key: {key} is not the key of the certificate {certificate}; give the two that belong together"
+            ) from err
         raise ConfigError(
-            f"{field}: {certificate} and {key} are not a certificate and its unencrypted key, both PEM ({_reason(err)})"
+            f"{field}.certificate: {certificate} and {key} cannot be used as certificate and key ({reason})"
         ) from err
 
 

@@ -19,13 +19,13 @@ from cryptography.x509.oid import NameOID
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from medseg.errors import ConfigError, PacsRejectedError, PacsUnreachableError
+from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.node.listen_options import CallerOptions
 from medseg.node.repeats import IN_FULL
 from medseg.node.tables import instances
 from medseg.pacs.dimse_client import DimseSender
 from medseg.pacs.options import ClientTlsOptions, DimseDestination
-from medseg.pacs.tls import client_context, server_context
+from medseg.pacs.tls import server_context
 from tests.unit.node.listening import Listener, wait_until
 from tests.unit.pacs.archives import outgoing
 
@@ -42,18 +42,19 @@ class Authority:
         self.path = folder / f"{name}.crt"
         self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, name: str) -> tuple[Path, Path, str]:
-        """Paths of a certificate and its key, and the certificate's SHA-256."""
+    def sign(self, name: str, *, days: tuple[int, int] = (-1, 1)) -> tuple[Path, Path, str]:
+        """Paths of a certificate and its key, and the certificate's SHA-256; it holds from and to so many days away."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._certificate(name, key.public_key(), ca=False)
+        certificate = self._certificate(name, key.public_key(), ca=False, days=days)
         files = self.folder / f"{self.name}-{name}.crt", self.folder / f"{self.name}-{name}.key"
         files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+        files[1].chmod(0o600)
         digest = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
         return *files, digest
 
-    def _certificate(self, name: str, key, *, ca: bool) -> x509.Certificate:
+    def _certificate(self, name: str, key, *, ca: bool, days: tuple[int, int] = (-1, 1)) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = subject if ca else self.certificate.subject
         now = datetime.datetime.now(datetime.UTC)
@@ -63,8 +64,8 @@ class Authority:
             .issuer_name(issuer)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now + datetime.timedelta(days=days[0]))
+            .not_valid_after(now + datetime.timedelta(days=days[1]))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         )
@@ -174,16 +175,3 @@ def test_old_protocols_and_weak_ciphers_are_not_spoken(listener: Listener, autho
             pytest.raises((ssl.SSLError, ConnectionError)),
         ):
             context.wrap_socket(raw, server_hostname="localhost")
-
-
-def test_files_that_are_no_certificates_are_named(tmp_path: Path, authority: Authority):
-    certificate, key, _ = authority.sign("one")
-    _, other_key, _ = authority.sign("two")
-    (tmp_path / "text.pem").write_text("no certificate")
-    for files in ((tmp_path / "text.pem", key), (certificate, other_key), (certificate, tmp_path / "absent")):
-        with pytest.raises(ConfigError, match=r"dimse\.tls\.certificate: .* are not a certificate and its"):
-            server_context(*files, None, field="dimse.tls")
-    with pytest.raises(ConfigError, match=r"tls\.authorities: .* no PEM file of certificates"):
-        client_context(ClientTlsOptions(authorities=tmp_path / "text.pem"), field="tls")
-    with pytest.raises(ConfigError, match=r"tls\.key: expected tls\.certificate"):
-        client_context(ClientTlsOptions(key=key), field="tls")

@@ -126,6 +126,7 @@ def _certificate(folder):
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
     )
+    (folder / "own.key").chmod(0o600)
     return {"certificate": folder / "own.pem", "key": folder / "own.key"}
 
 
