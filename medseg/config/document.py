@@ -343,12 +343,20 @@ class _Composer:
         return _problem(_syntax_sentence(err, line), mark)
 
 
+_ONE_COLUMN = "keys of one block, and items of one list, begin in the same column"
+_MISPLACED = ("expected <block end>", "expected '<document start>'", "did not find expected key")
+
+
 def _syntax_sentence(err: MarkedYAMLError, line: str) -> str:
     problem = err.problem or "cannot be read as YAML"
     if "'\\t'" in problem:
         return "a tab stands here; YAML is indented with spaces"
     if "mapping values are not allowed" in problem:
-        return "a second `:` stands in this line; put text that holds `: ` in quotes"
+        if ":" in line[: err.problem_mark.column if err.problem_mark else None]:
+            return "a second `:` stands in this line; put text that holds `: ` in quotes"
+        return f"this line begins too far to the right, the one above has its value already; {_ONE_COLUMN}"
+    if problem.startswith(_MISPLACED):
+        return f"this line begins in another column than those it belongs to; {_ONE_COLUMN}"
     opened = f" ({err.context} that starts in line {err.context_mark.line + 1})" if err.context_mark else ""
     hint = '; write a path with a variable in quotes: "${NAME}/folder"' if "${" in line else ""
     return f"not YAML: {problem}{opened}{hint}"

@@ -98,6 +98,11 @@ def test_duplicate_keys_and_tags_are_all_listed():
         ("[" * (MAX_DEPTH + 2), "nested deeper"),
         ("a: }", "not YAML"),
         ("a: @b", "not YAML"),
+        ("a:\n    b: 1\n   c: 2", "x.yaml:3:4  this line begins in another column"),
+        (" a: 1\nb: 2", "x.yaml:2:1  this line begins in another column"),
+        ("- a: 1\n b: 2", "x.yaml:2:2  this line begins in another column"),
+        ("a: 1\n  b: 2", "x.yaml:2:4  this line begins too far to the right"),
+        ("a: b: 2", "x.yaml:1:5  a second `:`"),
     ],
 )
 def test_what_cannot_be_read_says_why_and_where(text, match):
