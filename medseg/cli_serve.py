@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli_options import AsJson
-from medseg.errors import ConfigError, Interrupted, MissingPackageError
+from medseg.errors import ConfigError, Interrupted, MissingPackageError, StorageError
 
 if TYPE_CHECKING:
     from medseg.node.options import NodeConfig
@@ -31,7 +31,8 @@ def serve(
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Look at settings, models, certificates and secrets; start and write nothing."
+            "--check",
+            help="Look at settings, models, certificates, secrets, database and addresses; start and write nothing.",
         ),
     ] = False,
     status: Annotated[
@@ -58,9 +59,9 @@ def serve(
 
         _tell(node_status(config, Clock()), as_json=as_json)
     elif check:
-        _check(config, as_json=as_json)
+        _check(settings, config, as_json=as_json)
     else:
-        _run(config, log)
+        _run(settings, config, log)
 
 
 @contextlib.contextmanager
@@ -72,27 +73,47 @@ def _extra() -> Iterator[None]:
         raise MissingPackageError(f"the node needs {err.name}; pip install 'medseg[node]'") from err
 
 
-def _check(config: NodeConfig, *, as_json: bool) -> None:
+@contextlib.contextmanager
+def _named(settings: Path) -> Iterator[None]:
+    """Name the file whose settings cannot be used."""
+    try:
+        yield
+    except (ConfigError, StorageError) as err:
+        from medseg.config.problems import SettingsError
+
+        # That names its file itself.
+        if isinstance(err, SettingsError):
+            raise
+        raise type(err)(f"{settings}: {err}") from err
+
+
+def _check(settings: Path, config: NodeConfig, *, as_json: bool) -> None:
     with _extra():
         if config.http is not None:
             import medseg.node.web.app
             import medseg.node.web.server
         import medseg.node.service  # noqa: F401 (what the node will need)
+        from medseg.node.clock import Clock
+        from medseg.node.expiry import expiring
         from medseg.node.isolation import WALLS, network_wall
         from medseg.node.settings_check import check, missing_folders
+        from medseg.node.start_check import check_start
         from medseg.node.worklist_check import worklist_lines
 
-    models = check(config).models
+    with _named(settings):
+        checked = check(config)
+        lines = check_start(config, checked)
+    models, expires = checked.models, expiring(checked.certificates, Clock().now())
     rows = [{"rule": name, "model": model.model, "digest": model.digest} for name, model in models.items()]
     wall = network_wall()
     if as_json:
         found = {"rules": rows, "work_lists": worklist_lines(config), "workers_network": wall}
-        found["missing_folders"] = missing_folders(config)
+        found |= {"missing_folders": missing_folders(config), "certificates": expires, "start": lines}
         print(json.dumps(found, indent=2))
         return
     for row in rows:
         print(f"rule {row['rule']}: {row['model']} ({row['digest'][:12]})")
-    for line in [*worklist_lines(config), *missing_folders(config)]:
+    for line in [*worklist_lines(config), *missing_folders(config), *expires, *lines]:
         print(line)
     print(WALLS[wall])
     print("the settings can be used")
@@ -109,7 +130,7 @@ def _tell(found: NodeStatus, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _run(config: NodeConfig, log: str) -> None:
+def _run(settings: Path, config: NodeConfig, log: str) -> None:
     with _extra():
         from medseg.node.json_log import log_to_stderr
         from medseg.node.service import running
@@ -118,7 +139,9 @@ def _run(config: NodeConfig, log: str) -> None:
     # Images and results are nobody else's on this machine, also in a folder that was there before.
     os.umask(0o077)
     asked = _Asked()
-    with running(config) as node:
+    with contextlib.ExitStack() as stack:
+        with _named(settings):
+            node = stack.enter_context(running(config))
         print(json.dumps({"listening": node.listeners()}), flush=True)
         asked.wait()
     _leave(Interrupted.exit_code if asked.by == signal.SIGINT else 0)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from medseg.config.document import KeyPath, Node, scalar_value
 from medseg.config.problems import Mark, Problem, listed, nearest
 from medseg.config.shapes import Shape, dotted, field_shapes
+from medseg.settings_conflict import CONFLICT
 
-CONFLICT = "settings_conflict"
 _MAX_FOUND = 60
 _QUOTED = re.compile(r"'([^']*)'")
 
@@ -51,18 +51,6 @@ _BOUNDS = {
     "too_short": ("min_length", "a list of at least {} entries"),
     "too_long": ("max_length", "a list of at most {} entries"),
 }
-
-
-def conflict(pairs: Sequence[tuple[KeyPath, str]]) -> PydanticCustomError:
-    """The error of a validator that found settings which do not go together.
-
-    Parameters
-    ----------
-    pairs : sequence of (path, sentence)
-        Each names the setting to change, from the model that is validated.
-    """
-    text = "; ".join(f"{dotted(path)}: {sentence}" for path, sentence in pairs)
-    return PydanticCustomError(CONFLICT, "{text}", {"text": text, "pairs": tuple(pairs)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

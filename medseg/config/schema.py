@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medseg.amounts import MemorySize
 from medseg.config.conflicts import find_conflicts
 from medseg.config.document import KeyPath
-from medseg.config.messages import conflict
 from medseg.config.search_space import find_search_conflicts
 from medseg.data.options import DataOptions
 from medseg.evaluation.instance_options import RecogniseOptions
@@ -35,6 +34,7 @@ from medseg.planning.options import BudgetOptions
 from medseg.quality.options import FlagOptions, GateOptions
 from medseg.report.options import ReportOptions
 from medseg.search.options import SearchOptions
+from medseg.settings_conflict import conflict
 from medseg.training.options import PLANNED, AllPlanned, TrainingOptions, TrainingSettings
 from medseg.transforms.options import AugmentStep, PreprocessStep
 

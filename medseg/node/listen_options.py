@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from medseg.amounts import Duration, MemorySize
-from medseg.pacs.options import AeTitle, Options, Port, SecretOptions
+from medseg.pacs.options import AeTitle, Host, Options, Port, SecretOptions
 
-Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_FINGERPRINT = r"^[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$"
+
+
+def _fingerprint(text: str) -> str:
+    if not re.fullmatch(_FINGERPRINT, text):
+        raise ValueError(
+            "expected the SHA-256 of a certificate, 64 hex digits with or without colons, as `openssl x509 -noout "
+            f"-fingerprint -sha256 -in CERTIFICATE` prints it; found {text!r}"
+        )
+    return text.replace(":", "").lower()
+
+
+Fingerprint = Annotated[
+    str, AfterValidator(_fingerprint), WithJsonSchema({"type": "string", "pattern": _FINGERPRINT})
+]
 Role = Literal["viewer", "operator", "sender", "admin"]
 """viewer: sees the queue and reports; sender: delivers by STOW-RS; operator: also retries, holds, releases;
 admin: all of it."""
@@ -29,6 +44,14 @@ class ServerTlsOptions(Options):
     )
 
 
+def _meant(text: str) -> str:
+    """The network that an address with a mask lies in."""
+    try:
+        return f", did you mean '{ipaddress.ip_network(text, strict=False)}'?"
+    except ValueError:
+        return ""
+
+
 class CallerOptions(Options):
     """A peer that may call the DICOM listener; what is given must all match."""
 
@@ -38,14 +61,21 @@ class CallerOptions(Options):
     )
     certificate: Fingerprint | None = Field(
         default=None,
-        description="SHA-256 of its certificate (DER), hex; null: any that the authorities vouch for.",
+        description="SHA-256 of its certificate (DER), hex, colons allowed; null: any that the authorities vouch for.",
     )
 
     @field_validator("address")
     @classmethod
     def _network(cls, value: str | None) -> str | None:
-        if value is not None:
+        if value is None:
+            return value
+        try:
             ipaddress.ip_network(value)
+        except ValueError as err:
+            raise ValueError(
+                "expected an address such as 10.1.2.3, or a network such as 10.1.2.0/24; "
+                f"found {value!r}{_meant(value)}"
+            ) from err
         return value
 
     @model_validator(mode="after")
@@ -58,7 +88,7 @@ class CallerOptions(Options):
 class DimseListenOptions(Options):
     """The DICOM listener."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0: all.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0: all.")
     port: Port = Field(default=11112, description="TCP port.")
     ae_title: AeTitle = Field(default="MEDSEG", description="Own AE title; a call for another is refused.")
     tls: ServerTlsOptions | None = Field(default=None, description="TLS; null: none.")
@@ -84,7 +114,7 @@ class TokenOptions(Options):
 class HttpListenOptions(Options):
     """The HTTP listener: page, API, STOW-RS, health, metrics."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on.")
     port: Port = Field(default=8080, description="TCP port.")
     tls: ServerTlsOptions | None = Field(default=None, description="HTTPS; null: none.")
     behind_proxy: bool = Field(
@@ -94,7 +124,7 @@ class HttpListenOptions(Options):
     accounts: tuple[TokenOptions, ...] = Field(
         default=(), description="Who may come in; none: loopback only."
     )
-    hosts: tuple[str, ...] = Field(
+    hosts: tuple[Host, ...] = Field(
         default=(),
         description="Names that browsers and senders call the node by, such as medseg.example.org; a request for "
         "another name is refused. Addresses, localhost and the machine's own name are known.",

@@ -66,6 +66,20 @@ def turn(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot lock {path}: {err.strerror or err}") from err
 
 
+def holder_of(folder: Path) -> tuple[bool, str]:
+    """Whether a process holds a folder, and which; nothing is written."""
+    path = folder / FILE
+    try:
+        with path.open("rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True, _holder(path)
+    except OSError:
+        pass
+    return False, ""
+
+
 def _holder(path: Path) -> str:
     try:
         said = json.loads(path.read_text())

@@ -50,6 +50,7 @@ def _live(node: Node, started_at: float) -> Live:
         worker_bytes=children_bytes(),
         space=_space(node),
         listeners=node.listeners(),
+        certificates=node.certificates,
         problems=node.problems(),
     )
     if node.dimse is None:

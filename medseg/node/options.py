@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,7 @@ from medseg.node.privacy_options import AuditOptions, DeidentifyOptions
 from medseg.node.rule_options import JobOptions, ReviewOptions, RuleOptions
 from medseg.node.source_options import Source, UpsSource
 from medseg.pacs.options import Destination, DestinationName, Options, SecretOptions
+from medseg.settings_conflict import Place, conflict
 
 
 class SqliteOptions(Options):
@@ -84,6 +86,14 @@ class StudyOptions(Options):
     )
 
 
+def _doubled(block: str, names: Sequence[str]) -> list[tuple[Place, str]]:
+    return [
+        ((block, number, "name"), f"the name {name!r} is used twice")
+        for number, name in enumerate(names)
+        if name in names[:number]
+    ]
+
+
 class NodeConfig(Options):
     """A PACS node.
 
@@ -122,24 +132,54 @@ class NodeConfig(Options):
 
     @model_validator(mode="after")
     def _named(self) -> Self:
-        names = [rule.name for rule in self.rules]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"rules: the name {doubled[0]!r} is used twice")
-        for rule in self.rules:
-            if missing := [name for name in rule.send_to if name not in self.destinations]:
-                known = ", ".join(self.destinations) or "none"
-                raise ValueError(
-                    f"rule {rule.name!r}: no destination {missing[0]!r}; those of the node: {known}"
-                )
+        found: list[tuple[Place, str]] = []
+        found += _doubled("rules", [rule.name for rule in self.rules])
+        found += _doubled("sources", [source.name for source in self.sources])
+        known = ", ".join(self.destinations) or "none"
+        found += [
+            (("rules", number, "send_to", place), f"no destination {name!r}; those of the node: {known}")
+            for number, rule in enumerate(self.rules)
+            for place, name in enumerate(rule.send_to)
+            if name not in self.destinations
+        ]
+        if found:
+            raise conflict(found)
+        return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.dimse is None or self.http is None or self.dimse.port != self.http.port:
+            return self
+        hosts = {self.dimse.host, self.http.host}
+        if len(hosts) == 1 or hosts & {"0.0.0.0", "::"}:
+            raise conflict(
+                [(("http", "port"), f"{self.http.port} is the port of `dimse`; give each its own")]
+            )
         return self
 
     @model_validator(mode="after")
     def _asked_for(self) -> Self:
         names, asked = {rule.name for rule in self.rules}, self.requested_rules()
-        if unknown := sorted(asked - names):
-            raise ValueError(f"sources: `workitems` asks for the rule {unknown[0]!r}, which is not there")
-        if idle := [rule.name for rule in self.rules if rule.runs == "on_request" and rule.name not in asked]:
-            raise ValueError(f"rule {idle[0]!r} runs on request, and `workitems` of no source names it")
+        found: list[tuple[Place, str]] = [
+            (
+                ("sources", number, "workitems", place, "rule"),
+                f"no rule {item.rule!r}; those of the node: {', '.join(sorted(names))}",
+            )
+            for number, source in enumerate(self.sources)
+            if isinstance(source, UpsSource)
+            for place, item in enumerate(source.workitems)
+            if item.rule not in names
+        ]
+        found += [
+            (
+                ("rules", number, "runs"),
+                f"{rule.name!r} runs on request, and `workitems` of no source names it",
+            )
+            for number, rule in enumerate(self.rules)
+            if rule.runs == "on_request" and rule.name not in asked
+        ]
+        if found:
+            raise conflict(found)
         if asked and self.deidentify is not None and "uids" not in self.deidentify.retain:
             raise ValueError(
                 "deidentify: a work list would be told results of a study that it does not know; retain `uids`, or "

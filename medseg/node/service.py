@@ -19,6 +19,7 @@ from medseg.node.audit import Audit
 from medseg.node.clock import Clock
 from medseg.node.delivering import commitment_report, put_results, tell_delivery
 from medseg.node.dimse_server import DimseServer
+from medseg.node.expiry import expiring
 from medseg.node.home import check_folder, check_version, patients_key
 from medseg.node.http_side import http_server
 from medseg.node.intake import Intake
@@ -63,6 +64,7 @@ class Node:
 
     def __init__(self, config: NodeConfig, checked: Checked, clock: Clock) -> None:
         self.config, self.clock, self.models = config, clock, checked.models
+        self.certificates = checked.certificates
         self.database = Database(checked.database_url, metadata)
         self.life = Life(self.database, clock, config.name)
         self.vault = Vault(
@@ -164,6 +166,8 @@ class Node:
             self.http.start()
         wall = network_wall()
         _log.log(logging.WARNING if wall == "none" else logging.INFO, "%s", WALLS[wall])
+        for line in expiring(self.certificates, self.clock.now()):
+            _log.warning("%s", line)
         self.workers.start()
         self.outbox.start()
         for source in self.sources:

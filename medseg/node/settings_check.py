@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from medseg.deidentification.deidentifier import deidentifier
 from medseg.errors import ConfigError, StorageError
 from medseg.node import sealing
 from medseg.node.callers import check_open
+from medseg.node.expiry import certificate_ends
 from medseg.node.intake import Deidentifier
 from medseg.node.job_model import JobModel, job_model
 from medseg.node.listen_options import ServerTlsOptions
 from medseg.node.options import NodeConfig, PostgresqlOptions
+from medseg.node.rule_options import RuleOptions
 from medseg.node.source_options import DicomwebSource, DimseSource, FolderSource, OrthancSource, Source
 from medseg.node.web.accounts import Accounts, read_accounts
 from medseg.node.worklist_check import check_worklists
@@ -37,6 +39,7 @@ class Checked:
     database_url: str
     key: bytes | None
     deidentify: Deidentifier | None
+    certificates: Mapping[str, float]
 
 
 def check(config: NodeConfig) -> Checked:
@@ -45,41 +48,38 @@ def check(config: NodeConfig) -> Checked:
     Raises
     ------
     ConfigError
-        The first of them that cannot be used.
+        What of them cannot be used, all at once.
     StorageError
         The folder cannot be one.
     """
-    _check_folder(config.folder)
-    tls = None
-    if config.dimse is not None:
-        check_open(config.dimse, config.callers)
-        tls = listener_tls(config.dimse.tls, field="dimse.tls")
-    accounts = None
-    if config.http is not None:
-        accounts = read_accounts(config.http)
-        listener_tls(config.http.tls, field="http.tls")
+    problems = _Problems()
+    with problems.of():
+        _check_folder(config.folder)
+    if config.dimse is None and config.http is None and not config.sources:
+        problems.add(ConfigError("nothing can come in: expected `dimse`, `http` or `sources`"))
+    tls, accounts = _check_listeners(config, problems)
     for name, destination in config.destinations.items():
-        with _of(f"destinations.{name}"):
+        with problems.of(f"destinations.{name}"):
             sender_for(destination)
     for source in config.sources:
-        with _of(f"source {source.name}"):
+        with problems.of(f"source {source.name}"):
             _check_login(source)
-    key = None
-    if config.storage.key is not None:
-        key = sealing.parse_key(read_secret(config.storage.key, field="storage.key"), field="storage.key")
-    deidentify = None
-    if config.deidentify is not None:
-        secret = read_secret(config.deidentify.key, field="deidentify.key")
-        deidentify = deidentifier(config.deidentify, secret.encode())
-    url = f"sqlite:///{config.folder.absolute() / 'node.db'}"
-    if isinstance(config.database, PostgresqlOptions):
-        url = read_secret(config.database.url, field="database.url")
-    if config.dimse is None and config.http is None and not config.sources:
-        raise ConfigError("nothing can come in: expected `dimse`, `http` or `sources`")
-    models = {rule.name: job_model(rule) for rule in config.rules}
+    key, deidentify, url = _secrets(config, problems)
+    models = {}
+    for rule in config.rules:
+        with problems.of():
+            models[rule.name] = job_model(rule)
+            _check_sent(rule, models[rule.name].exports, config)
+    problems.end()
     check_worklists(config, models)
     return Checked(
-        models=models, dimse_tls=tls, accounts=accounts, database_url=url, key=key, deidentify=deidentify
+        models=models,
+        dimse_tls=tls,
+        accounts=accounts,
+        database_url=url,
+        key=key,
+        deidentify=deidentify,
+        certificates=certificate_ends(config),
     )
 
 
@@ -112,13 +112,76 @@ def _check_login(source: Source) -> None:
         client_context(source.tls, field="tls")
 
 
-@contextlib.contextmanager
-def _of(name: str) -> Iterator[None]:
-    """Say whose setting it is that cannot be used."""
-    try:
-        yield
-    except ConfigError as err:
-        raise ConfigError(f"{name}: {err}") from err
+def _check_listeners(
+    config: NodeConfig, problems: _Problems
+) -> tuple[ssl.SSLContext | None, Accounts | None]:
+    """TLS of the DICOM listener, accounts of the other."""
+    tls = accounts = None
+    if config.dimse is not None:
+        with problems.of():
+            check_open(config.dimse, config.callers)
+        with problems.of():
+            tls = listener_tls(config.dimse.tls, field="dimse.tls")
+    if config.http is not None:
+        with problems.of():
+            accounts = read_accounts(config.http)
+        with problems.of():
+            listener_tls(config.http.tls, field="http.tls")
+    return tls, accounts
+
+
+def _secrets(config: NodeConfig, problems: _Problems) -> tuple[bytes | None, Deidentifier | None, str]:
+    """Key of the storage, what takes identifiers out, address of the database."""
+    key = deidentify = None
+    url = f"sqlite:///{config.folder.absolute() / 'node.db'}"
+    with problems.of():
+        if config.storage.key is not None:
+            key = sealing.parse_key(read_secret(config.storage.key, field="storage.key"), field="storage.key")
+    with problems.of():
+        if config.deidentify is not None:
+            secret = read_secret(config.deidentify.key, field="deidentify.key")
+            deidentify = deidentifier(config.deidentify, secret.encode())
+    with problems.of():
+        if isinstance(config.database, PostgresqlOptions):
+            url = read_secret(config.database.url, field="database.url")
+    return key, deidentify, url
+
+
+def _check_sent(rule: RuleOptions, exports: Sequence[str], config: NodeConfig) -> None:
+    for name in rule.send_to:
+        kinds = config.destinations[name].kinds
+        if not set(kinds) & set(exports):
+            raise ConfigError(
+                f"rule {rule.name}: nothing of it goes to {name}: its exports are {', '.join(exports)}, and "
+                f"destinations.{name}.kinds takes {', '.join(kinds)}; add what is missing to one of them"
+            )
+
+
+class _Problems:
+    """What cannot be used, gathered until all was looked at."""
+
+    def __init__(self) -> None:
+        self._found: list[ConfigError | StorageError] = []
+
+    def add(self, problem: ConfigError | StorageError) -> None:
+        """Keep a problem."""
+        self._found.append(problem)
+
+    @contextlib.contextmanager
+    def of(self, name: str = "") -> Iterator[None]:
+        """Go on behind the block where something in it cannot be used; `name` says whose setting it is."""
+        try:
+            yield
+        except (ConfigError, StorageError) as err:
+            self.add(ConfigError(f"{name}: {err}") if name else err)
+
+    def end(self) -> None:
+        """Raise what was found."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            lines = "\n".join(f"  {problem}" for problem in self._found)
+            raise ConfigError(f"{len(self._found)} problems\n\n{lines}")
 
 
 def listener_tls(options: ServerTlsOptions | None, *, field: str) -> ssl.SSLContext | None:

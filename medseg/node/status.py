@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from medseg.amounts import bytes_text, time_text
 from medseg.database import Database
 from medseg.errors import ConfigError, StorageError
 from medseg.node import view_queries as queries
 from medseg.node.clock import Clock
-from medseg.node.node_lock import FILE
+from medseg.node.node_lock import holder_of
 from medseg.node.options import NodeConfig, PostgresqlOptions
 from medseg.node.tables import metadata
 from medseg.node.view_rows import NodeRow, WorkItemRow
@@ -94,7 +91,7 @@ def node_status(config: NodeConfig, clock: Clock) -> NodeStatus:
         if not path.is_file():
             raise StorageError(f"no node was ever started in {config.folder}: {path.name} is not there")
         database = Database(f"sqlite:///{path.absolute()}", metadata, make=False)
-        running, holder = _holder(config.folder / FILE)
+        running, holder = holder_of(config.folder)
     try:
         if not database.has("nodes"):
             raise StorageError("no node was ever started with this database: it has no table `nodes`")
@@ -182,27 +179,6 @@ def _rows(database: Database) -> list[NodeRow]:
 
 def _counts(by_state: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in by_state.items()) or "none"
-
-
-def _holder(path: Path) -> tuple[bool, str]:
-    """Whether a process holds the lock of a folder, and who."""
-    try:
-        with path.open("rb") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True, _said(stream.read())
-    except OSError:
-        pass
-    return False, ""
-
-
-def _said(text: bytes) -> str:
-    try:
-        said: dict[str, Any] = json.loads(text)
-        return f"process {said['process']} since {said['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def read_config(path: Path) -> NodeConfig:

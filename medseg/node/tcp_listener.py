@@ -44,6 +44,30 @@ def cannot_listen(host: str, port: int, field: str, err: OSError) -> StorageErro
     return StorageError(f"cannot listen on {host} port {port}: {cause}; {advice}")
 
 
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each address of a host, all or none.
+
+    Raises
+    ------
+    OSError
+        An address cannot be listened on.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    opened: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            chosen = port or (opened[0].getsockname()[1] if opened else 0)
+            place = (address[0], chosen, *address[2:])
+            listening = socket.create_server(place, family=family, backlog=_BACKLOG)
+            listening.setblocking(False)
+            opened.append(listening)
+    except OSError:
+        for listening in opened:
+            listening.close()
+        raise
+    return opened
+
+
 class TcpListener:
     """Listens on all addresses of a host.
 
@@ -101,17 +125,7 @@ class TcpListener:
         OSError
             An address cannot be listened on.
         """
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-                chosen = port or (self.port if self._sockets else 0)
-                place = (address[0], chosen, *address[2:])
-                listening = socket.create_server(place, family=family, backlog=_BACKLOG)
-                listening.setblocking(False)
-                self._sockets.append(listening)
-        except OSError:
-            self._close_sockets()
-            raise
+        self._sockets = listening_sockets(host, port)
 
     async def begin(self) -> None:
         """Accept."""

@@ -109,6 +109,8 @@ class Live:
         Room on the disk; None where it cannot be asked.
     listeners : mapping of str to str
         What listens where, for people.
+    certificates : mapping of str to float
+        When the certificates of settings expire, seconds since 1970.
     problems : tuple of str
         Why the node is not ready; empty where it is.
     """
@@ -121,6 +123,7 @@ class Live:
     worker_bytes: int = 0
     space: SpaceState | None = None
     listeners: Mapping[str, str] = field(default_factory=dict)
+    certificates: Mapping[str, float] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 

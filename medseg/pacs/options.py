@@ -24,6 +24,20 @@ def _ae_title(text: str) -> str:
 AeTitle = Annotated[str, AfterValidator(_ae_title), WithJsonSchema({"type": "string", "pattern": _AE_TITLE})]
 """An AE title (DICOM PS3.5 6.2)."""
 
+
+def _host(text: str) -> str:
+    number = text.rpartition(":")[2]
+    if "/" in text or re.search(r"\s", text) or (text.count(":") == 1 and number.isdigit()):
+        raise ValueError(
+            f"expected a name or an address alone, such as pacs.example.org or 10.1.2.3; found {text!r} (the port has "
+            "a setting of its own)"
+        )
+    return text
+
+
+Host = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_host)]
+"""Name or address of a machine, without scheme, port or path."""
+
 _URL = r"^https?://[^\s@/]+(/[^\s?#]*)?$"
 
 
@@ -104,6 +118,10 @@ class HttpServerOptions(Options):
 
     @model_validator(mode="after")
     def _one_login(self) -> Self:
+        if self.tls is not None and not self.url.startswith("https://"):
+            raise ValueError(
+                f"`tls` is for https, and `url` is {self.url}; write https://, or take `tls` out"
+            )
         if (self.user is None) != (self.password is None):
             raise ValueError("`user` and `password` go together")
         if self.token is not None and self.user is not None:
@@ -114,7 +132,7 @@ class HttpServerOptions(Options):
 class DimsePeer(Options):
     """An archive that speaks DIMSE, and how to reach it."""
 
-    host: str = Field(min_length=1, max_length=253, description="Name or address.")
+    host: Host = Field(description="Name or address.")
     port: Port = Field(default=104, description="TCP port.")
     called_ae_title: AeTitle = Field(description="AE title of the archive.")
     calling_ae_title: AeTitle = Field(default="MEDSEG", description="AE title that we call with.")
@@ -152,16 +170,30 @@ Archive = Annotated[DimseArchive | DicomwebArchive, Field(discriminator="use")]
 """An archive by one of its protocols."""
 
 
+SendName = Literal[
+    "dicom_seg",
+    "dicom_seg_labelmap",
+    "rtstruct",
+    "measurement_sr",
+    "presentation_state",
+    "secondary_capture",
+    "encapsulated_pdf",
+    "instance_seg",
+    "instance_sr",
+]
+"""Exports that are DICOM objects."""
+
+
 class _Delivery(Options):
     commitment: Literal["none", "ask"] = Field(
         default="none",
         description="ask: storage commitment is asked for after sending, and an instance counts as delivered when "
         "the archive has promised to keep it (dimse only).",
     )
-    kinds: tuple[str, ...] = Field(
+    kinds: tuple[SendName, ...] = Field(
         default=("dicom_seg", "measurement_sr"),
         min_length=1,
-        description="Exports that go there, such as dicom_seg, dicom_seg_labelmap, measurement_sr, secondary_capture.",
+        description="Exports that go there.",
     )
     first_wait: Duration = Field(
         default=10.0, description="Wait after the first failed try; it doubles with each."

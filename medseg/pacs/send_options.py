@@ -7,20 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from medseg.amounts import Duration
-from medseg.pacs.options import Archive, Options
-
-SendName = Literal[
-    "dicom_seg",
-    "dicom_seg_labelmap",
-    "rtstruct",
-    "measurement_sr",
-    "presentation_state",
-    "secondary_capture",
-    "encapsulated_pdf",
-    "instance_seg",
-    "instance_sr",
-]
-"""Exports that are DICOM objects."""
+from medseg.pacs.options import Archive, Options, SendName
 
 
 class SendOptions(Options):

@@ -1,4 +1,4 @@
-"""What `medseg serve` says where a package of its extra is missing."""
+"""What `medseg serve` says where settings cannot be used, or a package of its extra is missing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ from medseg.cli import main
 sys.argv = ["medseg", *sys.argv[1:]]
 sys.exit(main())
 """
+
+
+@pytest.mark.parametrize("option", [["--check"], []])
+def test_what_cannot_be_used_is_told_with_the_file(tmp_path: Path, option: list[str]):
+    for package in ("sqlalchemy", "pynetdicom", "fastapi"):
+        pytest.importorskip(package, reason="needs medseg[node]")
+    settings = tmp_path / "node.yaml"
+    settings.write_text("medseg_node: 1\nfolder: x\nrules: [{name: chest, model: chest-xray-lung}]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "medseg", "serve", str(settings), *option],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr.splitlines()[-1].startswith(f"error: {settings}: rule chest: there is no bundle")
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("missing", ["sqlalchemy", "pynetdicom", "fastapi"])

@@ -93,6 +93,12 @@ def _machine(live: Live) -> Sequence[str]:
     return (
         _metric("disk_free_bytes", "gauge", "Free space of the disk.", free),
         _metric("memory_bytes", "gauge", "Resident memory.", memory),
+        _metric(
+            "certificate_expires_timestamp_seconds",
+            "gauge",
+            "When the certificate of a setting expires.",
+            [({"setting": name}, end) for name, end in live.certificates.items()],
+        ),
     )
 
 

@@ -8,11 +8,13 @@ from pydantic import ValidationError
 pytest.importorskip("pynetdicom", reason="needs medseg[node]")
 pytest.importorskip("fastapi", reason="needs medseg[node]")
 from medseg.errors import ConfigError, StorageError
+from medseg.node.listen_options import CallerOptions
 from medseg.node.options import NodeConfig
 from medseg.node.settings_check import check, missing_folders
 from medseg.node.worklist_check import worklist_lines
 
 WEB = {"use": "dicomweb", "name": "web", "url": "http://127.0.0.1:1/dicom-web"}
+FAR = {"use": "dimse", "host": "pacs", "called_ae_title": "PACS"}
 FIND = {"use": "dimse", "name": "find", "host": "127.0.0.1", "called_ae_title": "A"}
 RULES = [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-lungs"}]
 
@@ -47,12 +49,64 @@ RULES = [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-l
             {"destinations": {"far": {"use": "dicomweb", "url": "http://h", "token": "geheim"}}},
             r"expected \{env: NAME\} or \{file: PATH\}",
         ),
+        (
+            {"destinations": {"far": FAR | {"kinds": ["dicom-seg"]}}},
+            "destinations.far.dimse.kinds.0\n  Input should be 'dicom_seg'",
+        ),
+        (
+            {
+                "rules": [RULES[0] | {"send_to": ["far"]}],
+                "destinations": {"far": FAR | {"kinds": ["rtstruct"]}},
+            },
+            "rule chest: nothing of it goes to far: its exports are nifti, .*far.kinds takes rtstruct; add",
+        ),
+        (
+            {"sources": [WEB | {"tls": {"authorities": "/no/such.pem"}}]},
+            "`tls` is for https, and `url` is http://127.0.0.1:1/dicom-web",
+        ),
+        ({"rules": [*RULES, RULES[0]]}, "rules.1.name: the name 'chest' is used twice"),
+        ({"sources": [WEB, WEB]}, "sources.1.name: the name 'web' is used twice"),
+        ({"rules": [RULES[0] | {"send_to": ["far"]}]}, "rules.0.send_to.0: no destination 'far'; .*: none"),
+        ({"dimse": {"port": 4000}, "http": {"port": 4000}}, "http.port: 4000 is the port of `dimse`"),
+        ({"dimse": {"host": "10.1.2.3:104"}}, "found '10.1.2.3:104' .the port has a setting of its own"),
+        ({"http": {"hosts": ["https://medseg"]}}, "expected a name or an address alone"),
+        ({"callers": [{"address": "10.1.2.9/24"}]}, r"found '10.1.2.9/24', did you mean '10.1.2.0/24'\?"),
+        ({"callers": [{"address": "10.1.2.300"}]}, r"expected an address such as .*; found '10.1.2.300'"),
+        ({"callers": [{"certificate": "AA:BB"}]}, "expected the SHA-256 of a certificate.*found 'AA:BB'"),
     ],
 )
 def test_what_would_not_be_honoured_stops_the_node(tmp_path, changed, sentence: str):
     given = {"medseg_node": 1, "folder": tmp_path, "dimse": {}, "rules": RULES} | changed
     with pytest.raises((ConfigError, ValidationError), match=sentence):
         check(NodeConfig.model_validate(given))
+
+
+def test_all_that_cannot_be_used_is_told_at_once(tmp_path):
+    absent = {"env": "MEDSEG_NO_SUCH"}
+    given = {
+        "medseg_node": 1,
+        "folder": tmp_path,
+        "dimse": {"host": "0.0.0.0"},
+        "rules": [{"name": "x", "model": "no-such-model"}],
+        "sources": [WEB | {"token": absent}],
+        "storage": {"key": absent},
+    }
+    with pytest.raises(ConfigError) as caught:
+        check(NodeConfig.model_validate(given))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "4 problems"
+    assert [line.split(": ")[0].strip() for line in lines[2:]] == [
+        "dimse.host 0.0.0.0 is open to the network; expected dimse.tls.client_authorities, or `callers` with an "
+        "address or certificate each (an AE title alone can be claimed by anybody)",
+        "source web",
+        "storage.key",
+        "rule x",
+    ]
+
+
+@pytest.mark.parametrize("written", ["AB" * 32, ":".join(["Ab"] * 32), "ab" * 32])
+def test_a_fingerprint_is_taken_as_openssl_prints_it(written: str):
+    assert CallerOptions(certificate=written).certificate == "ab" * 32
 
 
 def test_a_folder_that_cannot_be_one_stops_the_node(tmp_path, monkeypatch):
@@ -90,7 +144,7 @@ LIST = {
         (
             {"workitems": [{"value": "A", "scheme": "99T", "rule": "liver"}]},
             {},
-            "the rule 'liver', which is not there",
+            "sources.0.workitems.0.rule: no rule 'liver'; those of the node: chest",
         ),
         ({"workitems": LIST["workitems"] * 2}, {}, "the code A, 99T is there twice"),
         ({"workitems": []}, {}, "at least 1 item"),
@@ -123,7 +177,11 @@ def test_a_work_list_that_cannot_be_performed_is_refused(tmp_path, source, chang
             "MEDSEG_NO_PASSWORD is not set",
         ),
         ({}, {"exports": ["nifti", "html"]}, "sends no DICOM object"),
-        ({}, {"exports": ["secondary_capture"], "send_to": ["archive"]}, "sends no DICOM object"),
+        (
+            {},
+            {"exports": ["secondary_capture"], "send_to": ["archive"]},
+            "nothing of it goes to archive: its exports are secondary_capture, and destinations.archive.kinds takes",
+        ),
     ],
 )
 def test_what_an_item_would_fail_by_is_found_by_the_check(tmp_path, source, rule, sentence: str):
