@@ -12,8 +12,15 @@ from medseg.amounts import Duration, MemorySize, Wait
 from medseg.node.listen_options import CallerOptions, DimseListenOptions, HttpListenOptions
 from medseg.node.privacy_options import AuditOptions, DeidentifyOptions
 from medseg.node.rule_options import JobOptions, ReviewOptions, RuleOptions
-from medseg.node.source_options import Source, UpsSource
-from medseg.pacs.options import Destination, DestinationName, Options, SecretOptions
+from medseg.node.source_options import DimseSource, Source, UpsSource
+from medseg.pacs.options import (
+    Destination,
+    DestinationName,
+    DimseDestination,
+    DimsePeer,
+    Options,
+    SecretOptions,
+)
 from medseg.settings_conflict import Place, conflict
 
 
@@ -155,6 +162,37 @@ class NodeConfig(Options):
             raise conflict(
                 [(("http", "port"), f"{self.http.port} is the port of `dimse`; give each its own")]
             )
+        return self
+
+    @model_validator(mode="after")
+    def _called_back(self) -> Self:
+        """Archives that answer by calling the listener must call it by its own name."""
+        called: list[tuple[Place, str, DimsePeer]] = [
+            (("sources", number), "C-MOVE sends to", source)
+            for number, source in enumerate(self.sources)
+            if isinstance(source, DimseSource) and source.retrieve == "move"
+        ]
+        moving = [place for place, _, _ in called]
+        called += [
+            (("destinations", name), "storage commitment is reported to", one)
+            for name, one in self.destinations.items()
+            if isinstance(one, DimseDestination) and one.commitment == "ask"
+        ]
+        found: list[tuple[Place, str]]
+        if (listener := self.dimse) is None:
+            found = [((*place, "retrieve"), "C-MOVE sends to the listener; add `dimse`") for place in moving]
+        else:
+            found = [
+                (
+                    (*place, "calling_ae_title"),
+                    f"{what} {peer.calling_ae_title}, and the listener is {listener.ae_title} (dimse.ae_title); "
+                    "give both the same",
+                )
+                for place, what, peer in called
+                if peer.calling_ae_title != listener.ae_title
+            ]
+        if found:
+            raise conflict(found)
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ _CHUNK = 1 << 20
 _TAG = 16
 _SALT = 16
 KEY_BYTES = 32
+_EXPECTED = f"expected a key of {KEY_BYTES} bytes in base64, as `openssl rand -base64 {KEY_BYTES}` makes it"
 
 
 def parse_key(text: str, *, field: str) -> bytes:
@@ -36,9 +37,9 @@ def parse_key(text: str, *, field: str) -> bytes:
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as err:
-        raise ConfigError(f"{field}: expected a key of {KEY_BYTES} bytes in base64") from err
+        raise ConfigError(f"{field}: {_EXPECTED}") from err
     if len(key) != KEY_BYTES:
-        raise ConfigError(f"{field}: expected a key of {KEY_BYTES} bytes in base64, found {len(key)} bytes")
+        raise ConfigError(f"{field}: {_EXPECTED}; found {len(key)} bytes")
     return key
 
 

@@ -64,6 +64,18 @@ RULES = [{"name": "chest", "match": {"modality": ["DX"]}, "model": "chest-xray-l
             {"sources": [WEB | {"tls": {"authorities": "/no/such.pem"}}]},
             "`tls` is for https, and `url` is http://127.0.0.1:1/dicom-web",
         ),
+        (
+            {"dimse": {"ae_title": "LUNGS"}, "sources": [FIND | {"retrieve": "move"}]},
+            r"sources.0.calling_ae_title: C-MOVE sends to MEDSEG, and the listener is LUNGS \(dimse.ae_title\)",
+        ),
+        (
+            {"dimse": None, "sources": [FIND | {"retrieve": "move"}]},
+            "sources.0.retrieve: C-MOVE sends to the listener; add `dimse`",
+        ),
+        (
+            {"dimse": {"ae_title": "LUNGS"}, "destinations": {"far": FAR | {"commitment": "ask"}}},
+            "destinations.far.calling_ae_title: storage commitment is reported to MEDSEG, and the listener is LUNGS",
+        ),
         ({"rules": [*RULES, RULES[0]]}, "rules.1.name: the name 'chest' is used twice"),
         ({"sources": [WEB, WEB]}, "sources.1.name: the name 'web' is used twice"),
         ({"rules": [RULES[0] | {"send_to": ["far"]}]}, "rules.0.send_to.0: no destination 'far'; .*: none"),
