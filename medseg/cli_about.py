@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from medseg.cli_options import AsJson
+from medseg.errors import ConfigError
 
 
 def add_about_commands(app: typer.Typer) -> None:
@@ -35,12 +36,20 @@ def schema(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; stdout unless given.")
     ] = None,
+    kind: Annotated[str, typer.Option("--for", help="Which settings: pipeline or node.")] = "pipeline",
 ) -> None:
-    """Write the JSON Schema of pipeline files, for editors."""
+    """Write the JSON Schema of a settings file, for editors: every key with its meaning, unit and default."""
     from medseg.config.editor_schema import schema_text
     from medseg.provenance import write_text
 
-    text = schema_text()
+    if kind == "node":
+        from medseg.node.options import NodeConfig
+
+        text = schema_text(NodeConfig, kind=kind)
+    elif kind == "pipeline":
+        text = schema_text()
+    else:
+        raise ConfigError(f"--for {kind} is unknown; expected pipeline or node")
     if output is None:
         sys.stdout.write(text)
     else:

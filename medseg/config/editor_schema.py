@@ -1,4 +1,4 @@
-"""JSON Schema of the pipeline YAML, made for editors: what they complete, underline and explain."""
+"""JSON Schema of a settings file, made for editors: what they complete, underline and explain."""
 
 from __future__ import annotations
 
@@ -14,30 +14,37 @@ from medseg.config.shapes import CHOICE_KEY, field_shapes
 from medseg.config.yaml_model import EXTENDS
 
 SCHEMA_FILE = "pipeline-1.json"
-_ID = f"https://medseg.readthedocs.io/schema/{SCHEMA_FILE}"
+_ID = "https://medseg.readthedocs.io/schema/{}-1.json"
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
-def json_schema() -> dict[str, Any]:
-    """The schema of a pipeline file, as `medseg schema` prints it.
+def json_schema(model: type[BaseModel] = PipelineConfig, *, kind: str = "pipeline") -> dict[str, Any]:
+    """The schema of a settings file, as `medseg schema` prints it.
 
     Differs from what pydantic generates in four ways, each for the editor's sake: a choice also
     takes the bare names that need no options; each of its branches requires `use`, so that keys of
     one branch are not offered for another; titles that only repeat a key are left out; a file that
     `extends` another may leave out what that one says.
 
+    Parameters
+    ----------
+    model : type
+        What the file is checked against.
+    kind : str
+        What the schema is called.
+
     Returns
     -------
     dict
         JSON Schema, draft 7 (what YAML language servers read best).
     """
-    schema = PipelineConfig.model_json_schema(mode="validation", ref_template="#/definitions/{model}")
+    schema = model.model_json_schema(mode="validation", ref_template="#/definitions/{model}")
     definitions: dict[str, Any] = schema.pop("$defs", {})
     members = {name for node in _nodes([schema, definitions]) for name in _member_names(node)}
     for name in members:
         definitions[name]["required"] = sorted({CHOICE_KEY, *definitions[name].get("required", [])})
     for node in _nodes([schema, definitions]):
-        _open_choice(node)
+        _open_choice(node, _choice_models(model))
     for properties in list(_property_tables([schema, definitions])):
         for value in properties.values():
             value.pop("title", None)
@@ -54,8 +61,8 @@ def json_schema() -> dict[str, Any]:
     }
     head = {
         "$schema": _DRAFT,
-        "$id": _ID,
-        "title": "medseg pipeline",
+        "$id": _ID.format(kind),
+        "title": f"medseg {kind}",
         "description": schema.pop("description", ""),
     }
     schema.pop("title", None)
@@ -63,9 +70,9 @@ def json_schema() -> dict[str, Any]:
     return {**head, **schema, **extended, "definitions": definitions}
 
 
-def schema_text() -> str:
-    """The schema as the text of `docs/schema/pipeline-1.json`."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+def schema_text(model: type[BaseModel] = PipelineConfig, *, kind: str = "pipeline") -> str:
+    """The schema as the text of a file; that of pipelines is `docs/schema/pipeline-1.json`."""
+    return json.dumps(json_schema(model, kind=kind), indent=2, ensure_ascii=False) + "\n"
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -86,12 +93,11 @@ def _member_names(node: dict[str, Any]) -> list[str]:
     return [reference["$ref"].rpartition("/")[2] for reference in node["oneOf"]]
 
 
-def _open_choice(node: dict[str, Any]) -> None:
+def _open_choice(node: dict[str, Any], models: dict[str, type[BaseModel]]) -> None:
     """Let a choice be a bare name as well."""
     if not _member_names(node):
         return
     by_word = node.pop("discriminator")["mapping"]
-    models = _choice_models(PipelineConfig)
     bare = [word for word, ref in by_word.items() if _needs_no_options(models[ref.rpartition("/")[2]], word)]
     if bare:
         about = "The name alone takes the defaults of its options."
