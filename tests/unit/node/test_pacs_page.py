@@ -1,8 +1,9 @@
-"""The settings that docs/pacs.md shows can be used as they stand."""
+"""The settings that the pages about the node show can be used as they stand."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,24 @@ from medseg.config.schema import PipelineConfig
 from medseg.config.yaml_model import load_yaml_model
 from medseg.errors import ConfigError
 from medseg.node.options import NodeConfig
+from medseg.node.tables import JOB_STATES
+from medseg.node.view import Live, Overview
+from medseg.node.web.metrics import metrics_text
+from medseg.pacs.outbox_table import DELIVERY_STATES
 
 PAGE = Path(__file__).parents[3] / "docs" / "pacs.md"
+OPERATION = PAGE.with_name("pacs-operation.md")
+MONITORING = re.compile(r"^(scrape_configs|groups):", re.MULTILINE)
 PIPELINE = re.compile(r"^pacs:", re.MULTILINE)
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="docs/ is not part of an installed package")
 
 
 def shown() -> list[str]:
     """Blocks of YAML, and settings in running text that begin with a key of a node."""
-    text = PAGE.read_text() if PAGE.is_file() else ""
+    text = "\n".join(page.read_text() for page in (PAGE, OPERATION)) if PAGE.is_file() else ""
     keys = "|".join(NodeConfig.model_fields)
-    blocks = [
-        block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if not PIPELINE.search(block)
-    ]
+    found = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    blocks = [block for block in found if not PIPELINE.search(block) and not MONITORING.search(block)]
     inline = re.findall(rf"`((?:{keys}): [\[{{][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     return [*blocks, *inline]
 
@@ -63,6 +69,30 @@ def test_what_is_shown_of_a_pipeline_can_be_read(project: Path, tmp_path: Path):
 
 def test_the_page_shows_many():
     assert len(shown()) >= 6
+
+
+def test_monitoring_asks_for_metrics_that_there_are():
+    nothing = {key: {} for key in ("jobs", "studies", "work_items", "deliveries")}
+    overview = Overview(**nothing, queue_age_s=0.0, stored_instances=0, stored_bytes=0)
+    there = metrics_text(overview, Live(started_at=0.0), ready=True)
+    blocks = re.findall(r"```yaml\n(.*?)```", OPERATION.read_text(), re.DOTALL)
+    rules = [parsed(block) for block in blocks if MONITORING.search(block)]
+    asked = {
+        name
+        for block in rules
+        for group in block.get("groups", ())
+        for rule in group["rules"]
+        for name in re.findall(r"medseg_\w+", rule["expr"])
+    }
+    assert len(asked) >= 6
+    assert [name for name in sorted(asked) if f"# TYPE {name} " not in there] == []
+    states = set(re.findall(r'state=~?"([^"]+)"', str(rules)))
+    assert {one for text in states for one in text.split("|")} <= {*JOB_STATES, *DELIVERY_STATES}
+
+
+def test_the_settings_of_orthanc_are_json():
+    (block,) = re.findall(r"```json\n(.*?)```", OPERATION.read_text(), re.DOTALL)
+    assert json.loads(block)["DicomModalities"]["medseg"]["AET"] == "MEDSEG"
 
 
 def test_a_list_with_a_wrong_entry_is_not_called_short(tmp_path: Path):
