@@ -12,6 +12,7 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 from medseg.database import Database
 from medseg.node.clock import Clock
 from medseg.node.tables import deliveries, jobs, results, studies
+from medseg.pacs.outbox_table import UNSENT_STATES
 
 _LONGEST_WAIT_S = 3600.0
 _IDENTITY = ("series_uid", "rule", "model", "input")
@@ -297,7 +298,7 @@ class JobQueue:
 
     def hold(self, job_id: int) -> bool:
         """A person stops results that were not sent yet; whether any was stopped."""
-        mine = and_(deliveries.c.job_id == job_id, deliveries.c.state.in_(("waiting", "failed", "cancelled")))
+        mine = and_(deliveries.c.job_id == job_id, deliveries.c.state.in_(UNSENT_STATES))
         done = and_(jobs.c.id == job_id, jobs.c.state == "done")
         with self._database.write() as connection:
             if connection.execute(select(deliveries.c.id).where(mine)).first() is None:

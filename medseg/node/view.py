@@ -29,6 +29,14 @@ JOB_ACTIONS: dict[str, frozenset[str]] = {
 }
 """What a person may do with a job, and the states in which it makes sense."""
 
+
+def job_actions(job: JobRow) -> list[str]:
+    """What a person may do with this job; what was sent cannot be held any more."""
+    return [
+        name for name, states in JOB_ACTIONS.items() if job.state in states and (name != "hold" or job.unsent)
+    ]
+
+
 DELIVERY_ACTIONS: dict[str, frozenset[str]] = {
     "retry": frozenset({"waiting", "failed", "cancelled"}),
     "cancel": frozenset({"waiting", "failed"}),

@@ -20,6 +20,7 @@ from medseg.node.view_rows import (
     work_item_row,
 )
 from medseg.node.view_search import Condition, Search
+from medseg.pacs.outbox_table import UNSENT_STATES
 
 _BIGGEST_ID = 2**63 - 1
 
@@ -93,8 +94,16 @@ def jobs_of(connection: Connection, condition: Condition, *, limit: int, offset:
     )
     columns = (jobs, series.c.modality, series.c.body_part, series.c.description, studies.c.patient)
     query = select(*columns).select_from(joined).where(condition).order_by(jobs.c.id.desc())
-    rows = connection.execute(query.limit(limit).offset(offset)).mappings()
-    return tuple(job_row(dict(row)) for row in rows)
+    rows = connection.execute(query.limit(limit).offset(offset)).mappings().all()
+    unsent = _unsent(connection, [row["id"] for row in rows])
+    return tuple(job_row({**row, "unsent": unsent.get(row["id"], 0)}) for row in rows)
+
+
+def _unsent(connection: Connection, job_ids: list[int]) -> dict[int, int]:
+    """Number of the deliveries of each job that a person may still stop."""
+    mine = and_(deliveries.c.job_id.in_(job_ids), deliveries.c.state.in_(UNSENT_STATES))
+    query = select(deliveries.c.job_id, func.count()).where(mine).group_by(deliveries.c.job_id)
+    return {int(job_id): int(count) for job_id, count in connection.execute(query)}
 
 
 def results_of(connection: Connection, job_id: int) -> tuple[ResultRow, ...]:

@@ -23,7 +23,10 @@ class FlagLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """A job. `study_uid`, `series_uid` and `description` are for operators alone."""
+    """A job. `study_uid`, `series_uid` and `description` are for operators alone.
+
+    `unsent` is the number of its deliveries that a person may still stop.
+    """
 
     id: int
     study: str
@@ -37,6 +40,7 @@ class JobRow:
     verdict: str
     flags: tuple[FlagLine, ...]
     reason: str
+    unsent: int
     created_at: float
     started_at: float | None
     ended_at: float | None

@@ -19,6 +19,9 @@ from sqlalchemy import (
 DELIVERY_STATES = ("waiting", "sending", "sent", "committed", "failed", "cancelled")
 """waiting (for its next try) -> sending -> sent -> committed (where the archive is asked); failed: given up."""
 
+UNSENT_STATES = ("waiting", "failed", "cancelled")
+"""Nothing of them is at the archive, nor on its way."""
+
 metadata = MetaData()
 _UID = String(64)
 # SQLite counts up only what is declared INTEGER.

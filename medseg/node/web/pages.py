@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 
 from medseg.node.tables import JOB_STATES, STUDY_STATES
-from medseg.node.view import DELIVERY_ACTIONS, JOB_ACTIONS, DeliveryFilter, JobFilter, Rows, Span, StudyFilter
+from medseg.node.view import DELIVERY_ACTIONS, DeliveryFilter, JobFilter, Rows, Span, StudyFilter, job_actions
 from medseg.node.web.assets import address
 from medseg.node.web.filters import WantedDeliveries, WantedJobs, WantedSpan, WantedStudies
 from medseg.node.web.gate import Needs, Visitor, web_of
@@ -140,7 +140,7 @@ def page(request: Request, visitor: Visitor | None, template: str, **values: Any
         "may_act": visitor is not None and visitor.account.may("act"),
         "form_token": "" if session is None else web.sessions.form_token(session),
         "said": _SAID.get(request.query_params.get("said", ""), ""),
-        "job_actions": JOB_ACTIONS,
+        "job_actions": job_actions,
         "delivery_actions": DELIVERY_ACTIONS,
         "asset": address,
     }

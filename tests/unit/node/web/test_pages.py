@@ -11,7 +11,7 @@ import pytest
 from medseg.errors import StorageError
 from medseg.node.disk_space import SpaceState
 from medseg.node.stow import StowAnswer
-from medseg.node.tables import jobs, work_items
+from medseg.node.tables import deliveries, jobs, work_items
 from medseg.node.web.guard import SMALL_BODY
 from medseg.privacy import pseudonym
 from tests.unit.node.web.node_site import ACCESSION, HOSTILE, PATIENT_ID, REPORT, STUDY
@@ -199,12 +199,23 @@ def test_pages_lead_to_older_rows_and_keep_the_filter(site):
 def test_a_job_offers_what_its_state_allows(site, state, offered):
     with site.database.write() as connection:
         connection.execute(jobs.update().where(jobs.c.id == 1).values(state=state, started_at=1.0))
+        connection.execute(deliveries.update().values(job_id=1, state="waiting"))
     site.log_in("operator")
     assert set(re.findall(r'action="/jobs/1/([a-z]+)"', site.get("/jobs/1").text)) == offered
 
 
 def test_the_list_says_what_a_held_job_was_flagged_for(site):
     assert "<td>a flag of it</td>" in site.get("/?state=held", role="viewer").text
+
+
+def test_what_was_sent_is_not_offered_to_be_held(site):
+    with site.database.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.id == 1).values(state="done"))
+        connection.execute(deliveries.update().values(job_id=1, state="sent"))
+    site.log_in("operator")
+    assert "/jobs/1/repeat" in site.get("/jobs/1").text
+    for path in ("/jobs/1", "/"):
+        assert "/jobs/1/hold" not in site.get(path).text
 
 
 def test_an_action_that_comes_too_late_says_so(site):
