@@ -58,7 +58,7 @@ def send(
         print(json.dumps(report.to_json(), indent=2))
     else:
         for file in report.files:
-            print(f"{file.state:8}{file.path}{f': {file.reason}' if file.reason else ''}", file=sys.stderr)
+            print(f"{file.state:8} {file.path}{f': {file.reason}' if file.reason else ''}", file=sys.stderr)
         print(report.text)
     if report.exit_code:
         raise typer.Exit(report.exit_code)

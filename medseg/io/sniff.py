@@ -163,6 +163,14 @@ def looks_like_dataset(head: bytes) -> bool:
     return False
 
 
+_NOTHING = ("an empty file", "only zero bytes", "unknown content")
+
+
+def is_something(head: bytes) -> bool:
+    """Whether content is of a kind that we know by its looks; what is left may be damage."""
+    return describe(head) not in _NOTHING
+
+
 def describe(head: bytes) -> str:
     """What content looks like, in a few words."""
     if not head:

@@ -16,6 +16,7 @@ from medseg.errors import ConfigError, ImageReadError, InputError, PacsUnreachab
 from medseg.io.dicom_file import scan_file
 from medseg.io.dicom_header import DicomHeader
 from medseg.io.limits import DEFAULT_LIMITS
+from medseg.io.sniff import is_something, kind_of, read_head
 from medseg.pacs.options import Destination, PacsOptions
 from medseg.pacs.senders import Waits, sender_for, wait_before
 from medseg.pacs.sending import Outgoing, Sender, Sent
@@ -34,21 +35,27 @@ class SentFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendReport:
-    """What became of all files, and the exit code for it."""
+    """What became of all files, and the exit code for it.
+
+    `others` is the number of files in folders that were passed over, since they are of another kind.
+    """
 
     files: tuple[SentFile, ...]
     exit_code: int
+    others: int = 0
 
     @property
     def text(self) -> str:
         """One sentence."""
         sent = sum(file.state == "sent" for file in self.files)
-        return f"sent {sent} of {counted(len(self.files), 'file')}"
+        beside = f"; passed over {self.others} that are no DICOM" if self.others else ""
+        return f"sent {sent} of {counted(len(self.files), 'file')}{beside}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
             "exit_code": self.exit_code,
+            "others": self.others,
             "files": [{"path": str(f.path), "state": f.state, "reason": f.reason} for f in self.files],
         }
 
@@ -81,13 +88,14 @@ def send_files(inputs: Sequence[Path], *, to: str, config: Path, retry_for: str)
     """
     options = destination(config, to)
     sender, deadline = sender_for(options), time.monotonic() + _seconds(retry_for)
-    found = list(_found(inputs))
+    every = list(_found(inputs))
+    found = [(path, reason) for path, reason in every if reason is not None]
     wanted = [path for path, reason in found if not reason]
     if not wanted:
         names = ", ".join(map(str, inputs[:3])) + (", ..." if len(inputs) > 3 else "")
         raise InputError(
-            f"no DICOM file in {names}: {counted(len(found), 'file')} looked at"
-            if found
+            f"no DICOM file in {names}: {counted(len(every), 'file')} looked at"
+            if every
             else f"no file in {names}"
         )
     files = [SentFile(path=path, state="no DICOM", reason=reason) for path, reason in found if reason]
@@ -96,7 +104,7 @@ def send_files(inputs: Sequence[Path], *, to: str, config: Path, retry_for: str)
     left = [file for file in files if file.state != "sent"]
     none = all(file.state == "again" for file in files if file.state != "no DICOM")
     code = 0 if not left else PacsUnreachableError.exit_code if none else 1
-    return SendReport(files=tuple(files), exit_code=code)
+    return SendReport(files=tuple(files), exit_code=code, others=len(every) - len(found))
 
 
 def deliver(
@@ -159,23 +167,35 @@ def _seconds(text: str) -> float:
         raise ConfigError(f"--retry-for {text!r}: {err}") from err
 
 
-def _found(inputs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file, with why it is not sent or ""."""
+def _found(inputs: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
+    """Each file, with why it is not sent or ""; None where it lies in a folder and is of another kind."""
     for top in inputs:
         if not top.exists():
             raise StorageError(f"{top} does not exist; correct the path")
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             if path.is_file():
-                yield path, _problem(path)
+                problem = _problem(path)
+                yield path, None if problem and top.is_dir() and _is_other(path) else problem
 
 
 def _problem(path: Path) -> str:
     try:
         header = DicomHeader.of(scan_file(path, DEFAULT_LIMITS).dataset, path)
     except ImageReadError as err:
-        return str(err)
+        return str(err).removeprefix(f"{path}: ")
     missing = [keyword for keyword in ("SOPClassUID", "SOPInstanceUID") if not header.uid(keyword)]
-    return f"{path}: {missing[0]} is missing" if missing else ""
+    return f"{missing[0]} is missing" if missing else ""
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a file is of another kind and does not pretend to be DICOM, as pictures and tables beside results."""
+    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
+        return False
+    try:
+        head = read_head(path)
+    except (ImageReadError, StorageError):
+        return False
+    return kind_of(head) != "dicom" and is_something(head)
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:

@@ -72,19 +72,33 @@ def test_json_tells_each_file(medseg, tmp_path, files, archive):
     assert (code, err) == (0, "")
     assert json.loads(out) == {
         "exit_code": 0,
+        "others": 0,
         "files": [{"path": str(files / "one.dcm"), "state": "sent", "reason": ""}],
     }
 
 
+def test_pictures_and_tables_beside_results_are_passed_over(medseg, tmp_path, files, archive):
+    (files / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+    (files / "measurements.json").write_text('{"a": 1}')
+    to = config(tmp_path, archive.port)
+    code, out, err = medseg("send", files, "--to", "archive", "-c", to)
+    assert (code, out) == (0, "sent 2 of 2 files; passed over 2 that are no DICOM\n")
+    assert len(err.splitlines()) == 2
+    # Who names one means it.
+    code, out, err = medseg("send", files, files / "mask.png", "--to", "archive", "-c", to)
+    assert (code, out) == (1, "sent 2 of 3 files; passed over 2 that are no DICOM\n")
+    assert f"no DICOM {files / 'mask.png'}: expected a DICOM file, found a PNG picture\n" in err
+
+
 def test_a_bad_file_holds_no_good_one_up(medseg, tmp_path, files, archive):
-    (files / "a_note.txt").write_text("no image")
+    (files / "page.dcm").write_text("<!doctype html>")
     (files / "cut.dcm").write_bytes(outgoing(3).content[:400])
     (files / "empty.dcm").write_bytes(b"")
     to = config(tmp_path, archive.port)
     code, out, err = medseg("send", files, "--to", "archive", "-c", to)
     assert (code, out) == (1, "sent 2 of 5 files\n")
     assert len(archive.taken) == 2
-    for name in ("a_note.txt", "cut.dcm", "empty.dcm"):
+    for name in ("page.dcm", "cut.dcm", "empty.dcm"):
         (line,) = [line for line in err.splitlines() if name in line]
         assert line.startswith("no DICOM")
 
@@ -103,7 +117,7 @@ def test_what_the_archive_refuses_is_told_apart(medseg, tmp_path, files, archive
 
 
 def test_an_archive_that_is_down_is_an_environment_failure(medseg, tmp_path, files):
-    (files / "a_note.txt").write_text("no image")
+    (files / "empty.dcm").write_bytes(b"")
     to = config(tmp_path, closed_port())
     code, out, err = medseg("send", files, "--to", "archive", "-c", to, "--retry-for", "1s")
     assert (code, out) == (4, "sent 0 of 3 files\n")
