@@ -28,6 +28,9 @@ _SENTENCES = {
     "NO_SHARED_CIPHER": "no cipher in common",
 }
 
+_BY_DATE = {9: "its certificate is not valid yet", 10: "its certificate has expired"}
+"""By the code of OpenSSL's check, X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED."""
+
 _ADVICE = {
     errno.EADDRINUSE: "stop what listens there, or change {field}.port",
     errno.EACCES: "ports below 1024 are for root; change {field}.port",
@@ -180,6 +183,8 @@ class TcpListener:
 
 def _sentence(err: Exception) -> str:
     """Why a handshake failed; `ssl.SSLError` is an OSError."""
+    if isinstance(err, ssl.SSLCertVerificationError) and err.verify_code in _BY_DATE:
+        return _BY_DATE[err.verify_code]
     if isinstance(err, ssl.SSLError):
         reason = str(err.reason or "").removesuffix("_ALERT")
         return _SENTENCES.get(reason, reason.replace("_", " ").lower() or "the handshake failed")

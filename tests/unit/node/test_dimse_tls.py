@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import socket
@@ -136,6 +137,26 @@ def test_no_certificate_a_strangers_or_no_tls_get_nothing(
         ("refused", "no TLS connection: it speaks no TLS"),
     ]
     assert {line["address"] for line in listener.audit_lines()} <= {"127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize(
+    ("days", "reason"),
+    [((-30, -1), "its certificate has expired"), ((1, 9), "its certificate is not valid yet")],
+)
+def test_a_certificate_out_of_its_time_is_told_as_such(
+    listener: Listener, authority: Authority, days: tuple[int, int], reason: str
+):
+    context = ssl.create_default_context(cafile=str(authority.path))
+    context.load_cert_chain(*authority.sign("late", days=days)[:2])
+    with (
+        socket.create_connection(("localhost", listener.server.port), timeout=3) as raw,
+        contextlib.suppress(ssl.SSLError, ConnectionError),
+        context.wrap_socket(raw, server_hostname="localhost") as secured,
+    ):
+        # With TLS 1.3 the server's word comes after the handshake.
+        assert secured.recv(1) == b""
+    wait_until(lambda: bool(listener.audit_lines()))
+    assert listener.audit_lines()[-1]["reason"] == f"no TLS connection: {reason}"
 
 
 def test_a_handshake_that_stands_still_or_breaks_off_holds_nobody_up(
