@@ -8,8 +8,9 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +42,10 @@ _MANY_READS = 20_000
 _one_of_many_reads = threading.Lock()
 _HEAD = 1 << 16
 _UID = re.compile(r"[0-9.]{1,64}")
+_VALUE_BYTES = {
+    "AT": 4, "FD": 8, "FL": 4, "OD": 8, "OF": 4, "OL": 4, "OV": 8, "OW": 2, "SL": 4, "SS": 2, "SV": 8, "UL": 4,
+    "US": 2, "UV": 8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +196,8 @@ def parse_data_set_front(
 ) -> tuple[Dataset, DatasetStream]:
     """All elements of an encoded data set before its pixels, and the stream as `parse_front` gives it.
 
+    Nothing is guessed as it is with files: another encoding than that of the transfer syntax is refused.
+
     Parameters
     ----------
     data_set : bytes
@@ -204,12 +211,11 @@ def parse_data_set_front(
     Raises
     ------
     ImageReadError
-        An element longer than the data set, content that pydicom cannot parse, or see `read_counted`.
+        An element that is longer than the data set, encoded in another way or there twice, content that pydicom
+        cannot parse, or see `read_counted`.
     """
     stream = _Held(data_set, len(data_set))
-    return _parse_elements(
-        stream, transfer_syntax_uid, path, limits, stop_at=frozenset(_PIXELS), read=read_counted
-    )
+    return _parse_elements(stream, transfer_syntax_uid, path, limits, stop_at=frozenset(_PIXELS), strict=True)
 
 
 def _scan(stream: DatasetStream, path: Path, limits: ReadLimits, *, partial: bool) -> ScannedFile | None:
@@ -270,7 +276,7 @@ def _parse_elements(
     *,
     stop_at: frozenset[int],
     found: list[PixelElement] | None = None,
-    read: Callable[..., Dataset] = read_dataset,
+    strict: bool = False,
 ) -> tuple[Dataset, DatasetStream]:
     """The data set that begins where the stream stands, and the stream that it was read from; see `_parse`."""
     with (
@@ -281,8 +287,11 @@ def _parse_elements(
             content = _inflate(stream.read(), path, limits)
             stream = BoundedStream(io.BytesIO(content), len(content), content=content)
         implicit, little = _encoding(stream, stored_as)
-        guard = _Guard(path, stream, stop_at=stop_at, found=found)
-        dataset = read(stream, implicit, little, stop_when=guard)
+        kind = partial(_StrictGuard, implicit=implicit) if strict else _Guard
+        guard = kind(path, stream, stop_at=stop_at, found=found)
+        dataset = (read_counted if strict else read_dataset)(stream, implicit, little, stop_when=guard)
+    if strict and guard.count > len(dataset):
+        raise ImageReadError(f"{path}: an element is there twice; the data set is damaged")
     if any("End of file reached" in str(warning.message) for warning in caught):
         raise ImageReadError(f"{path}: the file is truncated: a sequence or its pixels have no end")
     _name_encoding(dataset, stored_as)
@@ -362,6 +371,30 @@ class _Guard:
                 f"{self.path}: element {Tag(tag)} has {length >> 20} MiB, more than the "
                 f"{_MAX_HEADER_ELEMENT >> 20} MiB that a header may hold in one element"
             )
+
+
+class _StrictGuard(_Guard):
+    """Refuses also what is encoded in another way than the transfer syntax says, which pydicom reads nevertheless."""
+
+    def __init__(self, *args: Any, implicit: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.implicit = implicit
+
+    def __call__(self, tag: Any, vr: Any, length: int) -> bool:
+        # Without a VR pydicom takes the element for implicit.
+        if self.implicit != (vr is None):
+            said, found = ("implicit", "explicit") if self.implicit else ("explicit", "implicit")
+            raise ImageReadError(
+                f"{self.path}: element {Tag(tag)} has {found} VR, its transfer syntax is one of {said} VR"
+            )
+        if vr is not None and vr.encode("latin-1") not in EXPLICIT_VRS:
+            raise ImageReadError(f"{self.path}: element {Tag(tag)} has no VR of DICOM PS3.5 6.2")
+        each = _VALUE_BYTES.get(vr, 1)
+        if length != UNDEFINED_LENGTH and length % each:
+            raise ImageReadError(
+                f"{self.path}: element {Tag(tag)} has {length} bytes, its values of VR {vr} have {each} each"
+            )
+        return super().__call__(tag, vr, length)
 
 
 def _read_meta(stream: DatasetStream, path: Path) -> str:

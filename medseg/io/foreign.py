@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydicom.errors import BytesLengthException
+
 from medseg.errors import EnvironmentFailure, ImageReadError, MedsegError
 
 #: What pydicom, nibabel, Pillow, SimpleITK and the codecs raise on files that are not as they expect.
@@ -19,6 +21,7 @@ PARSER_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     LookupError,
     OSError,

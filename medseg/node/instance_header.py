@@ -10,14 +10,13 @@ from pathlib import Path
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medseg.errors import ImageReadError
 from medseg.io.dicom_file import UNDEFINED_LENGTH, DatasetStream, parse_data_set_front, read_counted
 from medseg.io.dicom_header import DicomHeader, modality_of
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.io.limits import ReadLimits
-from medseg.io.sniff import EXPLICIT_VRS
 
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN")
@@ -25,6 +24,8 @@ _TEXT = 200
 _MAX_ITEMS = 250_000
 # PS3.5 7.1: groups below are those of commands, of the head of a file and of directories.
 _FIRST_GROUP = 0x0008
+_SYNTAX_ROOT = "1.2.840.10008.1.2"
+_KNOWN_SYNTAXES = frozenset(map(str, AllTransferSyntaxes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +70,8 @@ def read_facts(
         identifiers.
     """
     name = Path("the data set")
-    if not UID(transfer_syntax_uid).is_valid:
-        raise ImageReadError("the transfer syntax is not a UID")
+    if not (UID(transfer_syntax_uid).is_valid and transfer_syntax_uid.startswith(_SYNTAX_ROOT)):
+        raise ImageReadError("its transfer syntax is none of DICOM, so nobody knows how it is encoded")
     _check_items(data_set, transfer_syntax_uid)
     dataset, rest = parse_data_set_front(data_set, transfer_syntax_uid, name, limits)
     if rest.content is not None:
@@ -79,6 +80,7 @@ def read_facts(
         raise ImageReadError(f"an element of a group below {_FIRST_GROUP:04X}, which no data set may have")
     if not _check_pixels(rest, transfer_syntax_uid):
         _check_end(dataset, rest.size)
+        _check_no_pixels(dataset)
     # pydicom's warnings quote values.
     with recorded_warnings():
         return _facts(dataset, name, transfer_syntax_uid, secret)
@@ -151,6 +153,12 @@ def _check_items(data_set: bytes, transfer_syntax_uid: str) -> None:
         raise ImageReadError(f"{count} items in its sequences, more than {_MAX_ITEMS}")
 
 
+def _check_no_pixels(dataset: Dataset) -> None:
+    """Refuse an image that was cut off where its pixels begin; those of some lie elsewhere (PS3.5 A.6)."""
+    if "Rows" in dataset and "PixelDataProviderURL" not in dataset:
+        raise ImageReadError("the data set is truncated: it is an image and has no pixels")
+
+
 def _check_end(dataset: Dataset, size: int) -> None:
     """Refuse bytes behind the last element; pydicom passes over the beginning of one more."""
     last = dataset.get_item(max(dataset.keys())) if len(dataset) else None
@@ -189,12 +197,14 @@ def _check_pixels(stream: DatasetStream, transfer_syntax_uid: str) -> bool:
     group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))  # type: ignore[arg-type]
     if group << 16 | element not in _PIXEL_TAGS:
         return False
-    explicit = transfer_syntax_uid != ImplicitVRLittleEndian and head[4:6] in EXPLICIT_VRS
+    explicit = transfer_syntax_uid != ImplicitVRLittleEndian
     long = explicit and head[4:6] in _LONG_VRS
     place = slice(8, 12) if long else slice(6, 8) if explicit else slice(4, 8)
     begins = stream.tell() - len(head) + place.stop
     length = int.from_bytes(head[place], order)  # type: ignore[arg-type]
     left = stream.size - begins
+    # Pixels of floating point are never compressed (PS3.5 A.4).
+    _check_packing(length, transfer_syntax_uid, may_be_packed=group << 16 | element == _PIXEL_TAGS[-1])
     if length != UNDEFINED_LENGTH and length > left:
         raise ImageReadError(f"the data set is truncated: its pixels have {length} bytes, {left} are there")
     if length == UNDEFINED_LENGTH:
@@ -202,6 +212,16 @@ def _check_pixels(stream: DatasetStream, transfer_syntax_uid: str) -> bool:
         length = _check_fragments(stream, order) - begins
     _check_tail(stream, begins + length, transfer_syntax_uid)
     return True
+
+
+def _check_packing(length: int, transfer_syntax_uid: str, *, may_be_packed: bool) -> None:
+    """Refuse pixels that are compressed where the transfer syntax says that they are not, or the other way round."""
+    if transfer_syntax_uid not in _KNOWN_SYNTAXES:
+        return
+    packed = may_be_packed and UID(transfer_syntax_uid).is_encapsulated
+    if packed != (length == UNDEFINED_LENGTH):
+        said = "compressed" if packed else "uncompressed"
+        raise ImageReadError(f"its transfer syntax is one of {said} pixels, and its pixels are not")
 
 
 def _check_fragments(stream: DatasetStream, order: str) -> int:

@@ -100,6 +100,14 @@ def test_mutated_files_are_read_or_refused(name, good_files, tmp_path, steps):
     discover([path])
 
 
+@pytest.mark.parametrize("vr", [b"UL", b"FL"])
+def test_values_shorter_than_their_kind_are_refused_with_a_sentence(good_files, tmp_path, vr):
+    path = tmp_path / "rows.dcm"
+    path.write_bytes(good_files["a.dcm"].replace(b"\x28\0\x10\0US", b"\x28\0\x10\0" + vr))
+    with pytest.raises(ImageReadError, match="Rows is not a number"):
+        read_radiograph(path)
+
+
 @pytest.mark.parametrize("depth", [50, 400, 5000])
 def test_deep_nesting_is_refused(tmp_path, depth):
     item = bytes.fromhex("feff00e0ffffffff")

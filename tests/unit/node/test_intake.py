@@ -15,7 +15,13 @@ pytest.importorskip("pynetdicom", reason="needs medseg[node]")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 from pynetdicom.dsutils import encode
 from sqlalchemy import select
 
@@ -106,6 +112,66 @@ def test_a_data_set_cut_anywhere_is_refused(site: Site):
     for keep in {*range(0, len(body) - 2 * 64 * 64, 2), len(body) - 2} - ends:
         assert site.intake.accept(arrival(body[:keep])).verdict == "unreadable", keep
     assert site.files() == []
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+@pytest.mark.parametrize(
+    ("implicit", "little", "syntax"),
+    [
+        (True, True, ExplicitVRLittleEndian),
+        (False, True, ImplicitVRLittleEndian),
+        (False, False, ExplicitVRLittleEndian),
+        (False, True, ExplicitVRBigEndian),
+        (True, True, ExplicitVRBigEndian),
+        (True, False, ExplicitVRBigEndian),
+        (False, True, DeflatedExplicitVRLittleEndian),
+        (False, True, RLELossless),
+        (False, True, "1.2.3.4"),
+    ],
+)
+def test_another_encoding_than_the_transfer_syntax_says_is_refused(
+    site: Site, implicit: bool, little: bool, syntax: str, pixels: bool
+):
+    one = ct_slice()
+    if not pixels:
+        del one.PixelData, one.Rows, one.Columns
+    body = encode(one, implicit, little)
+    # The same data set without pixels is a good one of this syntax.
+    expected = "stored" if syntax == RLELossless and not pixels else "unreadable"
+    assert site.intake.accept(arrival(body, syntax=syntax)).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("tag", "was", "becomes"),
+    [
+        ("28001000", b"US\x02\0", b"UL\x02\0"),
+        ("28001000", b"US\x02\0", b"FL\x02\0"),
+        ("08006000", b"CS\x02\0", b"XX\x02\0"),
+        ("08006000", b"CS\x02\0", b"\x02\0\0\0"),
+        ("e07f1000", b"OW\0\0\x00\x20\0\0", b"\x00\x20\0\0\0\0\0\0"),
+    ],
+    ids=["bytes of UL", "bytes of FL", "no such VR", "one implicit element", "implicit pixels"],
+)
+def test_an_element_that_is_not_encoded_as_the_others_is_refused(
+    site: Site, tag: str, was: bytes, becomes: bytes
+):
+    body, head = encode(ct_slice(), False, True), bytes.fromhex(tag)
+    assert head + was in body
+    assert site.intake.accept(arrival(body.replace(head + was, head + becomes))).verdict == "unreadable"
+
+
+def test_an_element_that_is_there_twice_is_refused(site: Site):
+    body, patient = encode(ct_slice(), False, True), b"\x10\0\x20\0LO\x02\0P1"
+    twice = body.replace(patient, patient.replace(b"P1", b"P2") + patient)
+    assert site.intake.accept(arrival(twice)).verdict == "unreadable"
+
+
+def test_an_image_without_its_pixels_is_refused(site: Site):
+    one = ct_slice()
+    del one.PixelData
+    assert site.intake.accept(arrival(one)).verdict == "unreadable"
+    one.PixelDataProviderURL = "http://127.0.0.1/pixels"
+    assert site.intake.accept(arrival(one)).verdict == "stored"
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 7, b"\x7fELF" + bytes(60), b"PK\3\4" + b"x" * 100, b"<script>"])
