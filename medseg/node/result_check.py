@@ -96,6 +96,13 @@ class SourceStudy:
             },
         )
 
+    def two_patients(self) -> str:
+        """Where the instances, whose patient number is one, nevertheless name two patients; "" where they do not."""
+        for keyword in ("PatientName", "PatientBirthDate", "PatientSex"):
+            if len({_compared(text) for text in self.identity[keyword]} - {""}) > 1:
+                return f"the instances are of two patients: they differ in {keyword}"
+        return ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultObject:
@@ -201,3 +208,8 @@ def _references(data_set: Dataset) -> Iterator[tuple[str, str]]:
 
 def _text(header: DicomHeader, keyword: str) -> str:
     return "\\".join(header.texts(keyword))
+
+
+def _compared(text: str) -> str:
+    """A name, date or sex without what writers spell in different ways: case, separators, other scripts."""
+    return " ".join(text.split("=")[0].replace("^", " ").casefold().split())

@@ -73,6 +73,10 @@ def gather(
     """
     files: list[_Made] = []
     flags, verdicts, notes = [], [], []
+    if len(case_folders) > 1:
+        notes.append(
+            f"The instances do not make one image, but {len(case_folders)}: each has a result of its own."
+        )
     for index, name in enumerate(case_folders):
         place = home if len(case_folders) == 1 else f"{home}/{index + 1}"
         case = folder / name

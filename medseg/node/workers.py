@@ -158,6 +158,8 @@ class Workers:
             self._queue.outdated(job)
             return "superseded"
         source = self._source(job, found)
+        if two := source.two_patients():
+            return self._refuse(job, two)
         with self._vault.plain(found.paths) as given, self._vault.scratch() as made:
             answer = process.ask(self._request(job, given, made), go_on=lambda: self._go_on(job))
             return self._judge(job, answer, made, source, process)
@@ -188,7 +190,8 @@ class Workers:
         named = re.sub(
             rf"{copies}/(\d+)\.dcm", lambda found: f"instance {int(found[1]) + 1} of the series", sentence
         )
-        return re.sub(copies, "the series", named)
+        named = re.sub(copies, "the series", named)
+        return re.sub(r"\b(\d{6})\.dcm\b", lambda found: f"instance {int(found[1]) + 1}", named)
 
     def _judge(
         self, job: Job, answer: Mapping[str, Any], made: Path, source: SourceStudy, process: Child

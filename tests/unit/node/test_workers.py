@@ -84,14 +84,21 @@ for line in sys.stdin:
     if act == "name":
         error = request["input"] + "/000001.dcm: HighBit is 11; " + request["input"] + ": one is odd"
         print(json.dumps({"error": error, "exit_code": 3}), flush=True); continue
+    if act == "slices":
+        error = "a gap between slices 1 and 2 of 3 (000000.dcm and 000001.dcm)"
+        print(json.dumps({"error": error, "exit_code": 3}), flush=True); continue
     if act == "refuse":
         print(json.dumps({"error": "slices are missing", "exit_code": 3}), flush=True); continue
-    case = Path(request["output"]) / request["name"]
-    case.mkdir()
-    record = {"verdict": act, "flags": [], "export_notes": []}
-    (case / "measurements.json").write_text(json.dumps(record))
-    (case / "segmentation.nii.gz").write_bytes(b"mask of " + str(len(os.listdir(request["input"]))).encode())
-    print(json.dumps({"cases": [{"folder": request["name"], "verdict": act}]}), flush=True)
+    names = [request["name"]]
+    if act == "split":
+        names, act = [request["name"] + "-1", request["name"] + "-2"], "pass"
+    for name in names:
+        case = Path(request["output"]) / name
+        case.mkdir()
+        record = {"verdict": act, "flags": [], "export_notes": []}
+        (case / "measurements.json").write_text(json.dumps(record))
+        (case / "segmentation.nii.gz").write_bytes(b"mask of " + str(len(os.listdir(request["input"]))).encode())
+    print(json.dumps({"cases": [{"folder": name, "verdict": act} for name in names]}), flush=True)
 """
 
 
@@ -210,6 +217,45 @@ def test_refused_input_is_not_tried_again(site: Site):
 def test_a_reason_names_the_instance_and_not_its_copy(site: Site):
     job = site.run("name", "failed")
     assert job["reason"] == "instance 2 of the series: HighBit is 11; the series: one is odd"
+
+
+def test_slices_are_named_as_instances_of_the_series(site: Site):
+    job = site.run("slices", "failed")
+    assert job["reason"] == "a gap between slices 1 and 2 of 3 (instance 1 and instance 2)"
+
+
+def test_a_series_that_makes_two_images_says_so(site: Site):
+    job = site.run("split", "done")
+    assert job["reason"] == "The instances do not make one image, but 2: each has a result of its own."
+    assert sorted(row["path"] for row in site.listener.rows(results) if row["kind"] == "nifti") == [
+        "jobs/1/1/1/segmentation.nii.gz",
+        "jobs/1/1/2/segmentation.nii.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "state"),
+    [
+        ("PatientName", "Roe^Richard", "failed"),
+        ("PatientBirthDate", "19500101", "failed"),
+        ("PatientSex", "M", "failed"),
+        ("PatientName", "DOE^JANE^^", "done"),
+        ("PatientName", "", "done"),
+    ],
+)
+def test_one_number_of_two_patients_is_refused(site: Site, keyword: str, text: str, state: str):
+    association = site.listener.associate()
+    for number in (3, 4):
+        one = ct_slice(number)
+        one.PatientBirthDate, one.PatientSex = "19700101", "F"
+        if number == 4:
+            setattr(one, keyword, text)
+        assert association.send_c_store(one).Status == 0
+    association.release()
+    job = site.run("pass", state)
+    assert job["reason"] == (
+        f"the instances are of two patients: they differ in {keyword}" if state == "failed" else ""
+    )
 
 
 def test_a_result_that_is_not_of_its_source_is_refused_and_nothing_of_it_is_kept(site: Site):
