@@ -154,9 +154,8 @@ class JobQueue:
                 .where(jobs.c.id.in_(old))
                 .values(state="superseded", superseded_by=job_id, owner="")
             )
-            sent = _cancel_deliveries(connection, old)
-            what = f"takes the place of job {', '.join(map(str, old))}"
-            reason = f"{what}, whose results were sent already" if sent else what
+            _cancel_deliveries(connection, old)
+            reason = _with_place(connection, job_id, "")
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(reason=reason))
         return int(job_id)
 
@@ -216,12 +215,12 @@ class JobQueue:
             "owner": "",
             "verdict": done.verdict,
             "flags": json.dumps(list(done.flags)),
-            "reason": done.reason,
             "folder": done.folder,
             "peak_bytes": done.peak_bytes,
             "ended_at": self._clock.now(),
         }
         with self._database.write() as connection:
+            values["reason"] = _with_place(connection, job.id, done.reason)
             if not connection.execute(update(jobs).where(self._mine(job)).values(values)).rowcount:
                 return False
             connection.execute(results.delete().where(results.c.job_id == job.id))
@@ -370,6 +369,8 @@ class JobQueue:
 
     def _set(self, job: Job, **values: Any) -> None:
         with self._database.write() as connection:
+            if "reason" in values:
+                values["reason"] = _with_place(connection, job.id, values["reason"])
             connection.execute(update(jobs).where(self._mine(job)).values(values))
 
 
@@ -377,8 +378,21 @@ def _columns(file: ResultFile) -> dict[str, Any]:
     return {name: getattr(file, name) for name in ResultFile.__slots__}
 
 
-def _cancel_deliveries(connection: Connection, job_ids: Sequence[int]) -> bool:
-    """Cancel what waits of these jobs; whether something of them was sent before."""
+def _with_place(connection: Connection, job_id: int, reason: str) -> str:
+    """A reason after what must not be forgotten: which jobs it supersedes, and whether their results are out."""
+    superseded = and_(jobs.c.superseded_by == job_id, jobs.c.reason != _OUTDATED)
+    old = list(connection.execute(select(jobs.c.id).where(superseded).order_by(jobs.c.id)).scalars())
+    if not old:
+        return reason
+    gone = and_(deliveries.c.job_id.in_(old), deliveries.c.state.in_(("sending", "sent", "committed")))
+    sent = connection.execute(select(deliveries.c.id).where(gone)).first() is not None
+    place = f"takes the place of job {', '.join(map(str, old))}"
+    place = f"{place}, whose results were sent already" if sent else place
+    return f"{place}. {reason}" if reason else place
+
+
+def _cancel_deliveries(connection: Connection, job_ids: Sequence[int]) -> None:
+    """Cancel what waits of these jobs."""
     theirs = deliveries.c.job_id.in_(list(job_ids))
     waiting = and_(theirs, deliveries.c.state.in_(("waiting", "failed")))
     connection.execute(
@@ -386,5 +400,3 @@ def _cancel_deliveries(connection: Connection, job_ids: Sequence[int]) -> bool:
         .where(waiting)
         .values(state="cancelled", reason="slices came later; a newer job replaces it")
     )
-    gone = and_(theirs, deliveries.c.state.in_(("sending", "sent", "committed")))
-    return connection.execute(select(deliveries.c.id).where(gone)).first() is not None

@@ -183,8 +183,24 @@ def test_a_superseding_job_says_that_the_old_result_is_out_already(site: Site):
     assert not queue.hold(1)
     site.put(queue, given="13 slices")
     assert not queue.hold(1)
-    assert "whose results were sent already" in site.job(2)["reason"]
+    said = "takes the place of job 1, whose results were sent already"
+    assert site.job(2)["reason"] == said
     assert site.sent() == [("1.2.3", "sent")]
+    # However it ends.
+    queue.failed_try(claimed(queue), "it died")
+    assert site.job(2)["reason"] == f"{said}. try 1 of 3: it died"
+    site.clock.turn(10.0)
+    queue.finish(claimed(queue), finished(held=True))
+    assert site.job(2)["reason"] == said
+
+
+def test_a_superseding_job_that_is_refused_says_so_too(site: Site):
+    queue = site.queue()
+    site.put(queue, given="12 slices")
+    queue.finish(claimed(queue), finished())
+    site.put(queue, given="13 slices")
+    queue.refuse(claimed(queue), "a gap")
+    assert site.job(2)["reason"] == "takes the place of job 1. a gap"
 
 
 def test_what_is_superseded_or_cancelled_while_it_runs_writes_nothing(site: Site):
