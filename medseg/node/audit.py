@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ FILE = "audit.jsonl"
 IDENTIFIERS = frozenset({"study_uid", "series_uid", "sop_instance_uid", "workitem_uid"})
 """Details that name a study or what is asked of it; written as pseudonyms unless the options say otherwise."""
 
+_STAMP = "%Y%m%dT%H%M%S%f"
 _log = logging.getLogger(__name__)
 
 
@@ -112,9 +113,19 @@ class Audit:
             os.close(handle)
 
     def _rotate(self, path: Path) -> None:
-        stamp = datetime.fromtimestamp(self._clock.now(), UTC).strftime("%Y%m%dT%H%M%S%f")
+        stamp = datetime.fromtimestamp(self._clock.now(), UTC)
+        if (last := self._last_stamp()) is not None:
+            # A clock that was set back must not make the newest file the oldest.
+            stamp = max(stamp, last + timedelta(microseconds=1))
         with contextlib.suppress(FileNotFoundError):
             # Another node in the same folder may have been first.
-            os.replace(path, self._folder / f"audit-{stamp}.jsonl")
+            os.replace(path, self._folder / f"audit-{stamp.strftime(_STAMP)}.jsonl")
         for old in sorted(self._folder.glob("audit-*.jsonl"))[: -self._options.keep_files]:
             old.unlink(missing_ok=True)
+
+    def _last_stamp(self) -> datetime | None:
+        """When the newest of the older files was begun, as its name says."""
+        for path in sorted(self._folder.glob("audit-*.jsonl"), reverse=True):
+            with contextlib.suppress(ValueError):
+                return datetime.strptime(path.stem.removeprefix("audit-"), _STAMP).replace(tzinfo=UTC)
+        return None

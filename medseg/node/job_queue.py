@@ -181,8 +181,8 @@ class JobQueue:
 
     def claim(self) -> Job | None:
         """The next job, now this node's; None where nothing is due. Its try is counted before it begins."""
-        now = self._clock.now()
-        # A clock that was set back must not hold jobs up for longer than any wait.
+        now = self._clock.steady()
+        # A clock that was set back before a restart must not hold jobs up for longer than any wait.
         due = or_(jobs.c.not_before <= now, jobs.c.not_before > now + _LONGEST_WAIT_S)
         first = (
             select(*(jobs.c[name] for name in Job.__slots__))
@@ -202,7 +202,11 @@ class JobQueue:
             taken = update(jobs).where(jobs.c.id == row["id"])
             connection.execute(
                 taken.values(
-                    state="running", owner=self._node_id, attempts=attempts, started_at=now, ended_at=None
+                    state="running",
+                    owner=self._node_id,
+                    attempts=attempts,
+                    started_at=self._clock.now(),
+                    ended_at=None,
                 )
             )
         return Job(**(dict(row) | {"attempts": attempts}))
@@ -253,7 +257,7 @@ class JobQueue:
             return "given_up"
         wait = min(self._first_wait_s * 2 ** (job.attempts - 1), _LONGEST_WAIT_S)
         text = f"try {job.attempts} of {self._attempts}: {reason}"
-        self._set(job, state="queued", owner="", reason=text, not_before=self._clock.now() + wait)
+        self._set(job, state="queued", owner="", reason=text, not_before=self._clock.steady() + wait)
         return "queued"
 
     def put_back(self, job: Job) -> None:

@@ -52,7 +52,7 @@ class Retention:
 
     def run(self) -> Removed:
         """Remove what is older than `keep_instances` and `keep_results`."""
-        now = self._clock.now()
+        now = self._clock.earliest()
         finish_removals(self._database, self._vault)
         aside = self._vault.remove_aside(self._options.keep_instances)
         old_results = self._ids(_old_jobs(now - self._options.keep_results))

@@ -38,6 +38,12 @@ class Times(Protocol):
     def now(self) -> float:
         """Seconds since 1970."""
 
+    def steady(self) -> float:
+        """The same, as if nobody had set the clock since the start."""
+
+    def earliest(self) -> float:
+        """Seconds since 1970 that have passed for sure."""
+
 
 class Told(Protocol):
     """Hears of every delivery that ends, or fails for good."""
@@ -211,9 +217,8 @@ class Outbox:
             if not known:
                 # PS3.7 C.5.16: no such object instance; the archive need not try again.
                 return 0x0112
-            now = self._clock.now()
             promised = update(deliveries).where(mine, deliveries.c.sop_instance_uid.in_(kept))
-            connection.execute(promised.values(state="committed", committed_at=now))
+            connection.execute(promised.values(state="committed", committed_at=self._clock.now()))
             missing = update(deliveries).where(mine, deliveries.c.sop_instance_uid.in_(failed))
             connection.execute(
                 missing.values(
@@ -221,7 +226,7 @@ class Outbox:
                     transaction_uid="",
                     reason="the archive does not promise to keep it; it is sent again",
                     attempts=deliveries.c.attempts + 1,
-                    not_before=now + 60.0,
+                    not_before=self._clock.steady() + 60.0,
                 )
             )
         return 0x0000
@@ -240,8 +245,8 @@ class Outbox:
 
     def _claim(self, destination: str) -> list[RowMapping]:
         """Rows that are due, marked as being sent."""
-        options, now = self._destinations[destination], self._clock.now()
-        # A clock that was set back must not hold deliveries up for longer than any wait.
+        options, now = self._destinations[destination], self._clock.steady()
+        # A clock that was set back before a restart must not hold deliveries up for longer than any wait.
         due = or_(deliveries.c.not_before <= now, deliveries.c.not_before > now + options.longest_wait)
         query = (
             select(deliveries)
@@ -300,13 +305,13 @@ class Outbox:
                     return False
 
     def _settle(self, connection: Connection, row: RowMapping, answer: Sent) -> None:
-        now, options = self._clock.now(), self._destinations[row["destination"]]
+        options = self._destinations[row["destination"]]
         values: dict[str, Any] = {"owner": "", "reason": answer.reason, "attempts": row["attempts"] + 1}
         if answer.state == "sent":
-            values |= {"state": "sent", "sent_at": now}
+            values |= {"state": "sent", "sent_at": self._clock.now()}
         elif answer.state == "refused":
             values |= {"state": "failed"}
-        elif now - row["created_at"] > options.give_up_after:
+        elif self._clock.earliest() - row["created_at"] > options.give_up_after:
             age = time_text(options.give_up_after)
             values |= {"state": "failed", "reason": f"given up after {age}: {answer.reason}"}
         else:
@@ -315,7 +320,10 @@ class Outbox:
                 if answer.retry_after_s is None
                 else answer.retry_after_s
             )
-            values |= {"state": "waiting", "not_before": now + min(wait, options.longest_wait)}
+            values |= {
+                "state": "waiting",
+                "not_before": self._clock.steady() + min(wait, options.longest_wait),
+            }
             if answer.retry_after_s == 0.0:
                 values["attempts"] = row["attempts"]
         # A person may have cancelled it in the meantime, or another node taken it for that of a dead one.
@@ -371,7 +379,7 @@ class Outbox:
         late = and_(
             deliveries.c.destination == destination,
             deliveries.c.state == "sent",
-            deliveries.c.sent_at < self._clock.now() - _COMMITMENT_S,
+            deliveries.c.sent_at < self._clock.earliest() - _COMMITMENT_S,
         )
         with self._database.write() as connection:
             connection.execute(

@@ -54,7 +54,9 @@ class Sessions:
 
     def begin(self, account: Account) -> tuple[Session, str]:
         """A new session and the value of its cookie."""
-        session = Session(account=account, issued_at=int(self._clock.now()), nonce=secrets.token_urlsafe(18))
+        session = Session(
+            account=account, issued_at=int(self._clock.steady()), nonce=secrets.token_urlsafe(18)
+        )
         text = f"{account.name}|{session.issued_at}|{session.nonce}"
         signature = self._sign(account, "session", text)
         return session, f"{base64.urlsafe_b64encode(text.encode()).decode()}.{signature}"
@@ -79,8 +81,8 @@ class Sessions:
         text = f"{name}|{issued_at}|{nonce}"
         if not hmac.compare_digest(self._sign(account, "session", text).encode(), signature.encode()):
             return None
-        # A clock that was set back must not make a session last longer than it may.
-        age = self._clock.now() - issued_at
+        # A clock that was set back before a restart must not make a session last longer than it may.
+        age = self._clock.steady() - issued_at
         if not -60.0 <= age <= self.lasts_s or self._is_ended(nonce):
             return None
         return Session(account=account, issued_at=issued_at, nonce=nonce)
@@ -95,7 +97,7 @@ class Sessions:
         """
         row = {"nonce": session.nonce, "at": self._clock.now()}
         # Longer than it lasts: what has ended must not live again where `http.session` is made longer.
-        old = self._clock.now() - max(self.lasts_s, _REMEMBERED_S)
+        old = self._clock.earliest() - max(self.lasts_s, _REMEMBERED_S)
         with self._database.write() as connection:
             connection.execute(delete(ended_sessions).where(ended_sessions.c.at < old))
             connection.execute(self._database.insert(ended_sessions).on_conflict_do_nothing(), row)

@@ -160,6 +160,18 @@ def test_a_clock_set_back_holds_no_job_up(site: Site):
     site.put(queue)
     queue.failed_try(claimed(queue), "it died")
     site.clock.jump(-365 * 86400.0)
+    site.clock.restart()
+    assert claimed(queue).attempts == 2
+
+
+@pytest.mark.parametrize("seconds", [-365 * 86400.0, -1800.0, 1800.0, 365 * 86400.0])
+def test_a_clock_that_is_set_changes_no_wait(site: Site, seconds: float):
+    queue = site.queue()
+    site.put(queue)
+    queue.failed_try(claimed(queue), "it died")
+    site.clock.jump(seconds)
+    assert queue.claim() is None
+    site.clock.turn(10.0)
     assert claimed(queue).attempts == 2
 
 

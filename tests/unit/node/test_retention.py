@@ -88,6 +88,14 @@ def test_images_go_first_and_results_much_later(site: KeptSite):
     assert (site.row(jobs), site.row(results), site.row(deliveries), site.files()) == ([], [], [], 0)
 
 
+def test_a_clock_that_is_set_removes_nothing(site: KeptSite):
+    site.clock.jump(365 * DAY)
+    site.retention.run()
+    site.clock.jump(-2 * 365 * DAY)
+    site.retention.run()
+    assert (len(site.row(instances)), len(site.row(jobs)), site.files()) == (3, 1, 4)
+
+
 @pytest.mark.parametrize("state", ["queued", "running", "held"])
 def test_what_a_job_or_a_person_needs_stays(site: KeptSite, state: str):
     site.set(jobs, state=state)

@@ -21,6 +21,8 @@ from medseg.pacs.sending import Sent
 from tests.unit.node.turned_clock import TurnedClock
 from tests.unit.pacs.archives import dimse_archive, outgoing
 
+DAY = 86400.0
+
 
 class ScriptedSender:
     """Answers as a script says, and remembers what it was given."""
@@ -239,12 +241,39 @@ def test_what_another_node_has_taken_over_is_not_settled_by_the_first(site: Site
     assert [(row["state"], row["owner"], row["reason"]) for row in site.rows()] == [("sending", "other", "")]
 
 
-def test_a_clock_set_back_holds_nothing_up(site: Site):
+@pytest.mark.parametrize("seconds", [-365 * DAY, -3600.0, -1800.0, 1800.0, 3600.0, 365 * DAY])
+def test_a_clock_that_is_set_changes_no_wait(site: Site, seconds: float):
     site.put(1)
     site.script("again", "sent")
     site.box.run_once("archive")
-    site.clock.jump(-365 * 86400.0)
+    site.clock.jump(seconds)
+    assert site.box.run_once("archive") == 0
+    site.clock.turn(site.options.first_wait)
     assert site.box.run_once("archive") == 1
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_clock_set_back_holds_nothing_up(site: Site, restart: bool):
+    site.put(1)
+    site.script("again", "sent")
+    site.box.run_once("archive")
+    site.clock.jump(-365 * DAY)
+    if restart:
+        site.clock.restart()
+    else:
+        site.clock.turn(site.options.first_wait)
+    assert site.box.run_once("archive") == 1
+
+
+def test_a_clock_set_forward_gives_nothing_up(site: Site):
+    site.put(1)
+    site.script("again", "again")
+    site.clock.jump(365 * DAY)
+    site.box.run_once("archive")
+    assert site.rows()[0]["state"] == "waiting"
+    site.clock.turn(site.options.give_up_after + 1)
+    site.box.run_once("archive")
+    assert site.rows()[0]["state"] == "failed"
 
 
 def test_what_a_dead_owner_was_sending_is_sent_again_and_stored_once(site: Site, archive):

@@ -31,6 +31,7 @@ class TurnedClock(Clock):
 
     def __init__(self) -> None:
         self.seconds = 1_800_000_000.0
+        super().__init__()
 
     def now(self) -> float:
         return self.seconds
