@@ -46,7 +46,8 @@ class TextLines(logging.Formatter):
         time = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%d %H:%M:%S")
         error = f" ({_where(record)})" if record.exc_info else ""
         text = f"{time} {record.levelname:<7} {record.name}: {_message(record)}{error}"
-        return text.encode("ascii", "backslashreplace").decode().replace("\n", "\\n").replace("\x1b", "\\x1b")
+        shown = text.encode("ascii", "backslashreplace").decode()
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from medseg.errors import EnvironmentFailure, MedsegError
 from medseg.node.isolation import end_with_supervisor, leave_network
+from medseg.node.json_log import log_to_stderr
 
 _MANY = 1000
 """Images that `engine: auto` counts on: a node runs for long, so measuring engines pays."""
@@ -26,6 +27,8 @@ def main() -> None:
     # What a library prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # Nor may what it says of a value get into the log of the node.
+    log_to_stderr("json")
     leave_network()
     end_with_supervisor()
     # The supervisor may be gone when the answer is ready; the job is done again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +12,17 @@ import pytest
 from medseg.node.json_log import JsonLines, TextLines
 
 TOKEN = "DOE^JANE"
+WORKER = f"""
+import logging, sys, warnings
+from medseg.node import worker
+def segment(request):
+    print("Invalid value")
+    warnings.warn("Invalid value {TOKEN}")
+    logging.getLogger("pydicom").warning("Invalid value {TOKEN}")
+    return []
+worker.segment = segment
+worker.main()
+"""
 
 
 def record(logger: str, message: str, *, error: bool = False) -> logging.LogRecord:
@@ -40,6 +52,15 @@ def test_other_packages_and_errors_name_nobody(form):
 
 
 def test_text_is_one_line_without_escapes():
-    line = TextLines().format(record("medseg.node", "a\nb\x1b[2J"))
-    assert "\n" not in line
-    assert "\x1b" not in line
+    line = TextLines().format(record("medseg.node", "".join(map(chr, range(0x100)))))
+    assert line.isprintable()
+    assert line.isascii()
+
+
+def test_what_packages_say_in_the_worker_process_names_nobody():
+    """Its standard error is that of the node."""
+    process = subprocess.run(
+        [sys.executable, "-c", WORKER], input="{}\n", capture_output=True, text=True, check=True
+    )
+    assert json.loads(process.stdout) == {"cases": []}
+    assert TOKEN not in process.stderr
