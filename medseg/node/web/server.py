@@ -28,8 +28,8 @@ _PROXIES = ("127.0.0.1", "::1")
 class GuardedProtocol(H11Protocol):
     """Has a deadline for the whole header of a request, which uvicorn does not, and a limit on connections.
 
-    Where there is one too many, the one that has waited longest for a header is cut off: whoever holds connections
-    open without a request, or between two, does not keep a monitor out.
+    Where there is one too many, the one that has waited longest for a header, or goes on with a body whose request has
+    its answer, is cut off: whoever holds connections open without a request does not keep a monitor out.
     """
 
     _deadline: asyncio.TimerHandle | None = None
@@ -39,13 +39,22 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         self._begin()
         if len(self.connections) > _CONNECTIONS:
-            waiting = [one for one in self.connections if isinstance(one, GuardedProtocol) and one.waits]
+            waiting = [
+                one
+                for one in self.connections
+                if isinstance(one, GuardedProtocol) and (one.waits or one.is_answered)
+            ]
             min(waiting, key=lambda one: one.since, default=self).cut_off()
 
     @property
     def waits(self) -> bool:
         """Whether there is no request at the moment."""
         return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its request has its answer already, such as a refusal before the body."""
+        return self.conn.our_state in (h11.DONE, h11.MUST_CLOSE) and not self.transport.is_closing()
 
     def cut_off(self) -> None:
         """End the connection at once, and forget it."""

@@ -98,6 +98,20 @@ def test_a_flood_of_half_open_connections_does_not_keep_a_monitor_out(listening)
         one.close()
 
 
+def test_who_goes_on_with_the_body_of_an_answered_request_keeps_nobody_out(listening):
+    held = []
+    for _ in range(4):
+        held.append(socket.create_connection(("127.0.0.1", listening.port), timeout=5))
+        held[-1].sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+        assert held[-1].recv(100).startswith(b"HTTP/1.1 200")
+    connection = http.client.HTTPConnection("127.0.0.1", listening.port, timeout=5)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read() == b"ok"
+    connection.close()
+    for one in held:
+        one.close()
+
+
 def test_a_port_in_use_is_one_sentence(listening):
     other = server.HttpServer(app, HttpListenOptions(port=listening.port))
     with pytest.raises(
