@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydicom.dataset import Dataset
+
+from medseg.io.dicom_header import DicomHeader
+from medseg.io.orientation import letters_of_header
 
 # PS3.3 C.7.1.1, C.7.1.3, C.7.2.1, C.7.2.2, C.7.2.3: the modules of patient and study that any image or
 # segmentation has, elements at their root. The Study Instance UID is set by the caller, who checked it.
@@ -145,6 +150,17 @@ def copy_patient_and_study(source: Dataset, target: Dataset) -> None:
     for keyword in PATIENT_AND_STUDY:
         if keyword in source:
             target.add(source[keyword])
+
+
+def patient_orientation(source: Dataset) -> list[str] | None:
+    """Patient Orientation of the source; None where it has none, or one that is no direction (PS3.3 C.7.6.1.1.1).
+
+    Those of animals, which have letters of their own, are as they are.
+    """
+    header = DicomHeader(Path(), (source,))
+    found = header.texts("PatientOrientation")
+    animal = header.code("AnatomicalOrientationType") == "QUADRUPED"
+    return list(found) if animal or letters_of_header(found) else None
 
 
 def acquisition_equipment(source: Dataset) -> Dataset | None:

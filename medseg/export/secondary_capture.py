@@ -20,6 +20,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from medseg.export.key_slices import ResultPicture, result_picture
 from medseg.export.options import ContentQualification
+from medseg.export.patient_study import patient_orientation
 from medseg.export.result_object import (
     BANNER,
     ModelFacts,
@@ -107,7 +108,7 @@ def _describe(capture: hd.SOPClass, made: ResultObject, picture: ResultPicture, 
     capture.DerivationDescription = "Contours of a segmentation burned in"
     # Of a sheet of slices no single orientation is true of the whole image.
     flat = not picture.slices
-    capture.PatientOrientation = made.source.get("PatientOrientation") if flat else None
+    capture.PatientOrientation = patient_orientation(made.source) if flat else None
     # Empty where a body part is not named: it might be a paired one, and then must have a side.
     if made.source.get("Laterality") or not made.source.get("BodyPartExamined"):
         capture.Laterality = made.source.get("Laterality")

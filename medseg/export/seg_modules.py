@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from medseg import __version__
 from medseg.export.identity import IMPLEMENTATION_CLASS_UID, derived_uid
 from medseg.export.options import ContentQualification
-from medseg.export.patient_study import acquisition_equipment, copy_patient_and_study
+from medseg.export.patient_study import acquisition_equipment, copy_patient_and_study, patient_orientation
 from medseg.export.seg_frames import MAX_FRACTION, Overlap
 from medseg.export.seg_place import SegPlace
 from medseg.export.source_header import SourceHeader
@@ -127,7 +127,7 @@ def _image(seg: Dataset, source: Dataset, place: SegPlace, facts: SegFacts) -> N
     seg.ImageType = ["DERIVED", "PRIMARY"]
     if place.projection:
         # PS3.3 C.7.6.1: required, if possibly empty, where there is no patient geometry.
-        seg.PatientOrientation = source.get("PatientOrientation")
+        seg.PatientOrientation = patient_orientation(source)
     _lossy(seg, source)
     seg.SamplesPerPixel, seg.PhotometricInterpretation = 1, "MONOCHROME2"
     seg.PresentationLUTShape = "IDENTITY"

@@ -91,6 +91,21 @@ def test_no_patient_geometry_and_one_reference_per_frame(tmp_path, label_map, so
     assert list(seg.PatientOrientation) == ["L", "F"]
 
 
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [(["LA", "FP"], ["LA", "FP"]), (["R<", "Q"], None), (["L"], None), (["L", "R"], None), ([], None)],
+)
+def test_a_patient_orientation_that_is_none_is_left_out(tmp_path, label_map, source, table, found, kept):
+    write(tmp_path / "s.dcm", label_map, source(PatientOrientation=found), table)
+    assert pydicom.dcmread(tmp_path / "s.dcm").PatientOrientation == (kept or "")
+
+
+def test_the_orientation_of_an_animal_stays(tmp_path, label_map, source, table):
+    path = source(PatientOrientation=["CR", "D"], AnatomicalOrientationType="QUADRUPED")
+    write(tmp_path / "s.dcm", label_map, path, table)
+    assert list(pydicom.dcmread(tmp_path / "s.dcm").PatientOrientation) == ["CR", "D"]
+
+
 def test_patient_study_and_equipment(tmp_path, label_map, source, table):
     write(tmp_path / "s.dcm", label_map, source(SeriesNumber=901), table)
     seg = pydicom.dcmread(tmp_path / "s.dcm")
