@@ -12,6 +12,7 @@ from medseg.amounts import bytes_text
 from medseg.node.clock import Clock
 
 _LOOK_EVERY_S = 1.0
+_REFUSED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +53,18 @@ class DiskSpace:
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
         self._free = self._bytes = self._taken = 0
+        self._refused, self._refused_at = 0, float("-inf")
 
     def state(self, wanted: int = 0) -> SpaceState:
-        """How things stand when `wanted` bytes more were taken."""
+        """How things stand when `wanted` bytes more were taken; without them, for what was refused in the last minute.
+
+        A quota is reached when nothing that comes fits any more, not when its last byte is used.
+        """
+        asked = bool(wanted)
         with self._lock:
             self._look()
+            if not asked and self._clock.monotonic() - self._refused_at < _REFUSED_S:
+                wanted = self._refused
             free, held = self._free - self._taken, self._bytes + self._taken
         full = ""
         if free - wanted < self._reserve:
@@ -65,6 +73,10 @@ class DiskSpace:
             )
         elif self._quota is not None and held + wanted > self._quota:
             full = f"{bytes_text(held)} held, storage.quota is {bytes_text(self._quota)}"
+        if asked:
+            self._refused, self._refused_at = (
+                (wanted, self._clock.monotonic()) if full else (0, float("-inf"))
+            )
         return SpaceState(free=free, held=held, full=full)
 
     def take(self, count: int) -> SpaceState:

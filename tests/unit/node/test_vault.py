@@ -155,3 +155,21 @@ def test_reserve_and_quota_say_why_nothing_is_taken(tmp_path: Path):
     assert space.take(600).full == ""
     huge = DiskSpace(tmp_path, reserve=1 << 60, quota=None, held=lambda: 0, clock=clock)
     assert "storage.reserve" in huge.state().full
+
+
+def test_a_quota_is_reached_when_what_comes_does_not_fit(tmp_path: Path):
+    clock, held = TurnedClock(), [900]
+    space = DiskSpace(tmp_path, reserve=1, quota=1000, held=lambda: held[0], clock=clock)
+    assert space.state().full == ""
+    assert space.state(200).full
+    assert "storage.quota" in space.state().full
+    # One that fits, room that is made, and time let it be forgotten.
+    assert space.take(50).full == ""
+    assert space.state().full == ""
+    assert space.state(200).full
+    held[0] = 0
+    clock.turn(2.0)
+    assert space.state().full == ""
+    held[0] = 900
+    clock.turn(60.0)
+    assert space.state().full == ""
