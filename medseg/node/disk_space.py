@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -13,6 +15,14 @@ from medseg.node.clock import Clock
 
 _LOOK_EVERY_S = 1.0
 _REFUSED_S = 60.0
+
+
+_WORDS = tuple(os.strerror(number).lower() for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def is_out_of_space(sentence: str) -> bool:
+    """Whether an error says in the operating system's words that there is no space on the disk."""
+    return any(words in sentence.lower() for words in _WORDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

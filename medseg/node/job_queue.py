@@ -260,6 +260,18 @@ class JobQueue:
         self._set(job, state="queued", owner="", reason=text, not_before=self._clock.steady() + wait)
         return "queued"
 
+    def wait_for_room(self, job: Job, reason: str) -> str:
+        """A try failed for want of space on the disk, and does not count; the new state."""
+        self._set(
+            job,
+            state="queued",
+            owner="",
+            attempts=job.attempts - 1,
+            reason=f"waits for room on the disk: {reason}",
+            not_before=self._clock.steady() + self._first_wait_s,
+        )
+        return "queued"
+
     def put_back(self, job: Job) -> None:
         """The node stops; the try does not count."""
         self._set(job, state="queued", owner="", attempts=job.attempts - 1, not_before=0.0)

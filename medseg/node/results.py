@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import Connection, select
 
-from medseg.errors import InputError
+from medseg.errors import InputError, StorageError
 from medseg.export.options import ExportName
 from medseg.io.foreign import PARSER_ERRORS, recorded_warnings
 from medseg.node.job_queue import Finished, ResultFile
@@ -89,7 +89,7 @@ def gather(
     worst = max(verdicts, key=_VERDICTS.index)
     return Finished(
         folder=home,
-        files=tuple(_take(made, objects.get(made.place), vault) for made in files),
+        files=_take_all(files, objects, vault),
         verdict=worst,
         flags=tuple(flags),
         reason=" ".join(dict.fromkeys(notes)),
@@ -144,6 +144,21 @@ def _checked(files: Sequence[_Made], source: SourceStudy) -> dict[str, ResultObj
     }
     check_objects(tuple(objects.values()), source)
     return objects
+
+
+def _take_all(
+    files: Sequence[_Made], objects: dict[str, ResultObject], vault: Vault
+) -> tuple[ResultFile, ...]:
+    """All files, or none where one cannot be taken."""
+    taken: list[ResultFile] = []
+    try:
+        for made in files:
+            taken.append(_take(made, objects.get(made.place), vault))
+    except StorageError:
+        for file in taken:
+            vault.remove(file.path)
+        raise
+    return tuple(taken)
 
 
 def _take(made: _Made, found: ResultObject | None, vault: Vault) -> ResultFile:

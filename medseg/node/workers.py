@@ -18,6 +18,7 @@ from medseg.io.dicom_frames import cores
 from medseg.node import child, results
 from medseg.node.audit import Audit
 from medseg.node.child import Child, ChildDied, Limits, Stopped
+from medseg.node.disk_space import is_out_of_space
 from medseg.node.job_input import JobInput, job_input
 from medseg.node.job_model import JobModel
 from medseg.node.job_queue import Finished, Job, JobQueue
@@ -129,7 +130,8 @@ class Workers:
         return True
 
     def _failed_try(self, job: Job, reason: str) -> str:
-        return self._told(lambda: self._queue.failed_try(job, reason))
+        tell = self._queue.wait_for_room if is_out_of_space(reason) else self._queue.failed_try
+        return self._told(lambda: tell(job, reason))
 
     def _told(self, tell: Callable[[], str]) -> str:
         """Tell the queue what became of a job as soon as the database takes it, or leave that to the next start."""
@@ -203,7 +205,7 @@ class Workers:
             if code == EnvironmentFailure.exit_code and "memory" in sentence and process.walled:
                 sentence = process.memory_text()
             if code in (EnvironmentFailure.exit_code, _OUR_MISTAKE):
-                return self._queue.failed_try(job, sentence)
+                return self._failed_try(job, sentence)
             return self._refuse(job, sentence)
         done = results.gather(
             made,

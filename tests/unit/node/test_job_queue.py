@@ -229,6 +229,18 @@ def test_what_is_superseded_or_cancelled_while_it_runs_writes_nothing(site: Site
     assert site.sent() == []
 
 
+def test_a_full_disk_costs_a_job_no_try(site: Site):
+    queue = site.queue(attempts=1)
+    site.put(queue)
+    for _ in range(3):
+        assert queue.wait_for_room(claimed(queue), "it is full") == "queued"
+        assert site.job(1)["reason"] == "waits for room on the disk: it is full"
+        assert queue.claim() is None
+        site.clock.turn(10.0)
+    assert queue.finish(claimed(queue), finished())
+    assert site.job(1)["attempts"] == 1
+
+
 def test_what_is_put_back_has_lost_no_try(site: Site):
     queue = site.queue(attempts=1)
     site.put(queue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import sys
@@ -87,6 +88,8 @@ for line in sys.stdin:
     if act == "slices":
         error = "a gap between slices 1 and 2 of 3 (000000.dcm and 000001.dcm)"
         print(json.dumps({"error": error, "exit_code": 3}), flush=True); continue
+    if act == "full":
+        print(json.dumps({"error": "x: no space left on device", "exit_code": 4}), flush=True); continue
     if act == "refuse":
         print(json.dumps({"error": "slices are missing", "exit_code": 3}), flush=True); continue
     names = [request["name"]]
@@ -207,6 +210,39 @@ def test_a_job_that_ends_its_process_is_given_up_and_the_next_runs(site: Site, a
     assert job["reason"].startswith(f"given up after 2 tries: {reason}")
     assert site.job(1)["attempts"] == 2
     site.run("pass", "done")
+
+
+def test_a_job_waits_while_the_disk_is_full_and_leaves_nothing_of_its_tries(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    vault, tries, removed = site.listener.vault, [], []
+    write, remove = vault.write, vault.remove
+
+    def fill(name: str, content: bytes) -> None:
+        tries.append(name)
+        if name.endswith(".nii.gz") and len(tries) <= 2 * 4:
+            raise StorageError(f"cannot write {name} of the node: {os.strerror(errno.ENOSPC)}")
+        write(name, content)
+
+    def note(name: str) -> None:
+        removed.append(name)
+        remove(name)
+
+    monkeypatch.setattr(vault, "write", fill)
+    monkeypatch.setattr(vault, "remove", note)
+    job = site.run("pass", "done")
+    assert (job["attempts"], job["reason"]) == (1, "")
+    assert removed == ["jobs/1/1/measurements.json"] * 4
+    assert site.workers.outcomes == {"queued": 4, "done": 1}
+
+
+def test_a_process_that_finds_the_disk_full_costs_the_job_no_try(site: Site):
+    job_id = site.put("full")
+    site.workers.start()
+    wait_until(lambda: site.workers.outcomes["queued"] > 2, 20)
+    site.act.write_text("pass")
+    wait_until(lambda: site.job(job_id)["state"] == "done", 20)
+    assert site.job(job_id)["attempts"] == 1
 
 
 def test_refused_input_is_not_tried_again(site: Site):
