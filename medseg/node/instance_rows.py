@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from medseg.database import Database
 from medseg.node.instance_header import InstanceFacts
-from medseg.node.tables import instances, results, series, studies, study_numbers
+from medseg.node.tables import conflicts, instances, results, series, studies, study_numbers
 from medseg.node.vault import Vault
 
 _MOST = 200
@@ -156,7 +156,10 @@ class RowWriter:
 
 
 class _Counted:
-    """The statements that count instances in their study, which is open from now on, and in their series."""
+    """The statements that count instances in their study, which is open from now on, and in their series.
+
+    Others note the numbers of a study, and instances that came again with other content.
+    """
 
     def __init__(self, database: Database) -> None:
         names: tuple[str, ...] = ("study_uid", "patient", "first_at", "last_at", "arrivals")
@@ -179,6 +182,10 @@ class _Counted:
             {name: bindparam(name) for name in ("study_uid", "digest")}
         )
         self.number = new.on_conflict_do_nothing()
+        kept = select(instances.c.sop_instance_uid, instances.c.series_uid)
+        kept = kept.where(instances.c.sop_instance_uid == bindparam("uid"))
+        new = database.insert(conflicts).from_select(["sop_instance_uid", "series_uid"], kept)
+        self.conflict = new.on_conflict_do_nothing()
 
 
 def _known(connection: Connection, uids: Sequence[str]) -> dict[str, Known]:
@@ -206,6 +213,7 @@ def _add(counted: _Counted, connection: Connection, rows: Sequence[InstanceRow])
         _count_series(counted, connection, new)
         connection.execute(_INSTANCE, [_instance(row) for row in new])
         _note_mixed(connection, new)
+    _note_conflicts(counted, connection, rows, before)
     return before
 
 
@@ -283,6 +291,19 @@ def _note_mixed(connection: Connection, rows: Sequence[InstanceRow]) -> None:
             notes[facts.series_uid] = "instances of two studies under one Series Instance UID"
     for uid, note in notes.items():
         connection.execute(update(series).where(series.c.series_uid == uid).values(mixed=note))
+
+
+def _note_conflicts(
+    counted: _Counted, connection: Connection, rows: Sequence[InstanceRow], before: Sequence[Known | None]
+) -> None:
+    """Note the series whose instances came again with other content, so that their jobs say so."""
+    other = {
+        row.facts.sop_instance_uid
+        for row, known in zip(rows, before, strict=True)
+        if known is not None and not known.is_result and known.sha256 != row.sha256
+    }
+    if other:
+        connection.execute(counted.conflict, [{"uid": uid} for uid in sorted(other)])
 
 
 def _pairs(connection: Connection, query: Select[Any], uids: Iterable[str]) -> dict[str, str]:

@@ -158,6 +158,17 @@ instances = Table(
     Column("peer", String(64), nullable=False),
 )
 
+# Added to version 1, as above.
+conflicts = Table(
+    "conflicts",
+    metadata,
+    Column("sop_instance_uid", _UID, primary_key=True),
+    Column(
+        "series_uid", _UID, ForeignKey("series.series_uid", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    comment="instances that came again with other content, which was not kept",
+)
+
 jobs = Table(
     "jobs",
     metadata,

@@ -6,7 +6,17 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, select, true
 
-from medseg.node.tables import deliveries, instances, jobs, nodes, results, series, studies, work_items
+from medseg.node.tables import (
+    conflicts,
+    deliveries,
+    instances,
+    jobs,
+    nodes,
+    results,
+    series,
+    studies,
+    work_items,
+)
 from medseg.node.view_rows import (
     DeliveryRow,
     JobRow,
@@ -92,7 +102,15 @@ def jobs_of(connection: Connection, condition: Condition, *, limit: int, offset:
     joined = jobs.outerjoin(series, jobs.c.series_uid == series.c.series_uid).outerjoin(
         studies, jobs.c.study_uid == studies.c.study_uid
     )
-    columns = (jobs, series.c.modality, series.c.body_part, series.c.description, studies.c.patient)
+    again = select(func.count()).where(conflicts.c.series_uid == jobs.c.series_uid)
+    columns = (
+        jobs,
+        series.c.modality,
+        series.c.body_part,
+        series.c.description,
+        studies.c.patient,
+        again.scalar_subquery().label("conflicts"),
+    )
     query = select(*columns).select_from(joined).where(condition).order_by(jobs.c.id.desc())
     rows = connection.execute(query.limit(limit).offset(offset)).mappings().all()
     unsent = _unsent(connection, [row["id"] for row in rows])

@@ -149,8 +149,18 @@ def job_row(row: Mapping[str, Any]) -> JobRow:
             "study": pseudonym(row["study_uid"]),
             "patient": patient_name(row["patient"] or ""),
             "flags": flag_lines(row["flags"]),
+            "reason": _with_conflicts(row["reason"], row["conflicts"]),
         }
     )
+
+
+def _with_conflicts(reason: str, count: int) -> str:
+    """The reason of a job, and what a reader must know of instances of its series that came again."""
+    if not count:
+        return reason
+    which = "an instance of its series" if count == 1 else f"{count} instances of its series"
+    said = f"{which} came again with other content, and the first was kept"
+    return f"{reason.removesuffix('.')}; {said}" if reason else said
 
 
 def study_row(row: Mapping[str, Any]) -> StudyRow:

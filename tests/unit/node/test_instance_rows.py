@@ -21,7 +21,7 @@ from medseg.database import Database
 from medseg.export.dicom_bytes import file_head
 from medseg.node.instance_header import InstanceFacts
 from medseg.node.instance_rows import InstanceRow, Known, _add, _Counted
-from medseg.node.tables import instances, metadata, series, studies
+from medseg.node.tables import conflicts, instances, metadata, series, studies
 
 FACTS = InstanceFacts(
     sop_instance_uid="1.1",
@@ -79,6 +79,17 @@ def test_an_instance_twice_in_one_commit_is_stored_once(rows: Rows):
     assert rows.add(row(1), row(2)) == [known, None]
     assert [one["sha256"] for one in rows.of(instances)] == ["sha1", "sha2"]
     assert rows.of(studies)[0]["arrivals"] == rows.of(series)[0]["instances"] == 2
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "in one commit"])
+def test_other_content_under_one_uid_is_noted_once_for_the_series_of_the_first(rows: Rows, together: bool):
+    other = row(1, sha256="other", series_uid="1.9")
+    batch = [row(1), row(2), row(2), other, other]
+    for some in [batch] if together else [[one] for one in batch]:
+        rows.add(*some)
+    assert rows.of(conflicts) == [
+        {"sop_instance_uid": row(1).facts.sop_instance_uid, "series_uid": row(1).facts.series_uid}
+    ]
 
 
 def test_a_study_that_was_settled_opens_again_only_for_what_is_new(rows: Rows):

@@ -11,7 +11,7 @@ import pytest
 from medseg.errors import StorageError
 from medseg.node.disk_space import SpaceState
 from medseg.node.stow import StowAnswer
-from medseg.node.tables import deliveries, jobs, work_items
+from medseg.node.tables import conflicts, deliveries, jobs, work_items
 from medseg.node.web.guard import SMALL_BODY
 from medseg.privacy import pseudonym
 from tests.unit.node.web.node_site import ACCESSION, HOSTILE, PATIENT_ID, REPORT, STUDY
@@ -181,6 +181,16 @@ def test_pages_lead_to_older_rows_and_keep_the_filter(site):
     second = site.get("/" + older, role="viewer").text
     assert len(re.findall(r'id="job-\d+"', second)) == 11
     assert 'id="newer" href="?rule=ct&amp;limit=50&amp;offset=0"' in second
+
+
+def test_a_job_says_that_an_instance_came_again_with_other_content(site):
+    said = "an instance of its series came again with other content, and the first was kept"
+    assert said not in site.get("/jobs/1", role="viewer").text
+    with site.database.write() as connection:
+        row = {"sop_instance_uid": f"{STUDY}.9", "series_uid": f"{STUDY}.1"}
+        connection.execute(conflicts.insert(), row)
+    assert said in site.get("/jobs/1", role="viewer").text
+    assert [row["reason"] for row in site.get("/api/jobs", role="viewer").json()["rows"]][2] == said
 
 
 @pytest.mark.parametrize(
