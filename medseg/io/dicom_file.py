@@ -42,6 +42,7 @@ _MANY_READS = 20_000
 _one_of_many_reads = threading.Lock()
 _HEAD = 1 << 16
 _UID = re.compile(r"[0-9.]{1,64}")
+_VR = re.compile(r"[A-Z]{2}")
 _VALUE_BYTES = {
     "AT": 4, "FD": 8, "FL": 4, "OD": 8, "OF": 4, "OL": 4, "OV": 8, "OW": 2, "SL": 4, "SS": 2, "SV": 8, "UL": 4,
     "US": 2, "UV": 8,
@@ -381,8 +382,8 @@ class _StrictGuard(_Guard):
         self.implicit = implicit
 
     def __call__(self, tag: Any, vr: Any, length: int) -> bool:
-        # Without a VR pydicom takes the element for implicit.
-        if self.implicit != (vr is None):
+        # Without two capitals where a VR stands pydicom takes the element for implicit.
+        if self.implicit != (vr is None or not _VR.fullmatch(vr)):
             said, found = ("implicit", "explicit") if self.implicit else ("explicit", "implicit")
             raise ImageReadError(
                 f"{self.path}: element {Tag(tag)} has {found} VR, its transfer syntax is one of {said} VR"

@@ -138,7 +138,11 @@ def test_another_encoding_than_the_transfer_syntax_says_is_refused(
     body = encode(one, implicit, little)
     # The same data set without pixels is a good one of this syntax.
     expected = "stored" if syntax == RLELossless and not pixels else "unreadable"
-    assert site.intake.accept(arrival(body, syntax=syntax)).verdict == expected
+    receipt = site.intake.accept(arrival(body, syntax=syntax))
+    assert receipt.verdict == expected
+    if implicit and little and syntax == ExplicitVRLittleEndian:
+        said = "element (0008,0016) has implicit VR, its transfer syntax is one of explicit VR"
+        assert receipt.reason == f"the data set: {said}"
 
 
 @pytest.mark.parametrize(
