@@ -54,7 +54,7 @@ class Retention:
         """Remove what is older than `keep_instances` and `keep_results`."""
         now = self._clock.earliest()
         finish_removals(self._database, self._vault)
-        aside = self._vault.remove_aside(self._options.keep_instances)
+        aside = self._vault.remove_aside(now - self._options.keep_instances)
         old_results = self._ids(_old_jobs(now - self._options.keep_results))
         old_studies = self._ids(_old_studies(now - self._options.keep_instances))
         for job_id in old_results:

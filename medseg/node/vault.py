@@ -166,10 +166,10 @@ class Vault:
             os.replace(path, target)
         self._remove_empty_above(path)
 
-    def remove_aside(self, older_than_s: float) -> int:
-        """Remove files that were set aside and written that long ago; their number."""
+    def remove_aside(self, before: float) -> int:
+        """Remove files that were set aside and last written before then; their number."""
         above = self.folder / ASIDE
-        old = [path for path in above.rglob("*") if path.is_file() and is_older(path, older_than_s)]
+        old = [path for path in above.rglob("*") if path.is_file() and path.stat().st_mtime < before]
         for path in old:
             self.remove(path.relative_to(self.folder).as_posix())
         return len(old)

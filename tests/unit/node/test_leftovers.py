@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def test_instances_whose_rows_were_lost_are_taken_in_again(site: LeftSite):
     assert site.intake.accept(arrival(ct_slice(1))).verdict == "duplicate"
 
 
-def test_what_is_not_whole_is_set_aside_and_goes_with_the_images_of_its_time(site: LeftSite):
+def test_what_is_not_whole_is_set_aside_and_goes_with_the_images_of_its_time(
+    site: LeftSite, monkeypatch: pytest.MonkeyPatch
+):
     site.take(0, 1, 2, 3)
     paths = [site.vault.place(row["path"]) for row in site.rows()]
     site.forget()
@@ -90,6 +93,11 @@ def test_what_is_not_whole_is_set_aside_and_goes_with_the_images_of_its_time(sit
     retention = site.retention()
     retention.run()
     assert len(site.aside()) == 3
+    # A clock that is set forward makes nothing old.
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 365 * DAY)
+    retention.run()
+    assert len(site.aside()) == 3
+    monkeypatch.undo()
     for path in site.aside():
         os.utime(path, (0, 0))
     retention.run()

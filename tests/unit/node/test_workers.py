@@ -233,7 +233,7 @@ def test_a_job_waits_while_the_disk_is_full_and_leaves_nothing_of_its_tries(
     job = site.run("pass", "done")
     assert (job["attempts"], job["reason"]) == (1, "")
     assert removed == ["jobs/1/1/measurements.json"] * 4
-    assert site.workers.outcomes == {"queued": 4, "done": 1}
+    wait_until(lambda: site.workers.outcomes == {"queued": 4, "done": 1})
 
 
 def test_a_process_that_finds_the_disk_full_costs_the_job_no_try(site: Site):
