@@ -95,9 +95,9 @@ class Sessions:
         StorageError
             The database cannot be written; the session goes on.
         """
-        row = {"nonce": session.nonce, "at": self._clock.now()}
+        row = {"nonce": session.nonce, "at": self._clock.steady()}
         # Longer than it lasts: what has ended must not live again where `http.session` is made longer.
-        old = self._clock.earliest() - max(self.lasts_s, _REMEMBERED_S)
+        old = self._clock.steady() - max(self.lasts_s, _REMEMBERED_S)
         with self._database.write() as connection:
             connection.execute(delete(ended_sessions).where(ended_sessions.c.at < old))
             connection.execute(self._database.insert(ended_sessions).on_conflict_do_nothing(), row)

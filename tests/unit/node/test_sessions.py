@@ -34,12 +34,13 @@ def test_a_clock_that_is_set_ends_no_session_and_lengthens_none(made, seconds: f
     assert sessions.read(cookie) is None
 
 
-def test_a_clock_that_is_set_revives_no_session_that_was_ended(made):
+@pytest.mark.parametrize("seconds", [-YEAR, YEAR])
+def test_a_clock_that_is_set_revives_no_session_that_was_ended(made, seconds: float):
     clock, sessions = made
-    first, cookie = sessions.begin(OLGA)
-    second, _ = sessions.begin(OLGA)
+    (first, one), (second, two), (third, _) = (sessions.begin(OLGA) for _ in range(3))
     sessions.end(first)
-    clock.jump(YEAR)
+    clock.jump(seconds)
     sessions.end(second)
-    clock.jump(-YEAR)
-    assert sessions.read(cookie) is None
+    clock.jump(-seconds)
+    sessions.end(third)
+    assert (sessions.read(one), sessions.read(two)) == (None, None)
