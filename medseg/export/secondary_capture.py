@@ -110,8 +110,9 @@ def _describe(capture: hd.SOPClass, made: ResultObject, picture: ResultPicture, 
     flat = not picture.slices
     capture.PatientOrientation = patient_orientation(made.source) if flat else None
     # Empty where a body part is not named: it might be a paired one, and then must have a side.
-    if made.source.get("Laterality") or not made.source.get("BodyPartExamined"):
-        capture.Laterality = made.source.get("Laterality")
+    side = made.source.get("Laterality") if made.source.get("Laterality") in ("R", "L") else None
+    if side or not made.source.get("BodyPartExamined"):
+        capture.Laterality = side
     if made.source.get("BodyPartExamined"):
         capture.BodyPartExamined = made.source.BodyPartExamined
     if made.source.get("LossyImageCompression") == "01":

@@ -36,7 +36,7 @@ def facts_of(header: DicomHeader, stored_as: str) -> dict[str, str]:
         "photometric_interpretation": header.code("PhotometricInterpretation"),
         "burned_in_annotation": header.code("BurnedInAnnotation"),
         "body_part": header.code("BodyPartExamined"),
-        "laterality": header.code("ImageLaterality") or header.code("Laterality"),
+        "laterality": header.side(),
         "presentation_intent": header.code("PresentationIntentType"),
         "patient_position": header.code("PatientPosition"),
         "manufacturer": header.plain_text("Manufacturer"),

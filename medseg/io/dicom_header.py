@@ -137,6 +137,11 @@ class DicomHeader:
         first = next(iter(self.texts(keyword)), "").upper()
         return first if _CODE.fullmatch(first) and not self._identifies(first) else ""
 
+    def side(self) -> str:
+        """Which side of a paired body part: R, L, U (neither) or B (both); "" where no such letter is there."""
+        found = self.code("ImageLaterality") or self.code("Laterality")
+        return found if found in ("R", "L", "U", "B") else ""
+
     def uid(self, keyword: str) -> str:
         """A UID; "" where absent or malformed."""
         first = next(iter(self.texts(keyword)), "")

@@ -105,6 +105,13 @@ def test_a_radiograph_keeps_its_orientation(tmp_path):
     assert item.ReferencedSOPInstanceUID == "2.25.100"
 
 
+@pytest.mark.parametrize(("found", "kept"), [("R", "R"), ("L", "L"), ("JANE", None)])
+def test_a_side_is_a_letter_or_left_out(tmp_path, found: str, kept: str | None):
+    made = made_up.write_radiograph(tmp_path / "source", Laterality=found)
+    write(made, tmp_path / "sc.dcm")
+    assert pydicom.dcmread(tmp_path / "sc.dcm").get("Laterality") == kept
+
+
 def test_the_same_picture_is_the_same_instance(ct, tmp_path):
     first, second = write(ct, tmp_path / "a.dcm"), write(ct, tmp_path / "b.dcm")
     assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()

@@ -18,6 +18,8 @@ from pydicom.filewriter import dcmwrite
 from medseg.errors import GeometryError, ImageReadError, InputRefusedError, MissingPackageError
 from medseg.io import dicom_codec
 from medseg.io.dicom import read_radiograph
+from medseg.io.dicom_facts import facts_of
+from medseg.io.dicom_header import DicomHeader
 from medseg.io.limits import ReadLimits
 
 
@@ -361,3 +363,10 @@ def test_what_is_no_dicom(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ImageReadError):
         read_radiograph(path)
+
+
+@pytest.mark.parametrize(("found", "kept"), [("R", "R"), ("B", "B"), ("JANE", None), ("", None)])
+def test_a_side_is_a_letter_of_dicom_or_left_out(found: str, kept: str | None):
+    """Whatever else stands there might name a person."""
+    header = DicomHeader(Path("a.dcm"), (radiograph(Laterality=found),))
+    assert facts_of(header, "").get("laterality") == kept
