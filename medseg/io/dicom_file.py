@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
@@ -43,6 +43,8 @@ _one_of_many_reads = threading.Lock()
 _HEAD = 1 << 16
 _UID = re.compile(r"[0-9.]{1,64}")
 _VR = re.compile(r"[A-Z]{2}")
+_VRS = frozenset(vr.decode() for vr in EXPLICIT_VRS)
+_NO_VR = frozenset({None})
 _VALUE_BYTES = {
     "AT": 4, "FD": 8, "FL": 4, "OD": 8, "OF": 4, "OL": 4, "OV": 8, "OW": 2, "SL": 4, "SS": 2, "SV": 8, "UL": 4,
     "US": 2, "UV": 8,
@@ -382,20 +384,23 @@ class _StrictGuard(_Guard):
         self.implicit = implicit
 
     def __call__(self, tag: Any, vr: Any, length: int) -> bool:
+        if vr not in (_NO_VR if self.implicit else _VRS):
+            self._refuse_encoding(tag, vr)
+        each = _VALUE_BYTES.get(vr)
+        if each is not None and length != UNDEFINED_LENGTH and length % each:
+            raise ImageReadError(
+                f"{self.path}: element {Tag(tag)} has {length} bytes, its values of VR {vr} have {each} each"
+            )
+        return super().__call__(tag, vr, length)
+
+    def _refuse_encoding(self, tag: Any, vr: Any) -> NoReturn:
         # Without two capitals where a VR stands pydicom takes the element for implicit.
         if self.implicit != (vr is None or not _VR.fullmatch(vr)):
             said, found = ("implicit", "explicit") if self.implicit else ("explicit", "implicit")
             raise ImageReadError(
                 f"{self.path}: element {Tag(tag)} has {found} VR, its transfer syntax is one of {said} VR"
             )
-        if vr is not None and vr.encode("latin-1") not in EXPLICIT_VRS:
-            raise ImageReadError(f"{self.path}: element {Tag(tag)} has no VR of DICOM PS3.5 6.2")
-        each = _VALUE_BYTES.get(vr, 1)
-        if length != UNDEFINED_LENGTH and length % each:
-            raise ImageReadError(
-                f"{self.path}: element {Tag(tag)} has {length} bytes, its values of VR {vr} have {each} each"
-            )
-        return super().__call__(tag, vr, length)
+        raise ImageReadError(f"{self.path}: element {Tag(tag)} has no VR of DICOM PS3.5 6.2")
 
 
 def _read_meta(stream: DatasetStream, path: Path) -> str:
