@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 from pynetdicom.status import code_to_category
 
@@ -110,17 +111,20 @@ class DimseSender:
         answers: list[Sent] = []
         try:
             with self._associate(contexts, (evt.EVT_PDU_SENT, lambda _event: flight.moved())) as association:
+                named = _NamedInstances(association)
                 for index, file in enumerate(files):
                     if not flight.begin():
                         return answers + left_for_later(files[index:])
-                    answers.append(self._store(association, file, 1 + index % _MESSAGE_IDS))
+                    answers.append(self._store(association, named, file, 1 + index % _MESSAGE_IDS))
                     flight.end(answers[-1:])
                 return answers
         except (PacsUnreachableError, PacsRejectedError) as err:
             # A wrong AE title is mended at the archive, not by giving results up.
             return all_answered(files, "again", str(err))
 
-    def _store(self, association: Association, file: Outgoing, message_id: int) -> Sent:
+    def _store(
+        self, association: Association, named: _NamedInstances, file: Outgoing, message_id: int
+    ) -> Sent:
         if not association.is_established:
             return _answer(file, "again", f"{self._place} ended the association")
         try:
@@ -138,6 +142,8 @@ class DimseSender:
             if time.monotonic() - begun < self._requestor.timeout_s:
                 return _answer(file, "again", f"{self._place} ended the association")
             return _answer(file, "again", f"{self._place} did not answer in {self._requestor.timeout_s:g} s")
+        if named.take(message_id) not in ("", data_set.SOPInstanceUID):
+            return _answer(file, "again", f"{self._place} answered for another instance")
         return self._judge(file, int(status.Status))
 
     def _judge(self, file: Outgoing, status: int) -> Sent:
@@ -149,6 +155,25 @@ class DimseSender:
         if status in _OUT_OF_RESOURCES:
             return _answer(file, "again", f"{self._place} is out of resources (status {status:04X})")
         return _answer(file, "refused", f"{self._place} refused it with status {status:04X}")
+
+
+class _NamedInstances:
+    """The instances that answers to C-STORE name, which pynetdicom does not hand on (PS3.7 9.1.1.1.4: optional)."""
+
+    def __init__(self, association: Association) -> None:
+        self._by_message: dict[int, str] = {}
+        association.bind(evt.EVT_DIMSE_RECV, self._received)
+
+    def take(self, message_id: int) -> str:
+        """The instance that the answer to a message named, "" where it named none."""
+        return self._by_message.pop(message_id, "")
+
+    def _received(self, event: Any) -> None:
+        if isinstance(event.message, C_STORE_RSP):
+            command = event.message.command_set
+            uid = str(command.get("AffectedSOPInstanceUID") or "").strip("\0 ")
+            # Of two answers to a message the first is taken.
+            self._by_message.setdefault(int(command.MessageIDBeingRespondedTo), uid)
 
 
 class _NotTakenError(Exception):

@@ -17,9 +17,11 @@ _FULL = 0xA700
 _FILES = [outgoing(1), outgoing(2)]
 
 
-def say(event, kind, *, to: int) -> None:
+def say(event, kind, *, to: int, instance: str | None = None) -> None:
     """Send an answer of success, of which pynetdicom knows nothing."""
     answer = kind()
+    if instance is not None:
+        answer.AffectedSOPInstanceUID = instance
     answer.MessageIDBeingRespondedTo, answer.Status = to, 0x0000
     answer.AffectedSOPClassUID = event.request.AffectedSOPClassUID
     event.assoc.dimse.send_msg(answer, event.context.context_id)
@@ -34,6 +36,30 @@ def test_the_answer_to_another_message_is_no_success(kind, away: int):
     with dimse_archive(answer) as archive:
         answers = DimseSender(archive.options()).send(_FILES)
     assert [(one.state, "A700" in one.reason) for one in answers] == [("again", True)] * 2
+
+
+def test_the_answer_for_another_instance_is_no_success():
+    other = outgoing(3).sop_instance_uid
+
+    def answer(event) -> int:
+        say(event, C_STORE, to=event.request.MessageID, instance=other)
+        return 0x0000
+
+    with dimse_archive(answer) as archive:
+        answers = DimseSender(archive.options()).send(_FILES)
+    assert [(one.state, "for another instance" in one.reason) for one in answers] == [("again", True)] * 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_answer_may_name_its_instance_or_leave_it_out(named: bool):
+    def answer(event) -> int:
+        uid = event.request.AffectedSOPInstanceUID if named else None
+        say(event, C_STORE, to=event.request.MessageID, instance=uid)
+        return _FULL
+
+    with dimse_archive(answer) as archive:
+        answers = DimseSender(archive.options()).send(_FILES)
+    assert [one.state for one in answers] == ["sent", "sent"]
 
 
 def test_an_answer_that_comes_twice_counts_once():
