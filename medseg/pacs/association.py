@@ -12,8 +12,9 @@ from typing import Any
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 
+from medseg.amounts import bytes_text
 from medseg.errors import PacsRejectedError, PacsUnreachableError
-from medseg.pacs.held_line import bound_line, hold_to_requests
+from medseg.pacs.held_line import bound_line, bound_messages, hold_to_requests
 from medseg.pacs.options import DimsePeer
 from medseg.pacs.reactor import Checkpoint
 from medseg.pacs.tls import client_context
@@ -25,6 +26,7 @@ _config.LOG_RESPONSE_IDENTIFIERS = False
 
 _TRANSIENT = 2
 _NAMED = 3
+_LONGEST_ANSWER = 16 << 20
 
 Context = tuple[str, Sequence[str] | None]
 """SOP class and the transfer syntaxes proposed for it; None: pynetdicom's own choice."""
@@ -54,7 +56,12 @@ class Requestor:
 
     @contextlib.contextmanager
     def associate(
-        self, contexts: Iterable[Context], *, roles: Sequence[Any] = (), handlers: Sequence[Handler] = ()
+        self,
+        contexts: Iterable[Context],
+        *,
+        roles: Sequence[Any] = (),
+        handlers: Sequence[Handler] = (),
+        longest_message: int = _LONGEST_ANSWER,
     ) -> Iterator[Any]:
         """An association of pynetdicom, released when the block ends.
 
@@ -65,22 +72,30 @@ class Requestor:
         roles : sequence, optional
             Items of SCP/SCU role selection.
         handlers : sequence of Handler, optional
+        longest_message : int, optional
+            Most bytes of an answer, or of an instance that the archive sends.
 
         Raises
         ------
         PacsUnreachableError
             No connection, silence, or no room at the moment.
         PacsRejectedError
-            The archive lets us not in, or accepts none of the contexts.
+            The archive lets us not in, accepts none of the contexts, or sends more than is taken.
         """
         proposed = list(contexts)
         association = self._requested(proposed, roles, handlers)
         if not association.is_established:
             raise self._failure(association, proposed)
         association._reactor_checkpoint = Checkpoint(association)
-        hold_to_requests(association)
+        arriving = bound_messages(association, longest_message)
+        hold_to_requests(association, arriving)
         try:
             yield association
+        except PacsUnreachableError as err:
+            if not arriving.too_long:
+                raise
+            most = bytes_text(longest_message)
+            raise PacsRejectedError(f"{self.place} sent an answer or instance of more than {most}") from err
         finally:
             association.release()
 

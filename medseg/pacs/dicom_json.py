@@ -25,7 +25,19 @@ def text_of(data_set: JsonDataSet, keyword: str) -> str:
 
 def uid_of(data_set: JsonDataSet, keyword: str) -> str:
     """First value where it is a UID; "" otherwise."""
-    text = text_of(data_set, keyword)
+    return valid_uid(text_of(data_set, keyword))
+
+
+def number_of(data_set: JsonDataSet, keyword: str) -> int | None:
+    """First value where it is a whole number of instances or the like; None otherwise."""
+    value = next(iter(_values(data_set, keyword)), None)
+    # Annex F.2.2: numbers of VR IS may be given as text.
+    text = str(value) if isinstance(value, int | str) else ""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
+def valid_uid(text: str) -> str:
+    """The text where it is a UID; "" otherwise."""
     # pydicom's UID warns with the value, which may be anything.
     return text if len(text) <= 64 and re.fullmatch(RE_VALID_UID, text) else ""
 

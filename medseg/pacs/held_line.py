@@ -1,7 +1,7 @@
-"""Keeps what an archive sends within bounds: PDUs in size and time, and answers to what was asked.
+"""Keeps what an archive sends within bounds: PDUs in size and time, messages in size, and answers to what was asked.
 
 pynetdicom reads a PDU of any declared length and waits for its end for ever, waits for ever for a peer that reads no
-more, and takes whatever answer comes next for the answer to the last request.
+more, puts together messages of any length, and takes whatever answer comes next for the answer to the last request.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pynetdicom import evt
 _LONGEST_PDU = 1 << 20
 """Data sets come in PDUs of the 16 KiB that we propose; acceptances of associations may be longer."""
 _PIECE = 1 << 16
+_PROGRESS = 1 << 16
+"""So much must come within a time-out for a message to be waited for any longer."""
 _RESPONSE = 0x8000
 
 
@@ -53,8 +55,47 @@ def _receive(line: Any, within_s: float, count: int) -> bytearray:
     return got
 
 
-def hold_to_requests(association: Any) -> None:
-    """Pass over answers to other messages than the last request, such as doubled or late ones."""
+class Arriving:
+    """Counts what arrives on an association, and ends it at a message that is too long.
+
+    Parameters
+    ----------
+    association : Association
+        Of pynetdicom.
+    most : int
+        Bytes of a message.
+    """
+
+    def __init__(self, association: Any, most: int) -> None:
+        self._association, self._provider, self._most = association, association.dimse, most
+        self._take, self._held = association.dimse.receive_primitive, 0
+        self.count, self.too_long = 0, False
+
+    def receive(self, primitive: Any) -> None:
+        """Take some fragments of a message, in place of pynetdicom's method of DIMSE."""
+        size = sum(len(fragment) for _, fragment in primitive.presentation_data_value_list)
+        self.count += size
+        self._held += size
+        if self._held > self._most:
+            self.too_long = True
+            # PS3.8 9.2: an invalid PDU, which ends the association; who waits for the message is told.
+            self._association.dul.event_queue.put("Evt19")
+            self._provider.msg_queue.put((None, None))
+            return
+        self._take(primitive)
+        if self._provider.message is None:
+            self._held = 0
+
+
+def bound_messages(association: Any, most: int) -> Arriving:
+    """Let an association end at a message of more than `most` bytes."""
+    arriving = Arriving(association, most)
+    association.dimse.receive_primitive = arriving.receive
+    return arriving
+
+
+def hold_to_requests(association: Any, arriving: Arriving) -> None:
+    """Pass over answers to other messages than the last request, and wait as long as a message comes in."""
     asked, provider = _Asked(), association.dimse
     association.bind(evt.EVT_DIMSE_SENT, asked.sent)
     take = provider.get_msg
@@ -62,11 +103,18 @@ def hold_to_requests(association: Any) -> None:
     def get_msg(block: bool = False) -> tuple[Any, Any]:
         end = time.monotonic() + provider.dimse_timeout
         while True:
+            begun, before = time.monotonic(), arriving.count
             context_id, message = take(block)
-            if not asked.is_foreign(message):
+            now = time.monotonic()
+            if asked.is_foreign(message):
+                if not block or now > end:
+                    return None, None
+            elif message is not None or not block or now - begun < provider.dimse_timeout:
                 return context_id, message
-            if not block or time.monotonic() > end:
+            elif arriving.count - before < _PROGRESS:
                 return None, None
+            else:
+                end = now + provider.dimse_timeout
 
     provider.get_msg = get_msg
 

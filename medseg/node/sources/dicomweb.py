@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydicom.uid import UID
-
 from medseg.node.arrival import Peer
 from medseg.node.clock import Clock
 from medseg.node.source_options import DicomwebSource as DicomwebOptions
-from medseg.node.sources.archive_query import fetch_grown, keys_of
+from medseg.node.sources.archive_query import Fetched, fetch_grown, keys_of
 from medseg.node.sources.marks import Marks
 from medseg.node.sources.source import Taker, offer
+from medseg.pacs.dicom_json import number_of, uid_of
 from medseg.pacs.dicomweb_client import DicomwebClient
 
-_STUDY, _INSTANCES = "0020000D", "00201208"
+_INSTANCES = "00201208"
 _TIMEOUT_S = 60.0
 _MOST = 500
 
@@ -43,25 +42,25 @@ class DicomwebSource:
 
     def look(self) -> int:
         """Take the studies that match and have grown."""
-        return fetch_grown(self._studies(), self._marks, self._take)
+        return fetch_grown(self._studies(), self._marks, count=self._count, fetch=self._take)
 
-    def _studies(self) -> Iterator[tuple[str, int]]:
+    def _studies(self) -> Iterator[tuple[str, int | None]]:
         keys = keys_of(self._options.query, now=self._clock.now())
         keys |= {"limit": str(_MOST), "includefield": _INSTANCES}
         seen: set[str] = set()
         for modality in self._options.query.modality or ("",):
             for item in self._pages(keys | ({"ModalitiesInStudy": modality} if modality else {})):
-                study, count = str(_first(item, _STUDY) or ""), _first(item, _INSTANCES)
-                if UID(study).is_valid and study not in seen:
+                study = uid_of(item, "StudyInstanceUID")
+                if study and study not in seen:
                     seen.add(study)
-                    yield study, count if isinstance(count, int) else self._count(study)
+                    yield study, number_of(item, "NumberOfStudyRelatedInstances")
 
     def _pages(self, keys: dict[str, str]) -> Iterator[Mapping[str, Any]]:
         """All matches, page by page; an archive that knows no offset gives its first page again, which ends it."""
         first = None
         for offset in range(0, _MOST * _MOST, _MOST):
             page = self._client.find("/studies", keys | {"offset": str(offset)})
-            begin = _first(page[0], _STUDY) if page else None
+            begin = uid_of(page[0], "StudyInstanceUID") if page else ""
             if not page or (offset and begin == first):
                 return
             first = first or begin
@@ -73,15 +72,16 @@ class DicomwebSource:
         """Instances of a study, for an archive that does not say it with the study."""
         return len(self._client.find(f"/studies/{study}/instances", {}))
 
-    def _take(self, study: str) -> int:
-        taken = 0
+    def _take(self, study: str) -> Fetched:
+        taken = nameless = 0
+        came: set[str] = set()
+        peer = Peer(route="dicomweb", name=self.name)
         for content in self._client.retrieve(f"/studies/{study}", part_limit=self._limit):
-            receipt = offer(self._intake, content, Peer(route="dicomweb", name=self.name))
-            taken += receipt is not None and receipt.verdict == "stored"
-        return taken
-
-
-def _first(item: Mapping[str, Any], tag: str) -> Any:
-    element = item.get(tag)
-    values = element.get("Value") if isinstance(element, Mapping) else None
-    return values[0] if isinstance(values, list) and values else None
+            receipt = offer(self._intake, content, peer, study_uid=study)
+            if receipt is None or not receipt.sop_instance_uid:
+                # It cannot be read, and will not be at the next look.
+                nameless += 1
+            elif receipt.verdict != "mismatch":
+                came.add(receipt.sop_instance_uid)
+                taken += receipt.verdict == "stored"
+        return Fetched(taken=taken, came=len(came) + nameless)

@@ -40,4 +40,4 @@ def _source(options: source_options.Source, parts: NodeParts) -> Source:
         return OrthancSource(options, intake=intake, marks=marks, file_limit=file_limit)
     if isinstance(options, source_options.DicomwebSource):
         return DicomwebSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)
-    return DimseSource(options, intake=intake, marks=marks, clock=clock)
+    return DimseSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)

@@ -79,7 +79,7 @@ class OrthancSource:
             self._intake.reject(peer, f"{err} (storage.instance_limit)")
             return 0
         receipt = None if content is None else offer(self._intake, content, peer)
-        return int(receipt is not None and receipt.acknowledged)
+        return int(receipt is not None and receipt.verdict == "stored")
 
     def _file(self, identifier: str) -> bytes | None:
         """The file of an instance, None where it was deleted since; AnswerTooLongError where it is too large."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 from medseg.errors import MedsegError, StorageError
@@ -43,11 +44,16 @@ class Source(Protocol):
 
 
 def offer(
-    intake: Taker, content: bytes, peer: Peer, *, only: Collection[str] | None = None
+    intake: Taker,
+    content: bytes,
+    peer: Peer,
+    *,
+    only: Collection[str] | None = None,
+    study_uid: str = "",
 ) -> Receipt | None:
     """Hand a DICOM file to the intake; None where it is none, which the audit log then tells.
 
-    With `only`, another instance than these is left; None as well.
+    With `only`, another instance than these is left; None as well. With `study_uid`, one of another study is refused.
 
     Raises
     ------
@@ -55,7 +61,7 @@ def offer(
         The node has no room; the file is to be offered again at the next look.
     """
     try:
-        arrival = arrival_of(content, peer)
+        arrival = replace(arrival_of(content, peer), study_uid=study_uid)
     except ValueError as err:
         intake.reject(peer, str(err))
         return None

@@ -30,7 +30,7 @@ from medseg.node.arrival import Arrival, Receipt
 from medseg.node.audit import Audit
 from medseg.node.privacy_options import AuditOptions
 from medseg.node.sources import folder as folder_module
-from medseg.node.sources.archive_query import fetch_grown
+from medseg.node.sources.archive_query import Fetched, fetch_grown
 from medseg.node.sources.dicomweb import DicomwebSource
 from medseg.node.sources.dimse import DimseSource
 from medseg.node.sources.folder import FolderSource
@@ -54,7 +54,8 @@ class Taken:
         verdict = self.verdicts.pop(0) if self.verdicts else "stored"
         if verdict == "stored":
             self.uids.append(arrival.sop_instance_uid)
-        return Receipt(verdict=verdict, reason="the disk is full")
+        uid = arrival.sop_instance_uid
+        return Receipt(verdict=verdict, reason="the disk is full", sop_instance_uid=uid)
 
     def reject(self, peer, reason: str) -> None:
         self.rejected.append(reason)
@@ -360,12 +361,14 @@ def test_a_study_of_an_archive_is_found_and_got_once(site: Site):
         called_ae_title="ARCHIVE",
         query=source_options.QueryOptions(modality=("CT",), description="*thorax*"),
     )
-    source = DimseSource(options, intake=site.intake, marks=site.marks(), clock=site.clock)
+    source = DimseSource(
+        options, intake=site.intake, marks=site.marks(), clock=site.clock, file_limit=1 << 20
+    )
     assert source.look() == 2
     assert source.look() == 0
     archive.held.append(2)
     site.intake.verdicts = ["duplicate", "duplicate"]
-    assert source.look() == 3
+    assert source.look() == 1
     assert site.intake.uids == UIDS[:3]
     assert archive.asked[0].ModalitiesInStudy == "CT"
     assert archive.asked[0].StudyDescription == "*thorax*"
@@ -386,20 +389,40 @@ def test_a_study_of_an_archive_is_found_and_got_once(site: Site):
 def test_a_study_that_cannot_be_had_holds_no_other_up_and_is_left_in_the_end(site: Site):
     tried: list[str] = []
 
-    def fetch(study: str) -> int:
+    def fetch(study: str) -> Fetched:
         tried.append(study)
         if study == "bad":
             raise PacsUnreachableError("1 instance could not be had")
-        return 1
+        return Fetched(taken=1, came=2 if study == "half" else 3)
 
-    for look in range(8):
-        studies = [("bad", 3), (f"good {look}", 1)]
-        if look < 5:
+    def look(*studies: str) -> int:
+        return fetch_grown([(study, 3) for study in studies], site.marks(), count=len, fetch=fetch)
+
+    for number in range(8):
+        if number < 5:
             with pytest.raises(PacsUnreachableError):
-                fetch_grown(studies, site.marks(), fetch)
+                look("bad", "half", f"good {number}")
         else:
-            assert fetch_grown(studies, site.marks(), fetch) == 1
-    assert tried.count("bad") == 5
+            assert look("bad", "half", f"good {number}") == 1
+    assert (tried.count("bad"), tried.count("half")) == (5, 5)
     assert sum(study.startswith("good") for study in tried) == 8
     with pytest.raises(PacsUnreachableError):
-        fetch_grown([("bad", 4)], site.marks(), fetch)
+        fetch_grown([("bad", 4)], site.marks(), count=len, fetch=fetch)
+
+
+def test_a_study_whose_instances_cannot_be_counted_holds_no_other_up(site: Site):
+    def count(study: str) -> int:
+        raise PacsRejectedError("no such study")
+
+    def fetch(study: str) -> Fetched:
+        return Fetched(taken=2, came=None)
+
+    fetched: list[str] = []
+    with pytest.raises(PacsRejectedError, match="no such study"):
+        fetch_grown(
+            [("uncounted", None), ("good", 2)],
+            site.marks(),
+            count=count,
+            fetch=lambda study: fetched.append(study) or fetch(study),
+        )
+    assert fetched == ["good"]

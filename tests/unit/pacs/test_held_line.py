@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 
 from medseg.pacs.dimse_client import DimseSender
+from medseg.pacs.held_line import bound_messages, hold_to_requests
 from tests.unit.pacs.archives import dimse_archive, outgoing
 
 _FULL = 0xA700
@@ -90,3 +92,39 @@ def test_a_pdu_without_an_end_is_not_waited_for(length: int):
         done.set()
     assert [one.state for one in answers] == ["again", "again"]
     assert took < 8
+
+
+class Lines:
+    """A provider of DIMSE whose messages come when a test says."""
+
+    dimse_timeout, message = 0.0, None
+
+    def __init__(self, *pieces: int) -> None:
+        self.pieces, self.taken = list(pieces), 0
+
+    def bind(self, event, handler) -> None:
+        pass
+
+    def receive_primitive(self, primitive) -> None:
+        self.message = "begun"
+
+    def get_msg(self, block: bool = False):
+        """One time-out, in which a piece comes; after the last the message is whole."""
+        self.taken += 1
+        if not self.pieces:
+            return 1, "whole"
+        self.receive_primitive(SimpleNamespace(presentation_data_value_list=[(1, bytes(self.pieces.pop(0)))]))
+        return None, None
+
+
+@pytest.mark.parametrize(
+    ("pieces", "found", "looks"),
+    [((70_000, 70_000, 70_000), (1, "whole"), 4), ((70_000, 10, 70_000), (None, None), 2)],
+    ids=["large", "dripping"],
+)
+def test_a_message_is_waited_for_as_long_as_it_comes_in(pieces, found, looks: int):
+    provider = Lines(*pieces)
+    association = SimpleNamespace(dimse=provider, bind=provider.bind)
+    hold_to_requests(association, bound_messages(association, 1 << 30))
+    assert provider.get_msg(block=True) == found
+    assert provider.taken == looks
