@@ -13,17 +13,18 @@ from typing import Any
 import httpx
 
 from medseg.errors import PacsRejectedError, PacsUnreachableError
+from medseg.pacs.dicom_json import JsonDataSet, items_of, number_of, text_of
 from medseg.pacs.flight import Flight
 from medseg.pacs.multipart import read_parts
 from medseg.pacs.options import DicomwebArchive, HttpServerOptions
 from medseg.pacs.secret import read_secret
-from medseg.pacs.sending import Outgoing, Sent, all_answered, left_for_later
+from medseg.pacs.sending import Outgoing, Sent, SentState, all_answered, left_for_later
 from medseg.pacs.tls import client_context
 
-_JSON = "application/dicom+json"
+_JSON, _XML = "application/dicom+json", "application/dicom+xml"
+_INSTANCE = "ReferencedSOPInstanceUID"
 _MAX_ANSWER = 64 << 20
-_REFERENCED, _FAILED, _INSTANCE, _REASON = "00081199", "00081198", "00081155", "00081197"
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+_OUT_OF_RESOURCES = (*range(0xA700, 0xA800), 0x0213)
 
 
 class AnswerTooLongError(PacsRejectedError):
@@ -53,7 +54,7 @@ class DicomwebClient:
             verify = client_context(options.tls, field="tls")
         # No proxies or redirects: nothing but the operator says where the data go.
         self._http = httpx.Client(
-            headers=headers,
+            headers={"Accept-Encoding": "identity"} | headers,
             auth=auth,
             verify=verify,
             timeout=timeout_s,
@@ -82,12 +83,15 @@ class DicomwebClient:
         PacsUnreachableError
             No connection, silence, or an answer that says "later" (429, 5xx).
         PacsRejectedError
-            Login refused, a redirect, or another error.
+            Login refused, a redirect, a packed answer, or another error.
         """
         try:
             with self._http.stream(
                 method, f"{self.url}{path}", params=params, content=content, headers=headers
             ) as answer:
+                # Unpacking has no bounds in httpx, and was not asked for.
+                if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+                    raise PacsRejectedError(f"{self.url} answers packed (Content-Encoding), unasked")
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as err:
             raise PacsUnreachableError(f"{self.url} does not answer: {_cause(err)}") from err
@@ -176,7 +180,7 @@ class DicomwebSender:
                 answers = self._judge(files, answer, flight)
         except _StoppedError:
             answers = left_for_later(files)
-        except (PacsUnreachableError, AnswerTooLongError) as err:
+        except (PacsUnreachableError, PacsRejectedError) as err:
             answers = all_answered(files, "again", str(err))
         flight.end(answers)
         return answers
@@ -184,7 +188,8 @@ class DicomwebSender:
     def _judge(self, files: Sequence[Outgoing], answer: httpx.Response, flight: Flight) -> list[Sent]:
         status, url = answer.status_code, self._client.url
         if status in (200, 202, 409):
-            return _answers(files, read_bounded(answer, _MAX_ANSWER), status)
+            kind = answer.headers.get("content-type", "")
+            return _answers(files, read_bounded(answer, _MAX_ANSWER), status, kind)
         wait = _retry_after(answer)
         if status == 413 and len(files) > 1:
             # One by one they may be small enough.
@@ -236,42 +241,44 @@ def _body(files: Sequence[Outgoing], boundary: str, flight: Flight) -> Iterator[
     yield f"--{boundary}--\r\n".encode()
 
 
-def _answers(files: Sequence[Outgoing], content: bytes, status: int) -> list[Sent]:
+def _answers(files: Sequence[Outgoing], content: bytes, status: int, kind: str) -> list[Sent]:
     """What the response message says of each instance (PS3.18 10.5.3)."""
     try:
         message = json.loads(content) if content else {}
     except (ValueError, RecursionError):
+        if kind.partition(";")[0].strip().lower() != _XML:
+            # A page to log in, or of a proxy, is often sent with 200.
+            return all_answered(files, "again", f"answered {status} with something that is no DICOM JSON")
         message = {}
     if isinstance(message, list):
         message = message[0] if message else {}
-    stored = {_value(item, _INSTANCE) for item in _items(message, _REFERENCED)}
-    failed = {_value(item, _INSTANCE): _value(item, _REASON) for item in _items(message, _FAILED)}
-    return [_one(file.sop_instance_uid, stored, failed, status) for file in files]
+    if not isinstance(message, Mapping):
+        message = {}
+    stored = {text_of(item, _INSTANCE): item for item in items_of(message, "ReferencedSOPSequence")}
+    failed = {text_of(item, _INSTANCE): item for item in items_of(message, "FailedSOPSequence")}
+    silent: SentState = "sent" if status == 200 and not (stored or failed) else "again"
+    return [_one(file.sop_instance_uid, stored, failed, status, silent) for file in files]
 
 
-def _one(uid: str, stored: set[Any], failed: Mapping[Any, Any], status: int) -> Sent:
-    if uid in stored:
-        return Sent(sop_instance_uid=uid, state="sent")
+def _one(
+    uid: str,
+    stored: Mapping[str, JsonDataSet],
+    failed: Mapping[str, JsonDataSet],
+    status: int,
+    silent: SentState,
+) -> Sent:
+    """What became of one; `silent` where nothing is said of it. What is in both lists has failed."""
     if uid in failed:
-        reason = failed[uid] if isinstance(failed[uid], int) else 0
+        reason = number_of(failed[uid], "FailureReason") or 0
         again = reason in _OUT_OF_RESOURCES
         text = f"the archive answered with failure {reason:04X}"
         return Sent(sop_instance_uid=uid, state="again" if again else "refused", reason=text)
-    if status == 200:
-        return Sent(sop_instance_uid=uid, state="sent")
-    return Sent(
-        sop_instance_uid=uid, state="again", reason=f"answered {status} without a word on this instance"
-    )
-
-
-def _items(message: Any, tag: str) -> list[Any]:
-    element = message.get(tag) if isinstance(message, Mapping) else None
-    found = element.get("Value") if isinstance(element, Mapping) else None
-    return found if isinstance(found, list) else []
-
-
-def _value(item: Any, tag: str) -> Any:
-    return next(iter(_items(item, tag)), None)
+    if uid in stored:
+        warning = number_of(stored[uid], "WarningReason")
+        text = f"stored with warning {warning:04X}" if warning else ""
+        return Sent(sop_instance_uid=uid, state="sent", reason=text)
+    text = "" if silent == "sent" else f"answered {status} without a word on this instance"
+    return Sent(sop_instance_uid=uid, state=silent, reason=text)
 
 
 def read_bounded(answer: httpx.Response, limit: int) -> bytes:
@@ -292,5 +299,6 @@ def read_bounded(answer: httpx.Response, limit: int) -> bytes:
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
+    """Seconds; None also where it is a date, or at once, which would be asked again and again."""
     text = answer.headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
+    return float(text) or None if text.isascii() and text.isdigit() and len(text) < 8 else None

@@ -67,6 +67,9 @@ def read_parts(content_type: str, chunks: Iterable[bytes], *, part_limit: int) -
     feed = PartFeed(content_type, part_limit=part_limit)
     for chunk in chunks:
         yield from feed.take(chunk)
+        if feed.ended:
+            # What follows the last boundary is of no interest (RFC 2046 5.1.1), and may have no end.
+            return
     feed.end()
 
 
@@ -83,6 +86,11 @@ class PartFeed:
         self._buffer = bytearray(b"\r\n")
         self._searched = 0
         self._begun = self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last boundary has come."""
+        return self._ended
 
     @property
     def held(self) -> int:
