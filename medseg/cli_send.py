@@ -58,7 +58,9 @@ def send(
         print(json.dumps(report.to_json(), indent=2))
     else:
         for file in report.files:
-            print(f"{file.state:8} {file.path}{f': {file.reason}' if file.reason else ''}", file=sys.stderr)
+            line = f"{file.state:9}{file.path}{f': {file.reason}' if file.reason else ''}"
+            # A name may hold line ends and commands for the terminal.
+            print("".join(c if c.isprintable() else "\ufffd" for c in line), file=sys.stderr)
         print(report.text)
     if report.exit_code:
         raise typer.Exit(report.exit_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,17 @@ from pydantic import ConfigDict
 from medseg.amounts import counted, parse_seconds
 from medseg.config.yaml_model import load_yaml_model
 from medseg.errors import ConfigError, ImageReadError, InputError, PacsUnreachableError, StorageError
-from medseg.io.dicom_file import scan_file
-from medseg.io.dicom_header import DicomHeader
-from medseg.io.limits import DEFAULT_LIMITS
-from medseg.io.sniff import is_something, kind_of, read_head
+from medseg.pacs.files_to_send import FoundFile, found_files, outgoing
 from medseg.pacs.options import Destination, PacsOptions
 from medseg.pacs.senders import Waits, sender_for, wait_before
-from medseg.pacs.sending import Outgoing, Sender, Sent
+from medseg.pacs.sending import Outgoing, Sender
 
 _BATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentFile:
-    """What became of a file: sent, refused, again (the archive did not take it in time), or no DICOM."""
+    """What became of a file: sent, refused, again (the archive did not take it in time), no DICOM, or unread."""
 
     path: Path
     state: str
@@ -88,23 +85,40 @@ def send_files(inputs: Sequence[Path], *, to: str, config: Path, retry_for: str)
     """
     options = destination(config, to)
     sender, deadline = sender_for(options), time.monotonic() + _seconds(retry_for)
-    every = list(_found(inputs))
-    found = [(path, reason) for path, reason in every if reason is not None]
-    wanted = [path for path, reason in found if not reason]
+    every = list(found_files(inputs))
+    found = [file for file in every if file.state != "other"]
+    wanted = [file.path for file in found if not file.state]
     if not wanted:
-        names = ", ".join(map(str, inputs[:3])) + (", ..." if len(inputs) > 3 else "")
-        raise InputError(
-            f"no DICOM file in {names}: {counted(len(every), 'file')} looked at"
-            if every
-            else f"no file in {names}"
-        )
-    files = [SentFile(path=path, state="no DICOM", reason=reason) for path, reason in found if reason]
-    for batch in deliver(wanted, sender, waits=options, deadline=deadline):
-        files += batch
+        raise InputError(_nothing(inputs, every))
+    sent = {
+        file.path: file
+        for batch in deliver(wanted, sender, waits=options, deadline=deadline)
+        for file in batch
+    }
+    files = [_became(file, sent) for file in found]
     left = [file for file in files if file.state != "sent"]
-    none = all(file.state == "again" for file in files if file.state != "no DICOM")
+    none = all(file.state == "again" for file in sent.values())
     code = 0 if not left else PacsUnreachableError.exit_code if none else 1
     return SendReport(files=tuple(files), exit_code=code, others=len(every) - len(found))
+
+
+def _became(file: FoundFile, sent: Mapping[Path, SentFile]) -> SentFile:
+    if file.same_as is not None:
+        first = sent[file.same_as]
+        reason = f"the same as {file.same_as}" if first.state == "sent" else first.reason
+        return SentFile(path=file.path, state=first.state, reason=reason)
+    if file.state:
+        return SentFile(path=file.path, state=file.state, reason=file.reason)
+    return sent[file.path]
+
+
+def _nothing(inputs: Sequence[Path], found: Sequence[FoundFile]) -> str:
+    """Why nothing can be sent."""
+    names = ", ".join(map(str, inputs[:3])) + (", ..." if len(inputs) > 3 else "")
+    if not found:
+        return f"no file in {names}"
+    unread = next((f"; {file.reason}" for file in found if file.state == "unread"), "")
+    return f"no DICOM file in {names}: {counted(len(found), 'file')} looked at{unread}"
 
 
 def deliver(
@@ -167,74 +181,55 @@ def _seconds(text: str) -> float:
         raise ConfigError(f"--retry-for {text!r}: {err}") from err
 
 
-def _found(inputs: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Each file, with why it is not sent or ""; None where it lies in a folder and is of another kind."""
-    for top in inputs:
-        if not top.exists():
-            raise StorageError(f"{top} does not exist; correct the path")
-        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            if path.is_file():
-                problem = _problem(path)
-                yield path, None if problem and top.is_dir() and _is_other(path) else problem
-
-
-def _problem(path: Path) -> str:
-    try:
-        header = DicomHeader.of(scan_file(path, DEFAULT_LIMITS).dataset, path)
-    except ImageReadError as err:
-        return str(err).removeprefix(f"{path}: ")
-    missing = [keyword for keyword in ("SOPClassUID", "SOPInstanceUID") if not header.uid(keyword)]
-    return f"{missing[0]} is missing" if missing else ""
-
-
-def _is_other(path: Path) -> bool:
-    """Whether a file is of another kind and does not pretend to be DICOM, as pictures and tables beside results."""
-    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
-        return False
-    try:
-        head = read_head(path)
-    except (ImageReadError, StorageError):
-        return False
-    return kind_of(head) != "dicom" and is_something(head)
-
-
 def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
     batch: list[Path] = []
     size = 0
     for path in paths:
-        if batch and size + path.stat().st_size > _BATCH_BYTES:
+        more = _size(path)
+        if batch and size + more > _BATCH_BYTES:
             yield batch
             batch, size = [], 0
         batch.append(path)
-        size += path.stat().st_size
+        size += more
     if batch:
         yield batch
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        # Whoever reads it says so.
+        return 0
+
+
 def _deliver(paths: Sequence[Path], sender: Sender, waits: Waits, deadline: float) -> list[SentFile]:
     """Try until everything is sent or refused, or the time is over."""
-    waiting = dict(enumerate(paths))
-    done: dict[int, Sent] = {}
+    waiting = list(paths)
+    done: dict[Path, SentFile] = {}
     attempt = 0
     while waiting:
         attempt += 1
-        answers = sender.send([_outgoing(path) for path in waiting.values()])
-        done |= dict(zip(waiting, answers, strict=True))
-        waiting = {index: path for index, path in waiting.items() if done[index].state == "again"}
-        wait = wait_before(attempt, waits)
+        files = {path: file for path in waiting if (file := _read(path, done)) is not None}
+        answers = dict(zip(files, sender.send(list(files.values())), strict=True)) if files else {}
+        done |= {
+            path: SentFile(path=path, state=answer.state, reason=answer.reason)
+            for path, answer in answers.items()
+        }
+        waiting = [path for path, answer in answers.items() if answer.state == "again"]
+        # An archive may say itself when to come again.
+        asked = [answers[path].retry_after_s or 0.0 for path in waiting]
+        wait = max(wait_before(attempt, waits), *asked, 0.0)
         if not waiting or time.monotonic() + wait > deadline:
             break
         time.sleep(wait)
-    return [
-        SentFile(path=path, state=done[index].state, reason=done[index].reason)
-        for index, path in enumerate(paths)
-    ]
+    return [done[path] for path in paths]
 
 
-def _outgoing(path: Path) -> Outgoing:
-    header = DicomHeader.of(scan_file(path, DEFAULT_LIMITS).dataset, path)
-    return Outgoing(
-        sop_class_uid=header.uid("SOPClassUID"),
-        sop_instance_uid=header.uid("SOPInstanceUID"),
-        content=path.read_bytes(),
-    )
+def _read(path: Path, done: dict[Path, SentFile]) -> Outgoing | None:
+    """A file with its content; one that was there and cannot be read any more is done with."""
+    try:
+        return outgoing(path)
+    except (ImageReadError, StorageError) as err:
+        done[path] = SentFile(path=path, state="unread", reason=str(err))
+        return None

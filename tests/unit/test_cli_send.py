@@ -103,6 +103,13 @@ def test_a_bad_file_holds_no_good_one_up(medseg, tmp_path, files, archive):
         assert line.startswith("no DICOM")
 
 
+def test_a_name_cannot_speak_to_the_terminal(medseg, tmp_path, files, archive):
+    (files / "one.dcm").rename(files / "x\nsent     y\x1b[2J.dcm")
+    _, _, err = medseg("send", files, "--to", "archive", "-c", config(tmp_path, archive.port))
+    assert len(err.splitlines()) == 2
+    assert "\x1b" not in err
+
+
 def test_what_the_archive_refuses_is_told_apart(medseg, tmp_path, files, archive):
     (files / "mr.dcm").write_bytes(outgoing(3, sop_class=MRImageStorage).content)
     code, out, _ = medseg("send", files, "--to", "archive", "-c", config(tmp_path, archive.port), "--json")
