@@ -37,7 +37,7 @@ def _source(options: source_options.Source, parts: NodeParts) -> Source:
     if isinstance(options, source_options.FolderSource):
         return FolderSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)
     if isinstance(options, source_options.OrthancSource):
-        return OrthancSource(options, intake=intake, marks=marks, file_limit=file_limit)
+        return OrthancSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)
     if isinstance(options, source_options.DicomwebSource):
         return DicomwebSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)
     return DimseSource(options, intake=intake, marks=marks, clock=clock, file_limit=file_limit)

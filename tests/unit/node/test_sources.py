@@ -246,7 +246,9 @@ def feed(site: Site):
         options = source_options.OrthancSource(name="source", url=url)
 
         def made() -> OrthancSource:
-            return OrthancSource(options, intake=site.intake, marks=site.marks(), file_limit=1 << 20)
+            return OrthancSource(
+                options, intake=site.intake, marks=site.marks(), clock=site.clock, file_limit=1 << 20
+            )
 
         yield orthanc, made
 
@@ -297,7 +299,9 @@ def test_an_orthanc_that_begins_anew_is_read_from_its_beginning(site: Site, feed
 def test_what_is_no_orthanc_is_said(site: Site):
     with http_archive(lambda body: (200, b"[]", {})) as server:
         options = source_options.OrthancSource(name="source", url=server.options().url)
-        source = OrthancSource(options, intake=site.intake, marks=site.marks(), file_limit=1)
+        source = OrthancSource(
+            options, intake=site.intake, marks=site.marks(), clock=site.clock, file_limit=1
+        )
         with pytest.raises(PacsRejectedError, match="is not that of an Orthanc"):
             source.look()
 
