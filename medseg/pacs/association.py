@@ -16,7 +16,7 @@ from medseg.amounts import bytes_text
 from medseg.errors import PacsRejectedError, PacsUnreachableError
 from medseg.pacs.held_line import bound_line, bound_messages, hold_to_requests
 from medseg.pacs.options import DimsePeer
-from medseg.pacs.reactor import Checkpoint
+from medseg.pacs.reactor import stand_still
 from medseg.pacs.tls import client_context
 
 # It logs what is sent, identifiers included.
@@ -86,7 +86,7 @@ class Requestor:
         association = self._requested(proposed, roles, handlers)
         if not association.is_established:
             raise self._failure(association, proposed)
-        association._reactor_checkpoint = Checkpoint(association)
+        stand_still(association)
         arriving = bound_messages(association, longest_message)
         hold_to_requests(association, arriving)
         try:

@@ -28,6 +28,8 @@ from medseg.pacs.transcode import uncompressed
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _MESSAGE_IDS = 65535
 _MAX_CONTEXTS = 127
+_FAILURE = 0x0110
+_REPORT_WAIT_S = 2.0
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
 EventReport = Callable[[Dataset, int], int]
@@ -91,6 +93,9 @@ class DimseSender:
             status, _ = association.send_n_action(
                 request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
+            if int(status.get("Status", _FAILURE)) == 0 and self._report is not None:
+                # PS3.4 J.3.3: the report may come on this association, as long as it is there.
+                association._reactor_checkpoint.served.wait(_REPORT_WAIT_S)
         if "Status" not in status:
             raise PacsUnreachableError(f"{self._place} does not answer the request for storage commitment")
         if int(status.Status) != 0:

@@ -25,6 +25,8 @@ class Checkpoint(threading.Event):
     def __init__(self, association: Any) -> None:
         super().__init__()
         self._association, self._lock, self._stands = association, threading.Lock(), False
+        self.served = threading.Event()
+        """Set when a request of the archive has been answered, such as a report of storage commitment."""
         self.set()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -43,3 +45,20 @@ class Checkpoint(threading.Event):
         reactor = self._association
         while not self._stands and reactor.is_alive() and threading.current_thread() is not reactor:
             time.sleep(_LOOK_EVERY_S)
+
+
+def stand_still(association: Any) -> Checkpoint:
+    """Give an association a checkpoint at which its reactor can be relied upon to stand."""
+    checkpoint, serve = Checkpoint(association), association._serve_request
+
+    def served(message: Any, context_id: int) -> None:
+        try:
+            serve(message, context_id)
+        finally:
+            # Reports are served by another thread, which says at its end that the reactor goes on, though it may stand:
+            # whoever waits for that flag would wait for ever. The checkpoint alone is to be believed.
+            association._is_paused = True
+            checkpoint.served.set()
+
+    association._serve_request, association._reactor_checkpoint = served, checkpoint
+    return checkpoint
