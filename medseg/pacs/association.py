@@ -27,6 +27,8 @@ _config.LOG_RESPONSE_IDENTIFIERS = False
 _TRANSIENT = 2
 _NAMED = 3
 _LONGEST_ANSWER = 16 << 20
+# PS3.8 9.3.5.1: length, context and control header, then data.
+_SHORTEST_PDU = 7
 
 Context = tuple[str, Sequence[str] | None]
 """SOP class and the transfer syntaxes proposed for it; None: pynetdicom's own choice."""
@@ -80,12 +82,16 @@ class Requestor:
         PacsUnreachableError
             No connection, silence, or no room at the moment.
         PacsRejectedError
-            The archive lets us not in, accepts none of the contexts, or sends more than is taken.
+            The archive lets us not in, accepts none of the contexts, takes no data, or sends more
+            than is taken.
         """
         proposed = list(contexts)
         association = self._requested(proposed, roles, handlers)
         if not association.is_established:
             raise self._failure(association, proposed)
+        if 0 < (most := association.acceptor.maximum_length or 0) < _SHORTEST_PDU:
+            association.abort()
+            raise PacsRejectedError(f"{self.place} takes PDUs of {most} bytes at most, which hold no data")
         stand_still(association)
         arriving = bound_messages(association, longest_message)
         hold_to_requests(association, arriving)
