@@ -89,9 +89,9 @@ class Requestor:
         association = self._requested(proposed, roles, handlers)
         if not association.is_established:
             raise self._failure(association, proposed)
-        if 0 < (most := association.acceptor.maximum_length or 0) < _SHORTEST_PDU:
+        if wrong := _wrong_acceptance(association):
             association.abort()
-            raise PacsRejectedError(f"{self.place} takes PDUs of {most} bytes at most, which hold no data")
+            raise PacsRejectedError(f"{self.place} {wrong}")
         stand_still(association)
         arriving = bound_messages(association, longest_message)
         hold_to_requests(association, arriving)
@@ -143,6 +143,18 @@ class Requestor:
         return PacsUnreachableError(
             f"{self.place} does not answer, or ended the connection; look at host and port, and {doubt}"
         )
+
+
+def _wrong_acceptance(association: Any) -> str:
+    """What is wrong with the acceptance of an association; "" where nothing is."""
+    most = association.acceptor.maximum_length or 0
+    if 0 < most < _SHORTEST_PDU:
+        return f"takes PDUs of {most} bytes at most, which hold no data"
+    offered = {each.context_id: each.transfer_syntax for each in association.requestor.requested_contexts}
+    for context in association.accepted_contexts:
+        if context.transfer_syntax[0] not in offered[context.context_id]:
+            return f"accepts {UID(context.abstract_syntax).name} in a transfer syntax that was not offered"
+    return ""
 
 
 def _send_at_once(event: Any) -> None:

@@ -10,9 +10,13 @@ import contextlib
 import functools
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pynetdicom import evt
+from pynetdicom.fsm import InvalidEventError
+
+from medseg.io.foreign import PARSER_ERRORS
 
 _LONGEST_PDU = 1 << 20
 """Data sets come in PDUs of the 16 KiB that we propose; acceptances of associations may be longer."""
@@ -27,6 +31,23 @@ def bound_line(event: Any) -> None:
     line, within_s = event.assoc.dul.socket, event.assoc.network_timeout
     line.socket.settimeout(within_s)
     line.recv = functools.partial(_receive, line, within_s)
+    machine = event.assoc.dul.state_machine
+    machine.do_action = functools.partial(_act, line, machine.do_action)
+
+
+def _act(line: Any, act: Callable[[str], None], event: str) -> None:
+    """Let pynetdicom act on an event; a PDU of which it makes no sense ends the connection, not the thread."""
+    try:
+        act(event)
+    except (InvalidEventError, *PARSER_ERRORS):
+        _hang_up(line.socket)
+
+
+def _hang_up(connection: socket.socket | None) -> None:
+    if connection is not None:
+        # pynetdicom takes it for closed, and forgets it.
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _receive(line: Any, within_s: float, count: int) -> bytearray:
@@ -48,9 +69,7 @@ def _receive(line: Any, within_s: float, count: int) -> bytearray:
                 raise TimeoutError
         connection.settimeout(within_s)
     except OSError:
-        # pynetdicom takes it for closed, and forgets it.
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+        _hang_up(connection)
         raise
     return got
 

@@ -11,13 +11,13 @@ from medseg.pacs.dimse_client import DimseSender
 from medseg.pacs.query import FoundStudy, QueryClient
 from tests.unit.node.listening import STUDY, ct_slice
 from tests.unit.pacs.archives import dimse_archive, outgoing
-from tests.unit.pacs.crumbling_line import crumbling_line
+from tests.unit.pacs.changed_line import changed_line, crumbs
 from tests.unit.pacs.query_archives import one_match, query_archive
 
 
 def test_acknowledgements_in_crumbs_are_put_together():
     files = [outgoing(1), outgoing(2)]
-    with dimse_archive() as archive, crumbling_line(archive.port) as line:
+    with dimse_archive() as archive, changed_line(archive.port, crumbs) as line:
         answers = DimseSender(archive.options(port=line.port, timeout=20.0)).send(files)
     assert [answer.state for answer in answers] == ["sent", "sent"]
 
@@ -35,7 +35,7 @@ def test_matches_and_images_in_crumbs_are_put_together():
         yield 1
         yield 0xFF00, image
 
-    with query_archive(find=find, get=get) as peer, crumbling_line(peer.port) as line:
+    with query_archive(find=find, get=get) as peer, changed_line(peer.port, crumbs) as line:
         client = QueryClient(peer.model_copy(update={"port": line.port}), timeout_s=20)
         assert client.find_studies({}) == [FoundStudy(study_uid=STUDY, instances=1)]
         assert client.get_study(STUDY, lambda data, *names: taken.append(data) or 0) == 1

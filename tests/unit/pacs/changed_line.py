@@ -1,4 +1,4 @@
-"""A line between us and an archive on which answers come in crumbs."""
+"""A line between us and an archive on which answers change."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 _P_DATA = 4
 _LAST = 2
 
+Change = Callable[[bytes], Iterable[bytes]]
+"""A PDU of the archive -> what comes in its place."""
 
-class CrumblingLine:
-    """Passes on what an archive answers: data in fragments of one byte, with empty ones among them, byte by byte.
+
+class ChangedLine:
+    """Passes on what an archive answers, changed, in pieces.
 
     Parameters
     ----------
     port : int
         Of the archive.
+    change : Change
     """
 
-    def __init__(self, port: int) -> None:
-        self._archive = port
+    def __init__(self, port: int, change: Change) -> None:
+        self._archive, self._change = port, change
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -37,7 +41,13 @@ class CrumblingLine:
                 archive = socket.create_connection(("127.0.0.1", self._archive))
                 us.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=_pass_on, args=(us, archive), daemon=True).start()
-                threading.Thread(target=_crumble, args=(archive, us), daemon=True).start()
+                threading.Thread(target=self._answer, args=(archive, us), daemon=True).start()
+
+    def _answer(self, archive: socket.socket, us: socket.socket) -> None:
+        with contextlib.suppress(OSError), archive, archive.makefile("rb") as answers, us:
+            while head := answers.read(6):
+                for piece in self._change(head + answers.read(struct.unpack(">L", head[2:])[0])):
+                    us.sendall(piece)
 
 
 def _pass_on(source: socket.socket, to: socket.socket) -> None:
@@ -47,16 +57,14 @@ def _pass_on(source: socket.socket, to: socket.socket) -> None:
         to.shutdown(socket.SHUT_WR)
 
 
-def _crumble(archive: socket.socket, us: socket.socket) -> None:
-    with contextlib.suppress(OSError), archive.makefile("rb") as answers, us:
-        while head := answers.read(6):
-            body = answers.read(struct.unpack(">L", head[2:])[0])
-            for crumb in _crumbs(body) if head[0] == _P_DATA else (head + body,):
-                for start in range(len(crumb)):
-                    us.send(crumb[start : start + 1])
+def crumbs(pdu: bytes) -> Iterator[bytes]:
+    """Data in fragments of one byte, after an empty one, and all byte by byte."""
+    for crumb in _fragments(pdu[6:]) if pdu[0] == _P_DATA else (pdu,):
+        for at in range(len(crumb)):
+            yield crumb[at : at + 1]
 
 
-def _crumbs(body: bytes) -> Iterator[bytes]:
+def _fragments(body: bytes) -> Iterator[bytes]:
     """PDUs of one byte of data each (PS3.8 9.3.5)."""
     while body:
         length, context, control = struct.unpack(">LBB", body[:6])
@@ -73,8 +81,8 @@ def _pdu(context: int, control: int, data: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def crumbling_line(port: int) -> Iterator[CrumblingLine]:
-    line = CrumblingLine(port)
+def changed_line(port: int, change: Change) -> Iterator[ChangedLine]:
+    line = ChangedLine(port, change)
     try:
         yield line
     finally:
