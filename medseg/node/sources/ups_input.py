@@ -122,8 +122,8 @@ class UpsInput:
         only = frozenset(reference.instances) or None
         for path in self._paths(reference):
             for content in archive.client.retrieve(path, part_limit=self._limit):
-                receipt = offer(self._intake, content, self._peer, only=only)
-                if receipt is not None and receipt.sop_instance_uid:
+                receipt = offer(self._intake, content, self._peer, only=only, study_uid=reference.study_uid)
+                if receipt is not None and receipt.sop_instance_uid and receipt.verdict != "mismatch":
                     yield receipt
 
     def _paths(self, reference: InputReference) -> list[str]:

@@ -27,7 +27,7 @@ from medseg.node.scheduler import Scheduler
 from medseg.node.source_options import UpsSource as UpsOptions
 from medseg.node.sources.ups import UpsSource
 from medseg.node.sources.ups_performer import NodeParts
-from medseg.node.tables import deliveries, jobs, metadata, work_items
+from medseg.node.tables import deliveries, instances, jobs, metadata, work_items
 from medseg.node.vault import Vault
 from medseg.node.work_items import WorkItems
 from medseg.pacs.dicom_json import data_set, element, items_of, text_of
@@ -725,6 +725,21 @@ def test_a_series_or_study_that_is_named_as_a_whole_is_had_as_a_whole(server: Up
         site.round()
     assert [server.state(uid) for uid in UIDS[:2]] == ["COMPLETED", "COMPLETED"]
     assert len(site.computed) == 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_images_of_another_study_are_no_input(server: UpsServer, site: Site, named: bool):
+    (patient, study), ours = ("P2", generate_uid()), ct_slice(0)
+    other = ct_slice(9, patient=patient, study=study)
+    server.files = {(STUDY, SERIES, str(one.SOPInstanceUID)): as_file(one) for one in (ours, other)}
+    names = [str(one.SOPInstanceUID) for one in (ours, other)] if named else []
+    server.add(UIDS[0], study=STUDY, InputInformationSequence=[input_item(STUDY, SERIES, names)])
+    for _ in range(3):
+        site.round()
+    with site.database.read() as connection:
+        held = set(connection.execute(select(instances.c.study_uid)).scalars())
+    assert held == {STUDY}
+    assert (server.state(UIDS[0]) == "COMPLETED") is not named
 
 
 def test_urls_of_an_item_choose_an_archive_and_are_never_called(server: UpsServer, tmp_path: Path, url: str):
