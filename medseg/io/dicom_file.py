@@ -39,7 +39,7 @@ _MAX_ELEMENTS = 100_000
 _MAX_HEADER_ELEMENT = 128 << 20
 _MAX_READS = 2_500_000
 _MANY_READS = 20_000
-_one_of_many_reads = threading.Lock()
+_one_of_few_reads, _one_of_many_reads = threading.Lock(), threading.Lock()
 _HEAD = 1 << 16
 _UID = re.compile(r"[0-9.]{1,64}")
 _VR = re.compile(r"[A-Z]{2}")
@@ -304,8 +304,8 @@ def _parse_elements(
 def read_counted(stream: Any, implicit_vr: bool, little_endian: bool, **options: Any) -> Dataset:
     """As pydicom's `read_dataset`, for what strangers send: with a limit on the elements of all levels.
 
-    Of threads that read very many one at a time has its turn: more of them would keep the interpreter from those that
-    answer others.
+    One thread at a time has its turn, as more would only keep the interpreter from those that answer others. Of those
+    that read very many one has a turn beside it, so that nobody waits for them.
 
     Raises
     ------
@@ -313,6 +313,7 @@ def read_counted(stream: Any, implicit_vr: bool, little_endian: bool, **options:
         There are more elements.
     """
     with contextlib.ExitStack() as turn:
+        turn.enter_context(_one_of_few_reads)
         return read_dataset(_CountedReads(stream, turn), implicit_vr, little_endian, **options)
 
 
@@ -326,6 +327,7 @@ class _CountedReads:
     def read(self, count: int = -1) -> bytes:
         self._count += 1
         if self._count == _MANY_READS:
+            self._turn.close()
             self._turn.enter_context(_one_of_many_reads)
         elif self._count > _MAX_READS:
             raise ImageReadError("more elements in its sequences than any image has; it is damaged")
