@@ -11,6 +11,7 @@ from typing import Any
 
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from medseg.amounts import bytes_text
 from medseg.errors import PacsRejectedError, PacsUnreachableError
@@ -85,10 +86,10 @@ class Requestor:
             The archive lets us not in, accepts none of the contexts, takes no data, or sends more
             than is taken.
         """
-        proposed = list(contexts)
-        association = self._requested(proposed, roles, handlers)
+        proposed, refusal = list(contexts), _Refusal()
+        association = self._requested(proposed, roles, [(evt.EVT_PDU_RECV, refusal.note), *handlers])
         if not association.is_established:
-            raise self._failure(association, proposed)
+            raise self._failure(association, proposed, refusal)
         if wrong := _wrong_acceptance(association):
             association.abort()
             raise PacsRejectedError(f"{self.place} {wrong}")
@@ -129,9 +130,8 @@ class Requestor:
             ae.add_requested_context(sop_class, None if syntaxes is None else list(syntaxes))
         return ae
 
-    def _failure(self, association: Any, proposed: Sequence[Context]) -> Exception:
-        if association.is_rejected:
-            answer = association.acceptor.primitive
+    def _failure(self, association: Any, proposed: Sequence[Context], refusal: _Refusal) -> Exception:
+        if (answer := refusal.answer) is not None:
             if int(answer.result) == _TRANSIENT:
                 return PacsUnreachableError(f"{self.place} is busy: {answer.reason_str}")
             return PacsRejectedError(f"{self.place} refused the association: {answer.reason_str}")
@@ -143,6 +143,21 @@ class Requestor:
         return PacsUnreachableError(
             f"{self.place} does not answer, or ended the connection; look at host and port, and {doubt}"
         )
+
+
+class _Refusal:
+    """The archive's A-ASSOCIATE-RJ, if there is one.
+
+    pynetdicom's own word of it gets lost where the connection is closed before the thread that asked for it looks.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Any = None
+
+    def note(self, event: Any) -> None:
+        """Look at a PDU that has come."""
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            self.answer = event.pdu.to_primitive()
 
 
 def _wrong_acceptance(association: Any) -> str:

@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE
+from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.sop_class import CTImageStorage, Verification
 from sqlalchemy import select
 
@@ -78,12 +79,30 @@ class Listener:
         self.database.close()
 
     def associate(
-        self, *, calling: str = "SENDER", called: str = "MEDSEG", syntaxes=(ExplicitVRLittleEndian,)
+        self,
+        *,
+        calling: str = "SENDER",
+        called: str = "MEDSEG",
+        syntaxes=(ExplicitVRLittleEndian,),
+        note=lambda _: None,
     ):
         ae = AE(ae_title=calling)
         ae.add_requested_context(Verification)
         ae.add_requested_context(CTImageStorage, list(syntaxes))
-        return ae.associate("127.0.0.1", self.server.port, ae_title=called)
+        handlers = [(evt.EVT_PDU_RECV, note)]
+        return ae.associate("127.0.0.1", self.server.port, ae_title=called, evt_handlers=handlers)
+
+    def refusal(self, **options: str) -> tuple[int, int]:
+        """Result and reason of the A-ASSOCIATE-RJ; pynetdicom may lose its own word of it."""
+        came: list[A_ASSOCIATE_RJ] = []
+
+        def note(event) -> None:
+            if isinstance(event.pdu, A_ASSOCIATE_RJ):
+                came.append(event.pdu)
+
+        assert not self.associate(note=note, **options).is_established
+        (answer,) = came
+        return answer.result, answer.reason_diagnostic
 
     def rows(self, table):
         with self.database.read() as connection:

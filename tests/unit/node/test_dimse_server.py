@@ -136,9 +136,7 @@ def test_who_is_not_allowed_is_rejected_and_noted(tmp_path: Path, calling: str, 
         CallerOptions(ae_title="CT2", address="10.0.0.0/8"),
     )
     listener = Listener(tmp_path, callers=callers)
-    association = listener.associate(calling=calling, called=called)
-    assert association.is_rejected
-    assert association.acceptor.primitive.diagnostic == reason
+    assert listener.refusal(calling=calling, called=called)[1] == reason
     wait_until(lambda: bool(listener.audit_lines()))
     assert listener.audit_lines()[0]["outcome"] == "refused"
     assert listener.audit_lines()[0]["address"] == "127.0.0.1"
@@ -151,9 +149,7 @@ def test_who_is_not_allowed_is_rejected_and_noted(tmp_path: Path, calling: str, 
 def test_one_association_too_many_is_refused_for_the_moment(tmp_path: Path):
     listener = Listener(tmp_path, max_associations=2)
     open_ones = [listener.associate() for _ in range(2)]
-    refused = listener.associate()
-    assert refused.is_rejected
-    assert refused.acceptor.primitive.result == 2
+    assert listener.refusal()[0] == 2
     open_ones[0].release()
     wait_until(lambda: listener.server.associations == 1)
     again = listener.associate()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs medseg[pacs]")
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 from pynetdicom.sop_class import MRImageStorage
+from pynetdicom.transport import AssociationSocket
 
 from medseg.errors import ConfigError, PacsRejectedError, PacsUnreachableError
 from medseg.pacs.dicomweb_client import DicomwebClient, DicomwebSender
@@ -122,6 +125,26 @@ def test_a_host_that_nobody_knows_is_tried_again(monkeypatch: pytest.MonkeyPatch
         PacsUnreachableError, match=r"does not answer: (Name or service not known|it is no name)"
     ):
         sender.echo()
+
+
+def test_a_refusal_that_is_over_before_anybody_looks_is_heard(monkeypatch: pytest.MonkeyPatch):
+    class LateEvent(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            there = super().wait(timeout)
+            time.sleep(0.5)
+            return there
+
+    make = AssociationSocket.__init__
+
+    def make_late(line: AssociationSocket, *given, **named) -> None:
+        make(line, *given, **named)
+        line._ready = LateEvent()
+
+    monkeypatch.setattr(AssociationSocket, "__init__", make_late)
+    with dimse_archive() as archive:
+        sender = DimseSender(archive.options(called_ae_title="OTHER"))
+        with pytest.raises(PacsRejectedError, match="refused the association"):
+            sender.echo()
 
 
 def test_a_wrong_ae_title_waits_for_a_person():
