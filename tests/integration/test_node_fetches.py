@@ -90,7 +90,8 @@ def made(shared_data: Path) -> list[pydicom.Dataset]:
     images = [ct_slice(number, study=study) for number in range(4)]
     report = images[3]
     report.SOPClassUID, report.Modality, report.SeriesInstanceUID = BasicTextSRStorage, "SR", generate_uid()
-    del report.PixelData
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(report, keyword)
     place = shared_data / "dicom" / "cr_monochrome1_chest"
     film = next(pydicom.dcmread(path) for path in sorted(place.rglob("*")) if path.is_file())
     film.StudyInstanceUID, film.file_meta.MediaStorageSOPInstanceUID = generate_uid(), film.SOPInstanceUID
@@ -170,8 +171,7 @@ def dimse(ports, retrieve: str) -> dict[str, Any]:
     return {"use": "dimse", "calling_ae_title": "MEDSEG", "retrieve": retrieve, **where}
 
 
-@pytest.mark.parametrize("retrieve", ["get", "move"])
-@pytest.mark.parametrize("archive", ["dcmqrscp", "orthanc"])
+@pytest.mark.parametrize(("archive", "retrieve"), [("dcmqrscp", "get"), ("orthanc", "move")])
 def test_queried_and_retrieved(
     request, shared_data, tmp_path, ports, monkeypatch, archive: str, retrieve: str
 ):
