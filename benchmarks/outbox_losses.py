@@ -28,6 +28,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import ComprehensiveSRStorage
 
 from medseg.database import Database
+from medseg.node.clock import Clock
 from medseg.pacs.options import DimseDestination
 from medseg.pacs.outbox import Outbox
 from medseg.pacs.outbox_table import metadata
@@ -74,14 +75,6 @@ class LossyArchive:
         self.kept.setdefault(uid, set()).add(content)
 
 
-class RealTime:
-    """The clock of the outbox."""
-
-    def now(self) -> float:
-        """Seconds since 1970."""
-        return time.time()
-
-
 def report_file(uid: str, number: int) -> bytes:
     """A small structured report."""
     data_set = Dataset()
@@ -107,7 +100,7 @@ def deliver(archive: LossyArchive, files: dict[str, bytes], folder: Path) -> dic
         timeout=2.0,
     )
     database = Database.in_file(folder / "outbox.db", metadata)
-    box = Outbox(database, {"archive": options}, read=files.__getitem__, clock=RealTime(), owner="bench")
+    box = Outbox(database, {"archive": options}, read=files.__getitem__, clock=Clock(), owner="bench")
     with database.write() as connection:
         for uid in files:
             box.put(
