@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from medseg.deidentification.one_file import CleanFile, FileCleaner
 from medseg.deidentification.options import BlankRule, ProfileOptions
 from medseg.deidentification.whole_files import OutputConflictError, write_new
 from medseg.errors import InputError, StorageError, WorkerError
-from medseg.io.limits import reason_of
+from medseg.io.files_below import files_below
 
 State = Literal["written", "same", "checked", "refused"]
 _CHUNK, _ALONE, _WRITERS = 32, 64, 8
@@ -74,43 +73,13 @@ def clean_files(inputs: Sequence[Path], work: Work, *, workers: int) -> Iterator
     WorkerError
         A process was ended by the system.
     """
-    found = files_below(inputs)
+    found = chain.from_iterable(map(files_below, inputs))
     first = list(islice(found, _ALONE + 1))
     if workers == 1 or len(first) <= _ALONE:
         with _Cleaning(work) as cleaning:
             yield from cleaning.many(chain(first, found))
         return
     yield from _in_processes(_chunks(chain(first, found)), work, workers)
-
-
-def files_below(inputs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file, hidden ones, too, in order of names, with why it cannot be read or "".
-
-    Raises
-    ------
-    StorageError
-        An input does not exist.
-    """
-    for top in inputs:
-        if not top.exists():
-            raise StorageError(f"{top} does not exist; correct the path")
-        if top.is_dir():
-            yield from _below(top)
-        else:
-            yield top, ""
-
-
-def _below(top: Path) -> Iterator[tuple[Path, str]]:
-    unreadable: list[OSError] = []
-    for folder, folders, names in os.walk(top, onerror=unreadable.append):
-        folders.sort()
-        for name in folders:
-            if os.path.islink(os.path.join(folder, name)):
-                yield Path(folder, name), "a link to a folder, which is not followed; name the folder itself"
-        for name in sorted(names):
-            yield Path(folder, name), ""
-    for err in unreadable:
-        yield Path(err.filename or top), f"the folder cannot be read: {reason_of(err)}"
 
 
 class _Cleaning:

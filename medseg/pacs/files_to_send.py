@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from medseg.errors import ImageReadError, StorageError
 from medseg.io.dicom_file import scan_file
 from medseg.io.dicom_header import DicomHeader
+from medseg.io.files_below import files_below
 from medseg.io.limits import DEFAULT_LIMITS, read_bytes, reason_of
 from medseg.io.sniff import is_something, kind_of, read_head
 from medseg.pacs.sending import Outgoing
@@ -49,7 +49,7 @@ def found_files(inputs: Sequence[Path]) -> Iterator[FoundFile]:
     """
     first: dict[str, Path] = {}
     for top in inputs:
-        for path, reason in _walk(top):
+        for path, reason in files_below(top):
             found = FoundFile(path=path, state="unread", reason=reason) if reason else _looked_at(path, first)
             # Who names a file itself means it.
             beside = path is not top and found.state == "no DICOM" and _is_other(path)
@@ -68,33 +68,6 @@ def outgoing(path: Path) -> Outgoing:
     sop_class_uid, sop_instance_uid = map(header.uid, _IDENTIFIERS)
     content = read_bytes(path, DEFAULT_LIMITS)
     return Outgoing(sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, content=content)
-
-
-def _walk(top: Path) -> Iterator[tuple[Path, str]]:
-    """Each file, or folder that is not searched with the reason."""
-    try:
-        top.stat()
-    except FileNotFoundError as err:
-        raise StorageError(f"{top} does not exist; correct the path") from err
-    except (OSError, ValueError) as err:
-        raise StorageError(f"{top} cannot be looked at: {reason_of(err)}; correct the path") from err
-    if top.is_dir():
-        yield from _walk_folder(top)
-    else:
-        yield top, ""
-
-
-def _walk_folder(top: Path) -> Iterator[tuple[Path, str]]:
-    closed: list[OSError] = []
-    for where, folders, names in os.walk(top, onerror=closed.append):
-        folders.sort()
-        for name in folders:
-            if (link := Path(where, name)).is_symlink():
-                yield link, "links to folders are not followed; name the folder itself"
-        for name in sorted(names):
-            yield Path(where, name), ""
-    for err in closed:
-        yield Path(os.fsdecode(err.filename)), f"the folder cannot be read: {reason_of(err)}"
 
 
 def _looked_at(path: Path, first: dict[str, Path]) -> FoundFile:
